@@ -1,0 +1,1 @@
+"""Values and their reading: defaults, environment, logging and Celery configuration; imports nothing of ours."""

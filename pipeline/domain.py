@@ -1,0 +1,206 @@
+"""The words of the system as frozen values; personal fields never appear in a repr.
+
+Terms follow W3C DPV and ISO/IEC TS 27560: a data subject gives or withdraws consent for a purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
+
+IDENTIFIER_KINDS: Final = ("external_id", "email", "phone", "national_id")
+"""Kinds of identifier, strongest first: the strongest one present names the subject."""
+
+KIND_LETTERS: Final = {"external_id": "x", "email": "e", "phone": "p", "national_id": "n"}
+"""First letter of an identifier key, so that a key alone tells its kind."""
+
+
+class State(StrEnum):
+    """What a subject said; a withdrawal wins a tie."""
+
+    GIVEN = "given"
+    WITHDRAWN = "withdrawn"
+
+
+class Outcome(StrEnum):
+    """What came of telling a destination; `settle` has the table of what follows from each."""
+
+    APPLIED = "applied"
+    UNCHANGED = "unchanged"
+    PENDING_CONFIRMATION = "pending_confirmation"
+    NOT_APPLICABLE = "not_applicable"
+    SUPERSEDED = "superseded"
+    UNSUPPORTED = "unsupported"
+    REJECTED = "rejected"
+    MISCONFIGURED = "misconfigured"
+    THROTTLED = "throttled"
+    UNAVAILABLE = "unavailable"
+
+
+class DeliveryStatus(StrEnum):
+    """Where a delivery stands."""
+
+    WAITING = "waiting"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    AWAITING_CONFIRMATION = "awaiting_confirmation"
+    SKIPPED = "skipped"
+    SUPERSEDED = "superseded"
+    DEAD = "dead"
+
+
+FINAL_STATUSES: Final = frozenset({DeliveryStatus.DELIVERED, DeliveryStatus.SKIPPED, DeliveryStatus.SUPERSEDED, DeliveryStatus.DEAD})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A data subject as named by one event; every value is normalised (see `identifiers`) and personal.
+
+    `country` is an ISO 3166-1 alpha-2 code and not an identifier.
+    """
+
+    external_id: str | None = field(default=None, repr=False)
+    email: str | None = field(default=None, repr=False)
+    phone: str | None = field(default=None, repr=False)
+    national_id: str | None = field(default=None, repr=False)
+    country: str | None = None
+
+    def identifiers(self) -> dict[str, str]:
+        """Kind -> value of every identifier present, strongest first."""
+        return {kind: value for kind in IDENTIFIER_KINDS if (value := getattr(self, kind))}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """One entry of a standing: who said what last.
+
+    Words are compared by order time, then `withdrawn` over `given`, then event id; `encode` keeps that order
+    for plain byte comparison, so the ledger's scripts merge with a string `max`.
+    """
+
+    order_us: int
+    state: State
+    event_id: str
+
+    def encode(self) -> str:
+        return f"{self.order_us:016d}{self.state[0]}{self.event_id}"
+
+    @classmethod
+    def decode(cls, text: str) -> Word:
+        return cls(order_us=int(text[:16]), state=State.WITHDRAWN if text[16] == "w" else State.GIVEN, event_id=text[17:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncomingEvent:
+    """A consent event as a source parsed it, before the relay has given it an id.
+
+    `event_time` is the earliest instant it can mean and `event_time_end` the latest (equal unless the source's
+    precision is lower, such as a bare date). `idempotency_key` None means that the content is the key.
+    """
+
+    subject: Subject
+    purpose: str
+    state: State
+    event_time: datetime
+    event_time_end: datetime | None = None
+    idempotency_key: str | None = field(default=None, repr=False)
+    group: str | None = None
+    profile: Mapping[str, str] = field(default_factory=dict, repr=False)
+    evidence: Mapping[str, str] = field(default_factory=dict, repr=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsentEvent:
+    """An accepted event: what was said, by whom, and its place in the order (all times UTC).
+
+    `identifier_keys` are the keyed hashes of the subject's identifiers (kind -> key); they may travel, the subject may not.
+    """
+
+    event_id: str
+    source: str
+    subject: Subject
+    subject_key: str
+    identifier_keys: Mapping[str, str]
+    purpose: str
+    state: State
+    event_time: datetime
+    order_us: int
+    received_at: datetime
+    group: str | None = None
+    profile: Mapping[str, str] = field(default_factory=dict, repr=False)
+    evidence: Mapping[str, str] = field(default_factory=dict, repr=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def word(self) -> Word:
+        return Word(order_us=self.order_us, state=self.state, event_id=self.event_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instruction:
+    """What one destination is to be told about one subject, built from the newest accepted word just before sending.
+
+    `delivery_id` is stable over retries and serves as the vendor's idempotency key. `options` are the
+    destination's options with those of the purpose laid over them.
+    """
+
+    delivery_id: str
+    event_id: str
+    subject: Subject
+    purpose: str
+    state: State
+    event_time: datetime
+    options: Mapping[str, Any] = field(default_factory=dict)
+    profile: Mapping[str, str] = field(default_factory=dict, repr=False)
+    evidence: Mapping[str, str] = field(default_factory=dict, repr=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorResult:
+    """What came of one instruction.
+
+    `reason` is a short code from a closed set of the vendor file or the exchange (never vendor prose, which may quote
+    personal data). `definite` is False when the vendor may still apply the request later (timeout, lost answer, 5xx).
+    `retry_after_seconds` is the vendor's own word on when to come back.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    vendor_reference: str = ""
+    retry_after_seconds: float | None = None
+    definite: bool = True
+
+
+def utc_from_us(microseconds: int) -> datetime:
+    """The instant that many microseconds after the Unix epoch."""
+    return datetime.fromtimestamp(microseconds // 1_000_000, UTC).replace(microsecond=microseconds % 1_000_000)
+
+
+def us_from_utc(instant: datetime) -> int:
+    """Microseconds since the Unix epoch, exactly; instants before 1970 count as 0."""
+    delta = instant - datetime(1970, 1, 1, tzinfo=UTC)
+    return max(0, (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds)
+
+
+def format_time(instant: datetime) -> str:
+    """RFC 3339 in UTC with `Z`, with a fraction only where there is one."""
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def delivery_id(event_id: str, destination: str) -> str:
+    """The id of the delivery of one event to one destination; the same for ever, so planning twice makes one delivery."""
+    return f"{event_id}.{destination}"
+
+
+def split_delivery_id(value: str) -> tuple[str, str]:
+    """Event id and destination of a delivery id; both empty if it is none."""
+    event_id, dot, destination = value.partition(".")
+    return (event_id, destination) if dot and event_id and destination else ("", "")

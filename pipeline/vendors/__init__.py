@@ -1,0 +1,1 @@
+"""One file for each vendor: adding a file here adds the vendor."""

@@ -1,0 +1,267 @@
+"""What every vendor file builds on: three verbs as dialogues without I/O, declared capabilities, and the reading of plain HTTP refusals.
+
+A dialogue is a generator: it yields `VendorRequest`s, is handed each `VendorResponse`, and returns its results. It never
+sends anything itself, so a test hands it answers and one driver (`exchange`) runs hundreds at once. A request that got no
+answer at all (refused connection, timeout) ends the dialogue outside the vendor file: the driver reports `unavailable`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, ClassVar
+
+import orjson
+
+from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, State, Subject, VendorResult
+from pipeline.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorRequest:
+    """One HTTP request of a dialogue, without secrets: `Adapter.sign` adds those just before it is sent.
+
+    `operation` is a label that is safe to log; `path` is appended to the destination's base_url as it is (already percent-encoded).
+    """
+
+    operation: str
+    method: str = "POST"
+    path: str = field(default="", repr=False)
+    query: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorResponse:
+    """What came back: header names are lower-cased, a later equal header wins, the body is capped by the transport."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+    def json(self) -> Any:
+        """The body as JSON, or None if it is not JSON (a cut body, an HTML error page)."""
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            return None
+
+
+TellDialogue = Generator[VendorRequest, VendorResponse, Sequence[VendorResult]]
+AskDialogue = Generator[VendorRequest, VendorResponse, "Held"]
+SignInDialogue = Generator[VendorRequest, VendorResponse, "SignIn"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a vendor holds about one subject: a state, or None for `unknown to the vendor`; `readable` False if it could not be told."""
+
+    state: State | None = None
+    readable: bool = True
+    changed_at: datetime | None = None
+    vendor_reference: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignIn:
+    """The end of a sign-in: a token to keep, or the result to report for everything that waited for it."""
+
+    token: str | None = field(default=None, repr=False)
+    expires_in_seconds: float | None = None
+    refusal: VendorResult | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """A vendor's declared limit: at most `calls` in any window of `per_seconds` (None: no limit known), `concurrent` at once."""
+
+    calls: int | None = None
+    per_seconds: float = 1.0
+    concurrent: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a vendor can do; the capability table in the docs is printed from these.
+
+    `identifiers`: kinds it can find a person by, in order of preference; one of them is enough. `scope`: `purpose` if it keeps a state for each
+    purpose, `contact` if one state stops everything. `repeatable`: the same tell twice leaves the same state and no second mail.
+    `batch_size`: instructions one dialogue can carry. `max_calls`: requests one `tell` makes at the most, sign-in apart.
+    """
+
+    states: frozenset[State] = frozenset(State)
+    identifiers: tuple[str, ...] = ("email",)
+    scope: str = "purpose"
+    double_opt_in: bool = False
+    repeatable: bool = True
+    reads_back: bool = False
+    sends_events: bool = False
+    signs_in: bool = False
+    batch_size: int = 1
+    max_calls: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One credential or option of a vendor: what it is, whether it must be there, its default and its type (`str`, `int`, `bool`, `list`)."""
+
+    description: str
+    required: bool = False
+    default: Any = None
+    type: type = str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notification:
+    """Something a vendor or a source sent us: the body as it came, its media type (without parameters), and the time it arrived."""
+
+    body: bytes = field(repr=False)
+    media_type: str
+    received_at: datetime
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSettings:
+    """What `hear` may know of the source it reads for."""
+
+    name: str
+    kind: str
+    purposes: Mapping[str, str] = field(default_factory=dict)
+    date_order: str = "day_first"
+    time_zone: str = "UTC"
+    country: str | None = None
+
+
+class Adapter:
+    """Base of the one class in each vendor file; says only what holds for all of them.
+
+    Subclasses declare the class attributes and override `tell`, and `ask`, `hear`, `sign_in`, `is_signed_out` where the vendor has them.
+    An adapter is made once for each destination and keeps no state of its own.
+
+    Raises ConfigurationError if a credential or option is missing, unknown, or of the wrong type.
+    """
+
+    title: ClassVar[str]
+    docs_url: ClassVar[str]
+    base_url: ClassVar[str]
+    credentials: ClassVar[Mapping[str, Option]] = {}
+    options: ClassVar[Mapping[str, Option]] = {}
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    rate: ClassVar[Rate] = Rate()
+    timeout_seconds: ClassVar[float | None] = None
+    """Total time for one request, where the vendor needs another than the exchange's default."""
+
+    def __init__(self, *, base_url: str | None = None, credentials: Mapping[str, str] = EMPTY, options: Mapping[str, Any] = EMPTY) -> None:
+        self.address = (base_url or self.base_url).rstrip("/")
+        self.settings = self._read(options, self.options, "option")
+        self._secrets = self._read(credentials, self.credentials, "credential")
+
+    def tell(self, instructions: Sequence[Instruction]) -> TellDialogue:
+        """Tell the vendor; returns one result for each instruction, in order."""
+        raise NotImplementedError
+
+    def ask(self, subject: Subject, options: Mapping[str, Any]) -> AskDialogue:
+        """Ask what the vendor holds about one subject; only where `capabilities.reads_back`."""
+        raise NotImplementedError
+
+    @classmethod
+    def hear(cls, notification: Notification, source: SourceSettings) -> list[IncomingEvent]:
+        """Read what a source or vendor sent into consent events; raises InvalidInput by field."""
+        raise NotImplementedError
+
+    def sign_in(self) -> SignInDialogue:
+        """Get a session token; only where `capabilities.signs_in`."""
+        raise NotImplementedError
+
+    def needs_session(self) -> bool:
+        """Whether this destination, as configured, works with a session token."""
+        return self.capabilities.signs_in
+
+    def is_signed_out(self, response: VendorResponse) -> bool:
+        """Whether an answer says that the session token is no longer good."""
+        return False
+
+    def batch_size(self) -> int:
+        """Instructions one dialogue may carry with these options."""
+        return self.capabilities.batch_size
+
+    def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:
+        """Add the secrets to a request: the only method that touches them. `token` is the session's, if there is one."""
+        return request
+
+    def contact_of(self, subject: Subject) -> dict[str, str]:
+        """The identifiers of `subject` that this vendor would be sent (kind -> value); empty if there is none it can use."""
+        held = subject.identifiers()
+        return {kind: held[kind] for kind in self.capabilities.identifiers if kind in held}
+
+    def _read(self, given: Mapping[str, Any], declared: Mapping[str, Option], what: str) -> dict[str, Any]:
+        for name in given:
+            if name not in declared:
+                raise ConfigurationError(f"unknown {what} {name!r}; {self.title} knows {', '.join(sorted(declared)) or 'none'}")
+        values = {}
+        for name, option in declared.items():
+            value = given.get(name, option.default)
+            if value is None and option.required:
+                raise ConfigurationError(f"missing {what} {name!r}: {option.description}")
+            if value is not None and not isinstance(value, option.type):
+                raise ConfigurationError(f"{what} {name!r} must be {option.type.__name__}: {option.description}")
+            values[name] = value
+        return values
+
+
+def refusal(response: VendorResponse) -> VendorResult | None:
+    """The result that plain HTTP gives an answer that is not 2xx, or None for 2xx; vendor files call it after their own special cases.
+
+    A redirect is `rejected`: following one could carry a withdrawal or a key to somebody else.
+    """
+    status = response.status
+    if 200 <= status < 300:
+        return None
+    if status == 429:
+        return VendorResult(outcome=Outcome.THROTTLED, reason="http_429", retry_after_seconds=retry_after(response))
+    if status in (401, 403):
+        return VendorResult(outcome=Outcome.MISCONFIGURED, reason=f"http_{status}")
+    if status in (408, 423, 425) or status >= 500 or status < 200:
+        return VendorResult(outcome=Outcome.UNAVAILABLE, reason=f"http_{status}", retry_after_seconds=retry_after(response), definite=status in (423, 425, 503))
+    return VendorResult(outcome=Outcome.REJECTED, reason=f"http_{status}")
+
+
+def unreadable() -> VendorResult:
+    """The result for an answer that cannot be understood: the vendor may or may not have acted."""
+    return VendorResult(outcome=Outcome.UNAVAILABLE, reason="unreadable_answer", definite=False)
+
+
+def retry_after(response: VendorResponse, *, now: datetime | None = None) -> float | None:
+    """Seconds from a Retry-After header, given as seconds or as an HTTP date (RFC 9110, 10.2.3); None if absent or unreadable."""
+    value = response.headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=UTC)
+    return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
+
+
+def vendor_names() -> list[str]:
+    """The names of all vendor files; dropping a file into the folder is enough to add one."""
+    import pipeline.vendors as package
+
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "base")
+
+
+def adapter_class(vendor: str) -> type[Adapter]:
+    """The adapter of a vendor by the name of its file. Raises ConfigurationError naming the known ones."""
+    if vendor not in vendor_names():
+        raise ConfigurationError(f"unknown vendor {vendor!r}; known are {', '.join(vendor_names())}")
+    adapter: type[Adapter] = importlib.import_module(f"pipeline.vendors.{vendor}").Adapter
+    return adapter
