@@ -201,7 +201,7 @@ def _ascii_domain(domain: str) -> str:
 
 
 def _is_national(number: phonenumbers.PhoneNumber, country: str | None) -> bool:
-    return number.country_code == phonenumbers.country_code_for_region(country) and phonenumbers.is_valid_number(number)
+    return number.country_code == phonenumbers.country_code_for_region(country or "") and phonenumbers.is_valid_number(number)
 
 
 def _has_invisible(text: str) -> bool:

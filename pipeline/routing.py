@@ -1,0 +1,203 @@
+"""Who is told what: the routing file as frozen values, and the pure choice of destinations for an event.
+
+Reading and checking the YAML is `routing_file`; `load_routing` there makes a `Routing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+from pipeline.domain import EMPTY, ConsentEvent, State
+from pipeline.vendors.base import Adapter, Rate, SourceSettings
+
+SCOPES: Final = ("ingest", "read", "replay")
+DEFAULT_DEDUP_DAYS: Final = 90
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where events come from, and what its keys may do.
+
+    `keys` and `url_keys` are the hex SHA-256 of the keys, never the keys. With `all_sources`, `read` and `replay` see every source.
+    `links` says whether its events may teach which identifiers belong to one person. `country` helps to read phone numbers.
+    """
+
+    name: str
+    kind: str = "native"
+    keys: tuple[str, ...] = ()
+    url_keys: tuple[str, ...] = ()
+    scopes: frozenset[str] = frozenset({"ingest"})
+    all_sources: bool = False
+    date_order: str = "day_first"
+    time_zone: str = "UTC"
+    country: str | None = None
+    purposes: Mapping[str, str] = field(default_factory=dict)
+    retention: str | None = None
+    links: bool = True
+    dedup_days: int = DEFAULT_DEDUP_DAYS
+    signing_secret: str | None = field(default=None, repr=False)
+
+    def settings(self) -> SourceSettings:
+        """What a vendor's `hear` may know of this source."""
+        return SourceSettings(
+            name=self.name, kind=self.kind, purposes=self.purposes, date_order=self.date_order, time_zone=self.time_zone, country=self.country
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purpose:
+    """What consent is given for."""
+
+    name: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """The waits between attempts; the last one repeats. After `give_up_after_seconds` a `given` dies and a withdrawal raises the alert."""
+
+    waits_seconds: tuple[float, ...] = (5.0, 30.0, 120.0, 600.0, 3600.0)
+    give_up_after_seconds: float = 172_800.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """One configured account or list at a vendor.
+
+    `account` names what shares rate, concurrency, pause, breaker and session: the first destination, by name, of those with equal
+    vendor, base_url and credentials, unless the routing file sets `limit_group`. Deliveries to a destination that is not `enabled` wait.
+    """
+
+    name: str
+    vendor: str
+    adapter: Adapter = field(repr=False)
+    account: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    options_by_purpose: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    rate: Rate = field(default_factory=Rate)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    enabled: bool = True
+    allow_private_network: bool = False
+    keep_contact_for: frozenset[str] = frozenset()
+
+    def options_for(self, purpose: str) -> Mapping[str, Any]:
+        """The destination's options, defaults included, with those of the purpose laid over them."""
+        return {**self.options, **self.options_by_purpose.get(purpose, EMPTY)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """When a trigger fires; None means any.
+
+    A withdrawal that does not say its country or group is let through, since telling too many does no harm and telling too few does;
+    a `given` that does not say it is held back, since unknown is not consent.
+    """
+
+    source: frozenset[str] | None = None
+    country: frozenset[str] | None = None
+    group: frozenset[str] | None = None
+
+    def met_by(self, event: ConsentEvent) -> bool:
+        return (
+            (self.source is None or event.source in self.source)
+            and _stated_in(self.country, event.subject.country, event.state)
+            and _stated_in(self.group, event.group, event.state)
+        )
+
+    def covers(self, other: Conditions) -> bool:
+        """Whether every event that meets `other` also meets this."""
+        pairs = ((self.source, other.source), (self.country, other.country), (self.group, other.group))
+        return all(mine is None or (theirs is not None and theirs <= mine) for mine, theirs in pairs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """Tells every destination in `deliver_to` of the events that match; `purposes` None means every purpose."""
+
+    deliver_to: tuple[str, ...]
+    purposes: frozenset[str] | None = None
+    states: frozenset[State] = frozenset(State)
+    when: Conditions = Conditions()
+
+    def fires_for(self, event: ConsentEvent) -> bool:
+        return self.concerns(event.purpose, event.state) and self.when.met_by(event)
+
+    def concerns(self, purpose: str, state: State) -> bool:
+        return state in self.states and (self.purposes is None or purpose in self.purposes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routing:
+    """One reading of the routing file. `version_hash` names that reading in evidence; `warnings` are what a person should look at."""
+
+    version_hash: str
+    sources: Mapping[str, Source]
+    purposes: Mapping[str, Purpose]
+    destinations: Mapping[str, Destination]
+    triggers: tuple[Trigger, ...]
+    warnings: tuple[str, ...] = ()
+
+    def route(self, event: ConsentEvent) -> tuple[str, ...]:
+        """The names of all destinations to tell of this event, sorted, each once, the disabled ones too."""
+        return tuple(sorted({name for trigger in self.triggers if trigger.fires_for(event) for name in trigger.deliver_to}))
+
+    def purposes_of(self, destination: str) -> frozenset[str]:
+        """Every purpose of which this destination may be told."""
+        return self._purposes_by_destination.get(destination, frozenset())
+
+    def source_of_key(self, sha256: str) -> Source | None:
+        """The source a bearer key belongs to, by the key's hex SHA-256."""
+        return self._sources_by_key.get(sha256)
+
+    @cached_property
+    def _sources_by_key(self) -> dict[str, Source]:
+        return {key: source for source in self.sources.values() for key in source.keys}
+
+    @cached_property
+    def _purposes_by_destination(self) -> dict[str, frozenset[str]]:
+        found: dict[str, frozenset[str]] = {}
+        for trigger in self.triggers:
+            purposes = frozenset(self.purposes) if trigger.purposes is None else trigger.purposes
+            for name in trigger.deliver_to:
+                found[name] = found.get(name, frozenset()) | purposes
+        return found
+
+
+def describe(routing: Routing) -> list[str]:
+    """The routing in lines for a person: sources, destinations with account and rate, triggers; no secret in them."""
+    lines = [f"routing {routing.version_hash}", "sources"]
+    lines += [
+        f"  {source.name}: {source.kind}, {len(source.keys) + len(source.url_keys)} keys, {' '.join(sorted(source.scopes))}"
+        for source in routing.sources.values()
+    ]
+    lines.append("purposes")
+    lines += [f"  {purpose.name}: {purpose.title}" for purpose in routing.purposes.values()]
+    lines.append("destinations")
+    lines += [_describe_destination(routing, destination) for destination in routing.destinations.values()]
+    lines.append("triggers")
+    lines += [f"  {_describe_trigger(trigger)} -> {', '.join(trigger.deliver_to)}" for trigger in routing.triggers]
+    return lines + [f"warning: {warning}" for warning in routing.warnings]
+
+
+def _describe_destination(routing: Routing, destination: Destination) -> str:
+    rate = destination.rate
+    calls = f"{rate.calls} calls per {rate.per_seconds:g} s" if rate.calls is not None else "no known limit"
+    purposes = ", ".join(sorted(routing.purposes_of(destination.name))) or "nothing"
+    state = "" if destination.enabled else ", disabled (deliveries wait)"
+    return f"  {destination.name}: {destination.vendor}, account {destination.account}, {calls}, {rate.concurrent} at once, told of {purposes}{state}"
+
+
+def _describe_trigger(trigger: Trigger) -> str:
+    purposes = "every purpose" if trigger.purposes is None else ", ".join(sorted(trigger.purposes))
+    named = (("source", trigger.when.source), ("country", trigger.when.country), ("group", trigger.when.group))
+    conditions = [f"{name} {' or '.join(sorted(values))}" for name, values in named if values is not None]
+    return " ".join([purposes, "and".join(f" {state} " for state in sorted(trigger.states)).strip(), *(f"when {condition}" for condition in conditions)])
+
+
+def _stated_in(allowed: frozenset[str] | None, stated: str | None, state: State) -> bool:
+    if allowed is None:
+        return True
+    return state is State.WITHDRAWN if stated is None else stated in allowed
