@@ -201,6 +201,18 @@ class Adapter:
         held = subject.identifiers()
         return {kind: held[kind] for kind in self.capabilities.identifiers if kind in held}
 
+    def place_of(self, options: Mapping[str, Any]) -> str:
+        """Which list at the vendor a contact is in with these options; where the scope is `contact`, purposes of one place share one state.
+
+        Empty means that the vendor keeps one state for the whole account.
+        """
+        return ""
+
+    def option(self, options: Mapping[str, Any], name: str) -> Any:
+        """One option as it holds for an instruction: the instruction's own, else the destination's."""
+        value = options.get(name)
+        return self.settings[name] if value is None else value
+
     def _read(self, given: Mapping[str, Any], declared: Mapping[str, Option], what: str) -> dict[str, Any]:
         for name in given:
             if name not in declared:
@@ -208,12 +220,17 @@ class Adapter:
         values = {}
         for name, option in declared.items():
             value = given.get(name, option.default)
-            if value is None and option.required:
+            if value in (None, "") and option.required:
                 raise ConfigurationError(f"missing {what} {name!r}: {option.description}")
             if value is not None and not isinstance(value, option.type):
                 raise ConfigurationError(f"{what} {name!r} must be {option.type.__name__}: {option.description}")
             values[name] = value
         return values
+
+
+def missing_identifier() -> VendorResult:
+    """The result for a subject that the vendor could not find by any identifier at hand: nothing is sent."""
+    return VendorResult(outcome=Outcome.NOT_APPLICABLE, reason="missing_identifier")
 
 
 def refusal(response: VendorResponse) -> VendorResult | None:
