@@ -1,0 +1,84 @@
+"""Celery's settings as plain values; docs/adr/0005-celery-settings.md says why each one is what it is.
+
+Nothing here imports Celery: only `workers` does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from config.settings import Settings
+
+CONTROL_QUEUE = "control"
+
+
+def celery_settings(settings: Settings) -> dict[str, Any]:
+    """What `Celery.conf` is updated with; the queues are added where the destinations are known."""
+    return {
+        "broker_url": settings.celery_broker_url(),
+        "broker_transport_options": transport_options(settings),
+        "broker_connection_retry_on_startup": True,
+        "broker_channel_error_retry": True,
+        "broker_connection_max_retries": None,
+        "broker_pool_limit": 4,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "task_ignore_result": True,
+        "task_store_errors_even_if_ignored": False,
+        "task_acks_late": True,
+        "task_acks_on_failure_or_timeout": True,
+        "task_reject_on_worker_lost": True,
+        "task_create_missing_queues": False,
+        "task_default_queue": CONTROL_QUEUE,
+        "task_default_exchange": "",
+        "task_publish_retry": False,
+        "task_send_sent_event": False,
+        "task_track_started": False,
+        "worker_pool": "threads",
+        "worker_concurrency": settings.worker.threads,
+        "worker_prefetch_multiplier": 1,
+        "worker_send_task_events": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": True,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_enable_remote_control": True,
+        "worker_detect_quorum_queues": False,
+        "event_queue_expires": 60.0,
+        "event_queue_ttl": 5.0,
+        "timezone": "UTC",
+        "enable_utc": True,
+        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_max_loop_interval": 1,
+        "beat_schedule": beat_schedule(settings),
+    }
+
+
+def transport_options(settings: Settings) -> dict[str, Any]:
+    """Options of kombu's Redis transport; other transports ignore what they do not know."""
+    celery = settings.celery
+    return {
+        "visibility_timeout": celery.visibility_timeout_seconds,
+        "unacked_restore_interval": celery.restore_interval_seconds,
+        "unacked_restore_throttle": 1,
+        "priority_steps": [0],
+        "queue_order_strategy": "workers.queues:WithdrawalsFirst",
+        "global_keyprefix": "consent:",
+        "max_connections": celery.max_connections,
+        "socket_timeout": celery.socket_timeout_seconds,
+        "socket_connect_timeout": celery.socket_connect_timeout_seconds,
+        "socket_keepalive": True,
+        "health_check_interval": celery.health_check_seconds,
+    }
+
+
+def publish_options(settings: Settings) -> dict[str, Any]:
+    """Transport options of a connection that only sends hints: it gives up early, because the ledger finds what was not sent."""
+    timeout = settings.celery.publish_timeout_seconds
+    return transport_options(settings) | {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+
+
+def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The two periodic tasks; each message expires soon, so that none pile up while no worker runs."""
+    every = {"release_due": settings.beat.release_seconds, "audit": settings.beat.audit_seconds}
+    return {name: {"task": name, "schedule": seconds, "options": {"queue": CONTROL_QUEUE, "expires": max(5.0, 2 * seconds)}} for name, seconds in every.items()}

@@ -1,0 +1,183 @@
+"""The sections of the settings as frozen values, and what must hold between them; `defaults.toml` explains each one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from config.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    partitions: int
+    durability: str
+    wait_aof_milliseconds: int
+    dedup_days: int
+    payload_days: int
+    fan_out_rescue_seconds: float
+    push_rescue_seconds: float
+    audit_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deliver:
+    chunk_size: int
+    chunk_seconds: float
+    lease_seconds: float
+    claim_margin_seconds: float
+    late_write_seconds: float
+    threads_reserved_for_withdrawals: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    transport: str
+    total_timeout_seconds: float
+    connect_timeout_seconds: float
+    max_response_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    withdrawal_reserve_share: float
+    breaker_failures: int
+    breaker_wait_seconds: float
+    breaker_wait_max_seconds: float
+    misconfigured_probe_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    waits_seconds: tuple[float, ...]
+    give_up_after_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingest:
+    host: str
+    port: int
+    processes: int
+    max_body_bytes: int
+    max_batch_body_bytes: int
+    max_batch: int
+    group_commit_events: int
+    group_commit_wait_seconds: float
+    max_pending: int
+    allowed_skew_seconds: float
+    stop_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    processes: int
+    threads: int
+    stop_seconds: float
+    deaf_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Celery:
+    visibility_timeout_seconds: float
+    restore_interval_seconds: float
+    socket_timeout_seconds: float
+    socket_connect_timeout_seconds: float
+    health_check_seconds: float
+    max_connections: int
+    publish_timeout_seconds: float
+    publish_pause_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    release_seconds: float
+    audit_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flower:
+    host: str
+    port: int
+    login: str = field(repr=False)
+    max_tasks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    level: str
+    format: str
+
+
+ZERO_ALLOWED = frozenset({"deliver.threads_reserved_for_withdrawals", "limits.withdrawal_reserve_share", "ingest.allowed_skew_seconds", "ingest.port"})
+ONE_OF = {
+    "ledger.durability": ("auto", "waitaof", "always", "none"),
+    "exchange.transport": ("curl", "requests"),
+    "log.level": ("debug", "info", "warning", "error"),
+    "log.format": ("json", "text"),
+}
+
+
+def promises(settings: Settings) -> Iterator[tuple[bool, str]]:
+    """Each thing that must hold, with what breaks where it does not."""
+    yield from _ranges(settings)
+    deliver, exchange, celery, ledger, limits = settings.deliver, settings.exchange, settings.celery, settings.ledger, settings.limits
+    chunk = deliver.chunk_seconds + 2 * exchange.total_timeout_seconds + deliver.claim_margin_seconds
+    yield (
+        celery.visibility_timeout_seconds > chunk,
+        (
+            f"celery.visibility_timeout_seconds must exceed {chunk:g} (chunk_seconds + 2 x total_timeout_seconds + claim_margin_seconds): a chunk still at work would be started again"
+        ),
+    )
+    yield (
+        deliver.lease_seconds >= deliver.chunk_seconds + deliver.claim_margin_seconds,
+        ("deliver.lease_seconds must be chunk_seconds + claim_margin_seconds or more: two workers could talk to one destination about one subject"),
+    )
+    yield (
+        deliver.late_write_seconds >= exchange.total_timeout_seconds,
+        (
+            "deliver.late_write_seconds must be exchange.total_timeout_seconds or more: a stale `given` could land after the withdrawal was told for the last time"
+        ),
+    )
+    yield exchange.connect_timeout_seconds <= exchange.total_timeout_seconds, "exchange.connect_timeout_seconds must not exceed total_timeout_seconds"
+    yield (
+        ledger.push_rescue_seconds > deliver.chunk_seconds,
+        ("ledger.push_rescue_seconds must exceed deliver.chunk_seconds: work under way would be pushed again and again"),
+    )
+    yield (
+        deliver.threads_reserved_for_withdrawals < settings.worker.threads,
+        ("deliver.threads_reserved_for_withdrawals must be less than worker.threads: no thread would be left for `given`"),
+    )
+    yield limits.withdrawal_reserve_share < 1, "limits.withdrawal_reserve_share must be below 1: nothing would be left for `given`"
+    yield limits.breaker_wait_max_seconds >= limits.breaker_wait_seconds, "limits.breaker_wait_max_seconds must not be less than breaker_wait_seconds"
+    yield (
+        celery.max_connections >= settings.worker.threads + 8,
+        "celery.max_connections must be worker.threads + 8 or more: a full pool refuses acknowledgements",
+    )
+    yield ledger.dedup_days >= ledger.payload_days, "ledger.dedup_days must not be less than payload_days: a repeated event would be taken for a new one"
+
+
+def _ranges(settings: Settings) -> Iterator[tuple[bool, str]]:
+    """Numbers are above zero, ports are ports, words are from their list."""
+    for name, value in _items(settings):
+        if name in ONE_OF:
+            yield value in ONE_OF[name], f"{name} must be one of {', '.join(ONE_OF[name])}"
+        elif name.endswith(".port"):
+            yield 0 <= value <= 65535, f"{name} must be a port, 1 to 65535 (0: any free one)"
+        elif isinstance(value, tuple):
+            yield bool(value) and min(value) > 0, f"{name} must be one or more numbers above 0"
+        elif not isinstance(value, str):
+            yield value > 0 or (value == 0 and name in ZERO_ALLOWED), f"{name} must be above 0"
+
+
+def _items(settings: Settings) -> Iterator[tuple[str, Any]]:
+    for outer in fields(settings):
+        section = getattr(settings, outer.name)
+        if is_dataclass(section):
+            yield from ((f"{outer.name}.{inner.name}", getattr(section, inner.name)) for inner in fields(section))

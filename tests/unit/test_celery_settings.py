@@ -1,0 +1,175 @@
+"""Celery's settings, the order of the queues and the sending of hints."""
+
+import json
+
+import kombu
+import pytest
+
+from config.celery import celery_settings, publish_options
+from config.settings import load_settings
+from workers.app import create_app
+from workers.queues import CeleryPublisher, WithdrawalsFirst, is_urgent, queue_names
+from workers.tasks import DeadLettered, dead_letter
+
+SETTINGS = load_settings({"CONSENT_REDIS_URL": "redis://127.0.0.1:1/0", "CONSENT_BROKER_URL": "memory://"})
+
+
+@pytest.fixture
+def app():
+    return create_app(SETTINGS, ["b-list", "a-list"])
+
+
+@pytest.fixture
+def publisher(app):
+    publisher = CeleryPublisher(app, {}, pause_seconds=2.0)
+    yield publisher
+    publisher.close()
+
+
+def received(app, queue):
+    """Every message in a queue as (task name, shadow, arguments, what Flower is shown)."""
+    found = []
+    with app.connection_for_read() as connection:
+        box = connection.channel()
+        while message := box.basic_get(queue, no_ack=True):
+            body = json.loads(message.body)
+            found.append((message.headers["task"], message.headers["shadow"], body[1], message.headers["kwargsrepr"]))
+    return found
+
+
+def test_what_evidence_asked_for_is_set():
+    """The settings whose stock values lose, double or leak messages."""
+    found = celery_settings(load_settings({"CONSENT_REDIS_URL": "redis://h/0"}))
+    assert found["broker_url"] == "redis://h/1"
+    assert (found["task_acks_late"], found["task_reject_on_worker_lost"], found["worker_prefetch_multiplier"]) == (True, True, 1)
+    assert (found["accept_content"], found["task_serializer"], found["task_ignore_result"]) == (["json"], "json", True)
+    assert (found["task_create_missing_queues"], found["task_publish_retry"], found["broker_connection_max_retries"]) == (False, False, None)
+    options = found["broker_transport_options"]
+    assert (options["visibility_timeout"], options["unacked_restore_throttle"], options["priority_steps"]) == (120.0, 1, [0])
+    assert "retry_on_timeout" not in options
+
+
+def test_every_setting_is_one_that_celery_knows(app):
+    """A misspelt name would leave a default in place unseen."""
+    from celery.app.defaults import NAMESPACES, flatten
+
+    assert set(celery_settings(SETTINGS)) - {name for name, _ in flatten(NAMESPACES)} == set()
+    from kombu.transport.redis import Channel
+
+    assert set(celery_settings(SETTINGS)["broker_transport_options"]) - set(Channel.from_transport_options) == set()
+
+
+def test_a_hint_gives_up_after_a_second():
+    """Both timeouts of the sending connection are short."""
+    options = publish_options(SETTINGS)
+    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (1.0, 1.0)
+
+
+def test_periodic_messages_expire_soon():
+    """Nothing piles up in `control` while no worker runs."""
+    schedule = celery_settings(SETTINGS)["beat_schedule"]
+    assert {name: (entry["task"], entry["schedule"], entry["options"]) for name, entry in schedule.items()} == {
+        "release_due": ("release_due", 1.0, {"queue": "control", "expires": 5.0}),
+        "audit": ("audit", 10.0, {"queue": "control", "expires": 20.0}),
+    }
+
+
+def test_queues_are_plain_and_one_per_destination_and_lane(app):
+    """All on the default exchange, whose routing needs no binding that could be lost."""
+    names = [
+        "control",
+        "fan_out.withdrawn",
+        "fan_out.given",
+        "deliver.a-list.withdrawn",
+        "deliver.a-list.given",
+        "deliver.b-list.withdrawn",
+        "deliver.b-list.given",
+    ]
+    assert queue_names(["b-list", "a-list"]) == names
+    assert [(queue.name, queue.exchange.name, queue.routing_key) for queue in app.amqp.queues.values()] == [(name, "", name) for name in names]
+
+
+def test_withdrawals_and_control_come_first_and_the_rest_takes_turns():
+    """After each message its queue goes to the end of its group."""
+    cycle = WithdrawalsFirst()
+    cycle.update(["d.a.given", "d.a.withdrawn", "control", "d.b.given", "d.b.withdrawn"])
+    assert cycle.consume(5) == ["d.a.withdrawn", "control", "d.b.withdrawn", "d.a.given", "d.b.given"]
+    cycle.rotate("d.a.given")
+    cycle.rotate("d.a.withdrawn")
+    assert cycle.consume(5) == ["control", "d.b.withdrawn", "d.a.withdrawn", "d.b.given", "d.a.given"]
+    assert cycle.rotate("unknown") == "unknown"
+
+
+def test_kombu_builds_our_order_by_name():
+    """The transport option names the class; a kombu that reads it otherwise must not pass unseen."""
+    from kombu.transport.redis import Channel
+    from kombu.utils.scheduling import cycle_by_name
+
+    assert cycle_by_name(celery_settings(SETTINGS)["broker_transport_options"]["queue_order_strategy"]) is WithdrawalsFirst
+    assert hasattr(Channel, "_brpop_start")
+    assert kombu.__version__.startswith("5.7.")
+
+
+def test_urgent_is_what_carries_withdrawals_or_control():
+    """Lane words inside a destination's name do not count."""
+    assert [name for name in queue_names(["x.withdrawn.y"]) if is_urgent(name)] == ["control", "fan_out.withdrawn", "deliver.x.withdrawn.y.withdrawn"]
+
+
+def test_hints_carry_ids_and_are_named_for_people(app, publisher):
+    """Flower is shown destination, lane and a few ids."""
+    publisher.fan_out("withdrawn", ["e1", "e2"])
+    publisher.deliver("a-list", "given", ["e1", "e2", "e3", "e4"], 1)
+    publisher.deliver("a-list", "given", ["e5"], 3)
+    publisher.dead_letter("a-list", "http_400", ["e1.a-list"])
+    assert received(app, "fan_out.withdrawn") == [
+        ("fan_out", "fan_out withdrawn", {"lane": "withdrawn", "event_ids": ["e1", "e2"]}, "lane=withdrawn, event_ids=[e1, e2] (2)")
+    ]
+    first, second = received(app, "deliver.a-list.given")
+    assert first[1:] == (
+        "deliver a-list",
+        {"destination": "a-list", "lane": "given", "attempt": 1, "event_ids": ["e1", "e2", "e3", "e4"]},
+        "destination=a-list, lane=given, attempt=1, event_ids=[e1, e2, e3, ...] (4)",
+    )
+    assert second[1] == "deliver a-list attempt 3"
+    assert received(app, "control")[0][:3] == (
+        "dead_letter",
+        "dead_letter a-list",
+        {"destination": "a-list", "reason": "http_400", "delivery_ids": ["e1.a-list"]},
+    )
+
+
+def test_many_events_are_split_so_that_workers_share_them(app, publisher):
+    """1,000 ids a message at most."""
+    publisher.fan_out("given", [str(number) for number in range(2001)])
+    assert [len(message[2]["event_ids"]) for message in received(app, "fan_out.given")] == [1000, 1000, 1]
+    publisher.fan_out("given", [])
+    assert received(app, "fan_out.given") == []
+
+
+def test_depth_counts_waiting_messages(app, publisher):
+    """A queue that does not exist is an empty one."""
+    assert publisher.depth("a-list", "withdrawn") == 0
+    publisher.deliver("a-list", "withdrawn", ["e1"], 1)
+    publisher.deliver("a-list", "withdrawn", ["e2"], 1)
+    assert publisher.depth("a-list", "withdrawn") == 2
+    received(app, "deliver.a-list.withdrawn")
+
+
+def test_a_dead_broker_costs_a_log_line_and_then_nothing(caplog):
+    """The caller never sees an error, and for two seconds nothing is tried at all."""
+    settings = load_settings({"CONSENT_REDIS_URL": "redis://127.0.0.1:1/0"})
+    now = [100.0]
+    publisher = CeleryPublisher(create_app(settings, []), publish_options(settings), pause_seconds=2.0, clock=lambda: now[0])
+    publisher.fan_out("given", ["e1"])
+    publisher.fan_out("given", ["e2"])
+    assert [record.message for record in caplog.records] == ["hint_not_sent"]
+    now[0] += 2.1
+    publisher.fan_out("given", ["e3"])
+    assert [(record.message, record.queue, record.messages) for record in caplog.records] == [("hint_not_sent", "fan_out.given", 1)] * 2
+    assert publisher.depth("x", "given") == 1_000_000
+
+
+def test_a_dead_letter_shows_as_a_failure_without_anything_personal():
+    """The text has destination, reason and count."""
+    with pytest.raises(DeadLettered, match=r"^a-list: http_400 \(2\)$"):
+        dead_letter("a-list", "http_400", ["e1.a-list", "e2.a-list"], added_by_a_later_version=1)

@@ -1,0 +1,163 @@
+"""Settings: every one listed once, overridden by exact names, refused when wrong or unsafe."""
+
+import base64
+import dataclasses
+import re
+
+import pytest
+
+from config.settings import CHECKOUT, DEFAULTS_FILE, SettingsError, check_invariants, load_settings, next_database
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+OTHER_KEY = base64.urlsafe_b64encode(bytes([255] * 32)).decode()
+
+
+def test_the_defaults_are_safe():
+    """With an empty environment every promise holds."""
+    check_invariants(load_settings({}))
+
+
+def test_every_default_has_a_comment_and_a_field():
+    """Each line of defaults.toml that sets something explains itself, and each section's fields are exactly its keys."""
+    lines = [line for line in DEFAULTS_FILE.read_text().splitlines() if re.match(r"\w+ = ", line)]
+    assert [line for line in lines if " # " not in line] == []
+    settings = load_settings({})
+    count = sum(
+        len(dataclasses.fields(value)) if dataclasses.is_dataclass(value) else 1
+        for value in (getattr(settings, item.name) for item in dataclasses.fields(settings))
+    )
+    assert len(lines) == count
+
+
+@pytest.mark.parametrize(
+    "variable,value,section,key,expected",
+    [
+        ("CONSENT_INGEST_HOST", "0.0.0.0", "ingest", "host", "0.0.0.0"),
+        ("CONSENT_INGEST_PORT", "9999", "ingest", "port", 9999),
+        ("CONSENT_FLOWER_PORT", " 7 ", "flower", "port", 7),
+        ("CONSENT_FLOWER_LOGIN", "a:b", "flower", "login", "a:b"),
+        ("CONSENT_SANDBOX_PORT", "9001", "sandbox", "port", 9001),
+        ("CONSENT_DELIVER_CHUNK_SECONDS", "2.5", "deliver", "chunk_seconds", 2.5),
+        ("CONSENT_RETRY_WAITS_SECONDS", "1, 2.5,3", "retry", "waits_seconds", (1.0, 2.5, 3.0)),
+        ("CONSENT_INGEST_PORT", "", "ingest", "port", 8080),
+    ],
+)
+def test_a_variable_overrides_its_setting(variable, value, section, key, expected):
+    """CONSENT_<SECTION>_<KEY> is read as the type of the default; an empty one counts as unset."""
+    assert getattr(getattr(load_settings({variable: value}), section), key) == expected
+
+
+@pytest.mark.parametrize(
+    "variable,value,message",
+    [
+        ("CONSENT_DELIVER_CHUNK_SIZ", "1", "CONSENT_DELIVER_CHUNK_SIZ is no setting; did you mean CONSENT_DELIVER_CHUNK_SIZE?"),
+        ("CONSENT_REDIS_ULR", "redis://", "CONSENT_REDIS_ULR is no setting; did you mean CONSENT_REDIS_URL?"),
+        ("CONSENT_LEDGER_ZZZZZZZZZZZZZZ", "1", "CONSENT_LEDGER_ZZZZZZZZZZZZZZ is no setting; config/defaults.toml lists them all"),
+        ("CONSENT_INGEST_PORT", "http", "CONSENT_INGEST_PORT: a whole number was expected"),
+        ("CONSENT_DELIVER_CHUNK_SIZE", "1.5", "CONSENT_DELIVER_CHUNK_SIZE: a whole number was expected"),
+        ("CONSENT_DELIVER_CHUNK_SECONDS", "nan", "CONSENT_DELIVER_CHUNK_SECONDS: a number was expected"),
+        ("CONSENT_RETRY_WAITS_SECONDS", "1;2", "CONSENT_RETRY_WAITS_SECONDS: numbers separated by commas was expected"),
+    ],
+)
+def test_a_wrong_variable_is_refused_by_name(variable, value, message):
+    """The text names the variable and what was expected, and never repeats the value."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings({variable: value})
+    assert str(caught.value) == message
+
+
+def test_variables_of_the_routing_file_are_left_alone():
+    """Names that resemble no setting may serve the routing file; others are none of our business."""
+    load_settings({"CONSENT_SAMPLE_KEY_SHA256": "x", "CONSENT_KEY": "y", "MAILCHIMP_API_KEY": "z"})
+
+
+@pytest.mark.parametrize(
+    "variable,value,reason",
+    [
+        ("CONSENT_CELERY_VISIBILITY_TIMEOUT_SECONDS", "75", "celery.visibility_timeout_seconds must exceed 75"),
+        ("CONSENT_DELIVER_LEASE_SECONDS", "14", "deliver.lease_seconds must be chunk_seconds + claim_margin_seconds or more"),
+        ("CONSENT_DELIVER_LATE_WRITE_SECONDS", "29", "deliver.late_write_seconds must be exchange.total_timeout_seconds or more"),
+        ("CONSENT_LEDGER_PUSH_RESCUE_SECONDS", "10", "ledger.push_rescue_seconds must exceed deliver.chunk_seconds"),
+        ("CONSENT_WORKER_THREADS", "4", "deliver.threads_reserved_for_withdrawals must be less than worker.threads"),
+        ("CONSENT_LIMITS_WITHDRAWAL_RESERVE_SHARE", "1", "limits.withdrawal_reserve_share must be below 1"),
+        ("CONSENT_CELERY_MAX_CONNECTIONS", "23", "celery.max_connections must be worker.threads + 8 or more"),
+        ("CONSENT_EXCHANGE_TRANSPORT", "aiohttp", "exchange.transport must be one of curl, requests"),
+        ("CONSENT_LEDGER_DURABILITY", "maybe", "ledger.durability must be one of auto, waitaof, always, none"),
+        ("CONSENT_INGEST_PORT", "65536", "ingest.port must be a port"),
+        ("CONSENT_LEDGER_PARTITIONS", "0", "ledger.partitions must be above 0"),
+        ("CONSENT_RETRY_WAITS_SECONDS", "5,0", "retry.waits_seconds must be one or more numbers above 0"),
+        ("CONSENT_LEDGER_DEDUP_DAYS", "29", "ledger.dedup_days must not be less than payload_days"),
+        ("CONSENT_LIMITS_BREAKER_WAIT_MAX_SECONDS", "4", "limits.breaker_wait_max_seconds must not be less"),
+        ("CONSENT_EXCHANGE_CONNECT_TIMEOUT_SECONDS", "31", "exchange.connect_timeout_seconds must not exceed"),
+    ],
+)
+def test_unsafe_settings_stop_the_start_with_the_reason(variable, value, reason):
+    """Each promise is checked at its exact border."""
+    with pytest.raises(SettingsError, match=re.escape(reason)) as caught:
+        check_invariants(load_settings({variable: value}))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_secrets_have_no_default_and_say_how_to_make_them():
+    """A single command cannot start with a made-up pepper or key."""
+    settings = load_settings({})
+    for read, name in ((settings.pepper, "CONSENT_SUBJECT_PEPPER"), (settings.keys_of_vault, "CONSENT_VAULT_KEYS")):
+        with pytest.raises(SettingsError, match=f"{name} is not set.*consent keys secret"):
+            read()
+
+
+def test_secrets_are_read_and_hidden():
+    """Vault keys are base64 of either alphabet, newest first; no repr shows a secret or a URL."""
+    settings = load_settings(
+        {
+            "CONSENT_VAULT_KEYS": f"{KEY}, {OTHER_KEY}",
+            "CONSENT_SUBJECT_PEPPER": "p" * 32,
+            "CONSENT_REDIS_URL": "redis://:hush@h/0",
+            "CONSENT_FLOWER_LOGIN": "admin:hush",
+        }
+    )
+    assert settings.keys_of_vault() == (bytes(range(32)), bytes([255] * 32))
+    assert settings.pepper() == b"p" * 32
+    assert not [secret for secret in ("hush", KEY, OTHER_KEY, "pppp") if secret in repr(settings)]
+
+
+@pytest.mark.parametrize("text", ["short", KEY + ",", f"{KEY},{KEY}", base64.b64encode(b"x" * 31).decode()])
+def test_a_bad_vault_key_is_refused_without_being_shown(text):
+    """Wrong length, wrong alphabet, an empty place or a key given twice."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"CONSENT_VAULT_KEYS": text}).keys_of_vault()
+    assert KEY not in str(caught.value)
+
+
+def test_a_short_pepper_is_refused():
+    """31 characters are one too few."""
+    with pytest.raises(SettingsError, match="too short"):
+        load_settings({"CONSENT_SUBJECT_PEPPER": "p" * 31}).pepper()
+
+
+@pytest.mark.parametrize(
+    "url,expected",
+    [
+        ("redis://h:1", "redis://h:1/1"),
+        ("redis://:p@h:1/0", "redis://:p@h:1/1"),
+        ("rediss://h/3?ssl_cert_reqs=required", "rediss://h/4?ssl_cert_reqs=required"),
+        ("sentinel://a:26379;sentinel://b:26379/0", "sentinel://a:26379;sentinel://b:26379/1"),
+    ],
+)
+def test_the_broker_is_the_next_database_by_default(url, expected):
+    """Same server, so one password and one place to watch."""
+    assert load_settings({"CONSENT_REDIS_URL": url}).celery_broker_url() == expected
+
+
+def test_a_cluster_needs_its_broker_named():
+    """A cluster has only one database."""
+    with pytest.raises(SettingsError, match="CONSENT_BROKER_URL is not set"):
+        next_database("redis+cluster://h:7000")
+
+
+def test_default_paths_lie_in_the_checkout_and_given_ones_with_the_caller(tmp_path, monkeypatch):
+    """Commands work from any directory; what the caller names is relative to where they stand."""
+    monkeypatch.chdir(tmp_path)
+    assert load_settings({}).routing_path() == CHECKOUT / "config/consent.yaml"
+    assert load_settings({"CONSENT_CONFIG": "mine.yaml"}).routing_path() == tmp_path / "mine.yaml"
+    assert load_settings({"CONSENT_STATE_DIR": str(tmp_path / "s")}).state_path() == tmp_path / "s"

@@ -1,0 +1,183 @@
+"""Queues and the sending of hints: one plain queue per destination and lane, withdrawals always taken first.
+
+A message is a hint, the ledger is the record: what cannot be sent within a second is not sent, and the ledger's index
+brings it up again. So nothing here retries, and a failure never reaches whoever was accepting an event.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from celery import Celery
+from kombu import Connection, Producer, Queue
+from kombu.exceptions import KombuError
+from kombu.utils.scheduling import round_robin_cycle
+
+from config.celery import CONTROL_QUEUE
+
+logger = logging.getLogger(__name__)
+
+LANES: Final = ("withdrawn", "given")
+EVENTS_PER_FAN_OUT: Final = 1000
+SHOWN_IDS: Final = 3
+
+
+def fan_out_queue(lane: str) -> str:
+    return f"fan_out.{lane}"
+
+
+def deliver_queue(destination: str, lane: str) -> str:
+    return f"deliver.{destination}.{lane}"
+
+
+def queue_names(destinations: Iterable[str]) -> list[str]:
+    """Every queue there is with these destinations."""
+    return [CONTROL_QUEUE, *map(fan_out_queue, LANES), *(deliver_queue(name, lane) for name in sorted(destinations) for lane in LANES)]
+
+
+def plain_queue(name: str) -> Queue:
+    """A queue on the default exchange: it needs no binding that a flushed broker could forget."""
+    return Queue(name, exchange="", routing_key=name)
+
+
+def is_urgent(queue: str) -> bool:
+    """Whether a queue goes ahead of any backlog."""
+    return queue == CONTROL_QUEUE or queue.endswith(".withdrawn")
+
+
+class WithdrawalsFirst(round_robin_cycle):  # type: ignore[misc]
+    """The order in which a worker asks its queues: withdrawals and control first, each group in turn.
+
+    kombu builds it by the name in the transport option `queue_order_strategy`.
+    """
+
+    def consume(self, n: int) -> list[str]:
+        queues = self.items[:n]
+        return [name for name in queues if is_urgent(name)] + [name for name in queues if not is_urgent(name)]
+
+
+class CeleryPublisher:
+    """Sends hints over a kept connection; safe to use from any thread.
+
+    A hint that cannot be sent is logged and forgotten. After a failure none is tried for `pause_seconds`, so that a broker
+    that hangs does not slow the accepting of events.
+    """
+
+    def __init__(self, app: Celery, transport_options: dict[str, Any], *, pause_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app = app
+        self._options = transport_options
+        self._pause_seconds = pause_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._producer: Producer | None = None
+        self._closed_until = 0.0
+
+    def fan_out(self, lane: str, event_ids: Sequence[str]) -> None:
+        """Say that these events wait to be fanned out."""
+        parts = [event_ids[start : start + EVENTS_PER_FAN_OUT] for start in range(0, len(event_ids), EVENTS_PER_FAN_OUT)]
+        self._send([_message("fan_out", fan_out_queue(lane), f"fan_out {lane}", ids=list(part), lane=lane) for part in parts])
+
+    def deliver(self, destination: str, lane: str, event_ids: Sequence[str], attempt: int = 1) -> None:
+        """Say that this destination is to be told about these events."""
+        shadow = f"deliver {destination}" + (f" attempt {attempt}" if attempt > 1 else "")
+        self._send([_message("deliver", deliver_queue(destination, lane), shadow, ids=list(event_ids), destination=destination, lane=lane, attempt=attempt)])
+
+    def dead_letter(self, destination: str, reason: str, delivery_ids: Sequence[str]) -> None:
+        """Show operators that these deliveries died."""
+        self._send(
+            [
+                _message(
+                    "dead_letter",
+                    CONTROL_QUEUE,
+                    f"dead_letter {destination}",
+                    key="delivery_ids",
+                    ids=list(delivery_ids),
+                    destination=destination,
+                    reason=reason,
+                )
+            ]
+        )
+
+    def depth(self, destination: str, lane: str) -> int:
+        """Messages waiting in one destination's lane; very many while the broker cannot say."""
+        return self.queue_depth(deliver_queue(destination, lane))
+
+    def queue_depth(self, queue: str) -> int:
+        """Messages waiting in a queue. Where the broker cannot say, the answer is a large number: nobody should push more."""
+        with self._lock:
+            try:
+                return self._count(queue)
+            except (KombuError, OSError, *self._errors()) as error:
+                self._failed("queue_depth_unknown", error, queue=queue)
+                return 1_000_000
+
+    def close(self) -> None:
+        """Close the connection; the next hint opens another."""
+        with self._lock:
+            self._drop()
+
+    def _send(self, messages: Sequence[dict[str, Any]]) -> None:
+        with self._lock:
+            if not messages or self._clock() < self._closed_until:
+                return
+            try:
+                producer = self._opened()
+                with producer.batch(100):
+                    for message in messages:
+                        self._app.send_task(**message, producer=producer, retry=False, ignore_result=True)
+            except (KombuError, OSError, *self._errors()) as error:
+                self._failed("hint_not_sent", error, queue=messages[0]["queue"].name, messages=len(messages))
+
+    def _opened(self) -> Producer:
+        if self._producer is None:
+            self._connection = self._app.connection_for_write(transport_options=self._options)
+            self._producer = Producer(self._connection, serializer="json")
+        return self._producer
+
+    def _count(self, queue: str) -> int:
+        channel = self._opened().channel
+        try:
+            return int(channel.queue_declare(queue=queue, passive=True).message_count)
+        except self._connection_of().channel_errors:
+            # "No such queue": for Redis that is an empty one; AMQP also closes the channel.
+            self._drop()
+            return 0
+
+    def _connection_of(self) -> Connection:
+        if self._connection is None:
+            raise ConnectionError("no broker connection")
+        return self._connection
+
+    def _errors(self) -> tuple[type[BaseException], ...]:
+        """What the transport raises; kombu's Redis transport hands some errors of redis-py through as they are."""
+        connection = self._connection
+        return () if connection is None else (*connection.connection_errors, *connection.channel_errors)
+
+    def _failed(self, event: str, error: BaseException, **fields: Any) -> None:
+        self._closed_until = self._clock() + self._pause_seconds
+        self._drop()
+        logger.warning(event, extra={"reason": type(error).__name__, **fields})
+
+    def _drop(self) -> None:
+        connection, self._connection, self._producer = self._connection, None, None
+        if connection is not None:
+            with suppress(Exception):
+                connection.release()
+
+
+def _message(name: str, queue: str, shadow: str, *, ids: list[str], key: str = "event_ids", **arguments: Any) -> dict[str, Any]:
+    """The arguments of `send_task`; Flower is shown the first ids only, a long list would cost more than the task."""
+    shown = ", ".join(ids[:SHOWN_IDS]) + (", ..." if len(ids) > SHOWN_IDS else "")
+    return {
+        "name": name,
+        "queue": plain_queue(queue),
+        "shadow": shadow,
+        "kwargs": {**arguments, key: ids},
+        "kwargsrepr": ", ".join([*(f"{word}={value}" for word, value in arguments.items()), f"{key}=[{shown}] ({len(ids)})"]),
+    }

@@ -1,0 +1,47 @@
+"""The tasks: a few lines each, ids only. Unknown keywords are tolerated, so old and new messages survive a rolling deploy.
+
+A task returns when the ledger has what came of it; an exception here is a bug, or `DeadLettered`, which makes Flower
+show a FAILURE. None is ever retried by Celery: the ledger knows the time of the next attempt.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from celery import shared_task
+
+from workers import wiring
+
+logger = logging.getLogger(__name__)
+
+
+class DeadLettered(Exception):  # noqa: N818 - the word that Flower shows
+    """Deliveries died; raised only so that Flower shows it."""
+
+
+@shared_task(name="fan_out")
+def fan_out(lane: str, event_ids: Sequence[str], **_: Any) -> None:  # noqa: ARG001 - the lane is for people who watch
+    wiring.current().fan_out.run(event_ids)
+
+
+@shared_task(name="deliver")
+def deliver(destination: str, lane: str, event_ids: Sequence[str], **_: Any) -> None:
+    wiring.current().deliver.run(destination, lane, event_ids)
+
+
+@shared_task(name="dead_letter", throws=(DeadLettered,))
+def dead_letter(destination: str, reason: str, delivery_ids: Sequence[str], **_: Any) -> None:
+    logger.error("dead_letter", extra={"destination": destination, "reason": reason, "count": len(delivery_ids), "first": delivery_ids[:1]})
+    raise DeadLettered(f"{destination}: {reason} ({len(delivery_ids)})")
+
+
+@shared_task(name="release_due")
+def release_due(**_: Any) -> None:
+    wiring.current().release.run()
+
+
+@shared_task(name="audit")
+def audit(**_: Any) -> None:
+    wiring.current().audit.run()

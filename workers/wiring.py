@@ -1,0 +1,215 @@
+"""Puts the parts together: the one place that knows settings, ledger, queues and steps at the same time.
+
+A process builds what it uses, when it first uses it, and builds it once; `current()` is that process's.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import redis
+from celery import Celery
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from config.celery import publish_options
+from config.settings import Settings, check_invariants, load_settings
+from pipeline.errors import ConfigurationError
+from pipeline.identifiers import Hasher
+from pipeline.routing import Routing
+from pipeline.vault import Vault
+from workers.app import create_app
+from workers.queues import CeleryPublisher
+
+if TYPE_CHECKING:
+    from pipeline.accept import Acceptor
+    from pipeline.deliver import Deliver
+    from pipeline.exchange import Exchange
+    from pipeline.fanout import FanOut
+    from pipeline.ledger import Ledger
+    from pipeline.limits import Limits
+    from pipeline.release import Audit, Backfill, ReleaseDue
+
+logger = logging.getLogger(__name__)
+
+
+class Parts:
+    """The parts of one process, each built on first use; safe to share between threads."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self.settings: Settings = load_settings(environment)
+        check_invariants(self.settings)
+        self.routing: Routing = self.read_routing()
+        self._lock = threading.RLock()
+
+    def read_routing(self) -> Routing:
+        """The routing file as it is now. Raises ConfigurationError naming every problem with its line."""
+        from pipeline.routing_file import load_routing
+
+        path = self.settings.routing_path()
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"{path}: the routing file cannot be read ({error.strerror}); CONSENT_CONFIG names another") from error
+        return load_routing(text, filename=str(path), environment=self.environment)
+
+    def reload(self) -> bool:
+        """Read the routing file again; a wrong one is logged and the old one stays in force. True if it was taken."""
+        try:
+            fresh = self.read_routing()
+        except ConfigurationError as error:
+            logger.error("routing_refused", extra={"problems": str(error)})  # noqa: TRY400 - the text is the whole story
+            return False
+        self.routing = fresh
+        logger.info("routing_loaded", extra={"version": fresh.version_hash})
+        return True
+
+    def built(self, name: str, build: Any) -> Any:
+        """The part called `name`, built under the lock the first time."""
+        with self._lock:
+            if name not in self.__dict__:
+                self.__dict__[name] = build()
+            return self.__dict__[name]
+
+    @property
+    def app(self) -> Celery:
+        return self.built("_app", lambda: create_app(self.settings, self.routing.destinations))
+
+    @property
+    def publisher(self) -> CeleryPublisher:
+        return self.built(
+            "_publisher", lambda: CeleryPublisher(self.app, publish_options(self.settings), pause_seconds=self.settings.celery.publish_pause_seconds)
+        )
+
+    @property
+    def hasher(self) -> Hasher:
+        return self.built("_hasher", lambda: Hasher(self.settings.pepper()))
+
+    @property
+    def vault(self) -> Vault:
+        return self.built("_vault", lambda: Vault(self.settings.keys_of_vault()))
+
+    @property
+    def redis(self) -> redis.Redis:
+        return self.built("_redis", lambda: ledger_client(self.settings.ledger_url()))
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.built("_ledger", self._build_ledger)
+
+    @property
+    def acceptor(self) -> Acceptor:
+        return self.built("_acceptor", self._build_acceptor)
+
+    @property
+    def exchange(self) -> Exchange:
+        return self.built("_exchange", self._build_exchange)
+
+    @property
+    def limits(self) -> Limits:
+        return self.built("_limits", self._build_limits)
+
+    @property
+    def fan_out(self) -> FanOut:
+        return self.built("_fan_out", self._build_fan_out)
+
+    @property
+    def deliver(self) -> Deliver:
+        return self.built("_deliver", self._build_deliver)
+
+    @property
+    def release(self) -> ReleaseDue:
+        return self.built("_release", self._build_release)
+
+    @property
+    def audit(self) -> Audit:
+        return self.built("_audit", self._build_audit)
+
+    @property
+    def backfill(self) -> Backfill:
+        return self.built("_backfill", self._build_backfill)
+
+    def close(self) -> None:
+        """Let go of what was built, senders first."""
+        for name in ("_publisher", "_exchange", "_redis"):
+            if (part := self.__dict__.pop(name, None)) is not None:
+                part.close()
+
+    def _build_ledger(self) -> Ledger:
+        from pipeline.ledger import Ledger
+
+        return Ledger(self.redis, partitions=self.settings.ledger.partitions)
+
+    def _build_acceptor(self) -> Acceptor:
+        from pipeline.accept import Acceptor
+
+        return Acceptor(self.ledger, self.hasher, self.vault, self.publisher.fan_out)
+
+    def _build_exchange(self) -> Exchange:
+        from pipeline.exchange import Exchange, build_transport
+
+        section = self.settings.exchange
+        return Exchange(
+            build_transport(section.transport),
+            self.ledger,
+            total_timeout_seconds=section.total_timeout_seconds,
+            connect_timeout_seconds=section.connect_timeout_seconds,
+            max_response_bytes=section.max_response_bytes,
+        )
+
+    def _build_limits(self) -> Limits:
+        from pipeline.limits import Limits
+
+        return Limits(self.ledger)
+
+    def _build_fan_out(self) -> FanOut:
+        from pipeline.fanout import FanOut
+
+        return FanOut(self.ledger, self.vault, self.routing, self.publisher)
+
+    def _build_deliver(self) -> Deliver:
+        from pipeline.deliver import Deliver
+
+        return Deliver(self.ledger, self.vault, self.routing, self.exchange, self.limits, self.publisher)
+
+    def _build_release(self) -> ReleaseDue:
+        from pipeline.release import ReleaseDue
+
+        return ReleaseDue(self.ledger, self.routing, self.publisher)
+
+    def _build_audit(self) -> Audit:
+        from pipeline.release import Audit
+
+        return Audit(self.ledger)
+
+    def _build_backfill(self) -> Backfill:
+        from pipeline.release import Backfill
+
+        return Backfill(self.ledger, self.routing, self.publisher)
+
+
+def ledger_client(url: str) -> redis.Redis:
+    """A client that never repeats a write by itself: the ledger decides what may be repeated."""
+    return redis.Redis.from_url(
+        url, socket_timeout=5, socket_connect_timeout=3, socket_keepalive=True, health_check_interval=15, max_connections=128, retry=Retry(NoBackoff(), 0)
+    )
+
+
+@functools.cache
+def _parts_of_this_process() -> Parts:
+    return Parts(dict(os.environ))
+
+
+_BUILDING = threading.Lock()
+
+
+def current() -> Parts:
+    """The parts of this process, from its environment."""
+    with _BUILDING:
+        return _parts_of_this_process()
