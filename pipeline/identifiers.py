@@ -21,10 +21,14 @@ from pipeline.domain import IDENTIFIER_KINDS, KIND_LETTERS, IncomingEvent, Subje
 from pipeline.errors import ConfigurationError, FieldError, InvalidInput
 
 MAX_IDENTIFIER_LENGTH: Final = 254
+MAX_TEXT_LENGTH: Final = 1_000
+MAX_METADATA_ENTRIES: Final = 50
+MAX_METADATA_KEY_LENGTH: Final = 100
 COUNTRIES: Final = (frozenset(phonenumbers.SUPPORTED_REGIONS) | {"AQ", "BV", "GS", "HM", "PN", "TF", "UM"}) - {"AC", "TA"}
 """ISO 3166-1 alpha-2 codes, and XK, which is in common use for Kosovo."""
 
 _HASH_BYTES: Final = 15
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LOCAL_PART: Final = re.compile(r"[^\s\x00-\x20\x7f\"(),:;<>@\[\\\]]{1,64}")
 _DOMAIN: Final = re.compile(r"(?=.{4,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])")
 _NATIONAL_ID_SEPARATORS: Final = re.compile(r"[\s./_-]+")
@@ -82,6 +86,15 @@ class Hasher:
     def _hash(self, message: bytes) -> str:
         digest = hmac.digest(self._pepper, message, "sha256")[:_HASH_BYTES]
         return base64.b32encode(digest).decode().lower()
+
+
+def checked_text(text: str, max_length: int = MAX_TEXT_LENGTH) -> str:
+    """The text itself, if it is short enough and has no control characters, which forge log lines and header fields."""
+    if len(text) > max_length:
+        raise ValueError(f"must have at most {max_length} characters")
+    if _CONTROL.search(text):
+        raise ValueError("must not contain control characters")
+    return text
 
 
 def normalise_email(text: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
+from pipeline.dates import DEFAULT_SKEW_SECONDS
 from pipeline.domain import EMPTY, ConsentEvent, State
 from pipeline.vendors.base import Adapter, Rate, SourceSettings
 
@@ -40,10 +41,16 @@ class Source:
     dedup_days: int = DEFAULT_DEDUP_DAYS
     signing_secret: str | None = field(default=None, repr=False)
 
-    def settings(self) -> SourceSettings:
+    def settings(self, *, allowed_skew_seconds: float = DEFAULT_SKEW_SECONDS) -> SourceSettings:
         """What a vendor's `hear` may know of this source."""
         return SourceSettings(
-            name=self.name, kind=self.kind, purposes=self.purposes, date_order=self.date_order, time_zone=self.time_zone, country=self.country
+            name=self.name,
+            kind=self.kind,
+            purposes=self.purposes,
+            date_order=self.date_order,
+            time_zone=self.time_zone,
+            country=self.country,
+            allowed_skew_seconds=allowed_skew_seconds,
         )
 
 

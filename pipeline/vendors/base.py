@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import orjson
 
 from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, State, Subject, VendorResult
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, InvalidInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +137,7 @@ class SourceSettings:
     date_order: str = "day_first"
     time_zone: str = "UTC"
     country: str | None = None
+    allowed_skew_seconds: float = 300.0
 
 
 class Adapter:
@@ -172,8 +173,11 @@ class Adapter:
         raise NotImplementedError
 
     @classmethod
-    def hear(cls, notification: Notification, source: SourceSettings) -> list[IncomingEvent]:
-        """Read what a source or vendor sent into consent events; raises InvalidInput by field."""
+    def hear(cls, notification: Notification, source: SourceSettings) -> Sequence[IncomingEvent | InvalidInput]:
+        """Read what a source or vendor sent into consent events; raises InvalidInput by field.
+
+        Of a body that carries several events each wrong one is an InvalidInput in its place, so that the others are still heard.
+        """
         raise NotImplementedError
 
     def sign_in(self) -> SignInDialogue:
