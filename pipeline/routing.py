@@ -14,6 +14,8 @@ from pipeline.dates import DEFAULT_SKEW_SECONDS
 from pipeline.domain import EMPTY, ConsentEvent, State
 from pipeline.vendors.base import Adapter, Rate, SourceSettings
 
+NATIVE: Final = "native"
+"""The kind of source that sends our own JSON."""
 SCOPES: Final = ("ingest", "read", "replay")
 DEFAULT_DEDUP_DAYS: Final = 90
 

@@ -135,7 +135,7 @@ class NativeReader:
     def __init__(self, purposes: Collection[str], clock: Callable[[], datetime], allowed_skew_seconds: float = DEFAULT_SKEW_SECONDS) -> None:
         self._purposes = frozenset(purposes)
         self._clock = clock
-        self._allowed_skew_seconds = allowed_skew_seconds
+        self.allowed_skew_seconds = allowed_skew_seconds
         self._schema = ConsentEventSchema(unknown=RAISE)
 
     def read(self, item: Any, *, default_country: str | None = None) -> IncomingEvent:
@@ -166,7 +166,7 @@ class NativeReader:
             errors.append(FieldError("purpose", "unknown purpose"))
         if "event_time" in data:
             try:
-                require_past(data["event_time"], self._clock(), self._allowed_skew_seconds)
+                require_past(data["event_time"], self._clock(), self.allowed_skew_seconds)
             except ValueError as error:
                 errors.append(FieldError("event_time", str(error)))
         return self._subject(data.get("subject"), default_country, errors)

@@ -1,0 +1,172 @@
+"""What the HTTP application answers, as marshmallow schemas: printed as OpenAPI, and what tests hold real answers against."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from marshmallow import Schema, fields, validate
+
+from pipeline.domain import DeliveryStatus, Outcome, State
+
+ACCEPT_STATUSES: Final = ("accepted", "duplicate", "superseded")
+EVENT_STATUSES: Final = ("accepted", "superseded", "erased")
+
+
+def _time(*, required: bool = True, allow_none: bool = False) -> fields.String:
+    return fields.String(required=required, allow_none=allow_none, metadata={"format": "date-time"})
+
+
+def _one_of(*values: str, allow_none: bool = False) -> fields.String:
+    return fields.String(required=True, allow_none=allow_none, validate=validate.OneOf([*values, None] if allow_none else values))
+
+
+def _text(*, allow_none: bool = False) -> fields.String:
+    return fields.String(required=True, allow_none=allow_none)
+
+
+def _count() -> fields.Integer:
+    return fields.Integer(required=True, strict=True, validate=validate.Range(min=0))
+
+
+class AcceptedSchema(Schema):
+    """An event is durable in the ledger."""
+
+    event_id = _text()
+    status = _one_of(*ACCEPT_STATUSES)
+
+
+class FieldErrorSchema(Schema):
+    """One thing that is wrong with a request; `path` is empty for the whole body."""
+
+    path = _text()
+    message = _text()
+
+
+class ProblemSchema(Schema):
+    """An error (RFC 9457)."""
+
+    type = fields.String()
+    title = _text()
+    status = fields.Integer(required=True, strict=True)
+    detail = fields.String()
+    instance = fields.String()
+    errors = fields.List(fields.Nested(FieldErrorSchema))
+
+
+class BatchResultSchema(Schema):
+    """What became of one item of a batch: an `event_id`, or the `errors` that refused it."""
+
+    index = _count()
+    status = _one_of(*ACCEPT_STATUSES, "rejected")
+    event_id = fields.String()
+    errors = fields.List(fields.Nested(FieldErrorSchema))
+
+
+class BatchSchema(Schema):
+    """What became of a batch, item by item in order."""
+
+    accepted = _count()
+    duplicates = _count()
+    superseded = _count()
+    rejected = _count()
+    results = fields.List(fields.Nested(BatchResultSchema), required=True)
+
+
+class DeliverySchema(Schema):
+    """What one destination was told, or will be."""
+
+    delivery_id = _text()
+    destination = _text()
+    status = _one_of(*(status.value for status in DeliveryStatus))
+    outcome = _one_of(*(outcome.value for outcome in Outcome), allow_none=True)
+    reason = _text(allow_none=True)
+    attempts = _count()
+    next_attempt_at = _time(allow_none=True)
+    vendor_reference = _text(allow_none=True)
+    updated_at = _time()
+
+
+class EventSchema(Schema):
+    """An accepted event without personal values; `complete` once fanned out and every delivery is final."""
+
+    event_id = _text()
+    source = _text()
+    subject_key = _text()
+    purpose = _text()
+    state = _one_of(*(state.value for state in State))
+    event_time = _time()
+    order_time = _time()
+    received_at = _time()
+    status = _one_of(*EVENT_STATUSES)
+    superseded_by = _text(allow_none=True)
+    complete = fields.Boolean(required=True)
+    deliveries = fields.List(fields.Nested(DeliverySchema), required=True)
+
+
+class DeadLetterSchema(Schema):
+    """A delivery that will not go by itself any more."""
+
+    delivery_id = _text()
+    event_id = _text()
+    destination = _text()
+    state = _one_of(*(state.value for state in State))
+    outcome = _one_of(*(outcome.value for outcome in Outcome))
+    reason = _text()
+    attempts = _count()
+    died_at = _time()
+
+
+class DeadLetterGroupSchema(Schema):
+    """How many died of one cause."""
+
+    destination = _text()
+    state = _one_of(*(state.value for state in State))
+    reason = _text()
+    count = _count()
+
+
+class DeadLetterPageSchema(Schema):
+    """One page of dead letters and the counts of all that match; `next_cursor` is null on the last page."""
+
+    items = fields.List(fields.Nested(DeadLetterSchema), required=True)
+    groups = fields.List(fields.Nested(DeadLetterGroupSchema), required=True)
+    next_cursor = _text(allow_none=True)
+
+
+class DeadLetterFilterSchema(Schema):
+    """Which dead letters; every part that is given must match."""
+
+    destination = fields.String()
+    reason = fields.String()
+    state = fields.String(validate=validate.OneOf([state.value for state in State], error="must be given or withdrawn"))
+    since = fields.String(metadata={"format": "date-time"})
+
+
+class ReplayRequestSchema(Schema):
+    """Dead letters to send again, by `ids` or by `filter`; `dry_run` only says what would happen."""
+
+    ids = fields.List(fields.String(), validate=validate.Length(min=1, max=5_000))
+    filter = fields.Nested(DeadLetterFilterSchema)
+    dry_run = fields.Boolean(load_default=False, truthy={True}, falsy={False})
+
+
+class NotReplayedSchema(Schema):
+    """A dead letter that stays as it is, and why (consent changed since, for one)."""
+
+    delivery_id = _text()
+    reason = _text()
+
+
+class ReplaySchema(Schema):
+    """What was, or with `dry_run` would be, sent again, and what was not."""
+
+    dry_run = fields.Boolean(required=True)
+    replayed = fields.List(fields.String(), required=True)
+    not_replayed = fields.List(fields.Nested(NotReplayedSchema), required=True)
+
+
+class HealthSchema(Schema):
+    """Whether the service can do its work, and what stands in the way."""
+
+    status = _one_of("ok", "unavailable")
+    checks = fields.Dict(keys=fields.String(), values=fields.String())
