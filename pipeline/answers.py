@@ -133,23 +133,6 @@ class DeadLetterPageSchema(Schema):
     next_cursor = _text(allow_none=True)
 
 
-class DeadLetterFilterSchema(Schema):
-    """Which dead letters; every part that is given must match."""
-
-    destination = fields.String()
-    reason = fields.String()
-    state = fields.String(validate=validate.OneOf([state.value for state in State], error="must be given or withdrawn"))
-    since = fields.String(metadata={"format": "date-time"})
-
-
-class ReplayRequestSchema(Schema):
-    """Dead letters to send again, by `ids` or by `filter`; `dry_run` only says what would happen."""
-
-    ids = fields.List(fields.String(), validate=validate.Length(min=1, max=5_000))
-    filter = fields.Nested(DeadLetterFilterSchema)
-    dry_run = fields.Boolean(load_default=False, truthy={True}, falsy={False})
-
-
 class NotReplayedSchema(Schema):
     """A dead letter that stays as it is, and why (consent changed since, for one)."""
 
@@ -157,7 +140,7 @@ class NotReplayedSchema(Schema):
     reason = _text()
 
 
-class ReplaySchema(Schema):
+class ReplayAnswerSchema(Schema):
     """What was, or with `dry_run` would be, sent again, and what was not."""
 
     dry_run = fields.Boolean(required=True)

@@ -17,7 +17,6 @@ from pipeline.vendors.base import Adapter, Rate, SourceSettings
 NATIVE: Final = "native"
 """The kind of source that sends our own JSON."""
 SCOPES: Final = ("ingest", "read", "replay")
-DEFAULT_DEDUP_DAYS: Final = 90
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +24,7 @@ class Source:
     """Where events come from, and what its keys may do.
 
     `keys` and `url_keys` are the hex SHA-256 of the keys, never the keys. With `all_sources`, `read` and `replay` see every source.
-    `links` says whether its events may teach which identifiers belong to one person. `country` helps to read phone numbers.
+    `links` says whether its events may teach which identifiers belong to one person. `country` helps to read phone numbers. `dedup_days` None means the ledger's setting.
     """
 
     name: str
@@ -40,7 +39,7 @@ class Source:
     purposes: Mapping[str, str] = field(default_factory=dict)
     retention: str | None = None
     links: bool = True
-    dedup_days: int = DEFAULT_DEDUP_DAYS
+    dedup_days: int | None = None
     signing_secret: str | None = field(default=None, repr=False)
 
     def settings(self, *, allowed_skew_seconds: float = DEFAULT_SKEW_SECONDS) -> SourceSettings:
