@@ -63,7 +63,6 @@ def transport_options(settings: Settings) -> dict[str, Any]:
         "unacked_restore_throttle": 1,
         "priority_steps": [0],
         "queue_order_strategy": "workers.queues:WithdrawalsFirst",
-        "global_keyprefix": "consent:",
         "max_connections": celery.max_connections,
         "socket_timeout": celery.socket_timeout_seconds,
         "socket_connect_timeout": celery.socket_connect_timeout_seconds,
@@ -75,7 +74,7 @@ def transport_options(settings: Settings) -> dict[str, Any]:
 def publish_options(settings: Settings) -> dict[str, Any]:
     """Transport options of a connection that only sends hints: it gives up early, because the ledger finds what was not sent."""
     timeout = settings.celery.publish_timeout_seconds
-    return transport_options(settings) | {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    return transport_options(settings) | {"socket_timeout": timeout, "socket_connect_timeout": timeout, "connect_retries_timeout": timeout, "max_retries": 0}
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,6 @@ from config.celery import CONTROL_QUEUE
 logger = logging.getLogger(__name__)
 
 LANES: Final = ("withdrawn", "given")
-EVENTS_PER_FAN_OUT: Final = 1000
 SHOWN_IDS: Final = 3
 
 
@@ -80,13 +79,12 @@ class CeleryPublisher:
 
     def fan_out(self, lane: str, event_ids: Sequence[str]) -> None:
         """Say that these events wait to be fanned out."""
-        parts = [event_ids[start : start + EVENTS_PER_FAN_OUT] for start in range(0, len(event_ids), EVENTS_PER_FAN_OUT)]
-        self._send([_message("fan_out", fan_out_queue(lane), f"fan_out {lane}", ids=list(part), lane=lane) for part in parts])
+        self._send(_message("fan_out", fan_out_queue(lane), f"fan_out {lane}", ids=list(event_ids), lane=lane))
 
-    def deliver(self, destination: str, lane: str, event_ids: Sequence[str], attempt: int = 1) -> None:
+    def deliver(self, destination: str, lane: str, event_ids: Sequence[str], attempt: int) -> None:
         """Say that this destination is to be told about these events."""
         shadow = f"deliver {destination}" + (f" attempt {attempt}" if attempt > 1 else "")
-        self._send([_message("deliver", deliver_queue(destination, lane), shadow, ids=list(event_ids), destination=destination, lane=lane, attempt=attempt)])
+        self._send(_message("deliver", deliver_queue(destination, lane), shadow, ids=list(event_ids), destination=destination, lane=lane, attempt=attempt))
 
     def dead_letter(self, destination: str, reason: str, delivery_ids: Sequence[str]) -> None:
         """Show operators that these deliveries died."""
@@ -105,34 +103,37 @@ class CeleryPublisher:
         )
 
     def depth(self, destination: str, lane: str) -> int:
-        """Messages waiting in one destination's lane; very many while the broker cannot say."""
+        """Messages waiting in the queue of a destination and lane; 0 if nobody can tell."""
         return self.queue_depth(deliver_queue(destination, lane))
 
+    def fan_out_depth(self, lane: str) -> int:
+        """Messages waiting to be fanned out; 0 if nobody can tell."""
+        return self.queue_depth(fan_out_queue(lane))
+
     def queue_depth(self, queue: str) -> int:
-        """Messages waiting in a queue. Where the broker cannot say, the answer is a large number: nobody should push more."""
+        """Messages waiting in a queue; 0 if nobody can tell."""
         with self._lock:
+            if self._clock() < self._closed_until:
+                return 0
             try:
                 return self._count(queue)
             except (KombuError, OSError, *self._errors()) as error:
                 self._failed("queue_depth_unknown", error, queue=queue)
-                return 1_000_000
+                return 0
 
     def close(self) -> None:
         """Close the connection; the next hint opens another."""
         with self._lock:
             self._drop()
 
-    def _send(self, messages: Sequence[dict[str, Any]]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         with self._lock:
-            if not messages or self._clock() < self._closed_until:
+            if self._clock() < self._closed_until:
                 return
             try:
-                producer = self._opened()
-                with producer.batch(100):
-                    for message in messages:
-                        self._app.send_task(**message, producer=producer, retry=False, ignore_result=True)
+                self._app.send_task(**message, producer=self._opened(), retry=False, ignore_result=True)
             except (KombuError, OSError, *self._errors()) as error:
-                self._failed("hint_not_sent", error, queue=messages[0]["queue"].name, messages=len(messages))
+                self._failed("hint_not_sent", error, queue=message["queue"].name)
 
     def _opened(self) -> Producer:
         if self._producer is None:
@@ -145,8 +146,9 @@ class CeleryPublisher:
         try:
             return int(channel.queue_declare(queue=queue, passive=True).message_count)
         except self._connection_of().channel_errors:
-            # "No such queue": for Redis that is an empty one; AMQP also closes the channel.
-            self._drop()
+            # "No such queue" is an empty one; AMQP has closed the channel as well.
+            if self._connection_of().transport.driver_type == "amqp":
+                self._drop()
             return 0
 
     def _connection_of(self) -> Connection:

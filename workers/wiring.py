@@ -149,7 +149,7 @@ class Parts:
     def _build_acceptor(self) -> Acceptor:
         from pipeline.accept import Acceptor
 
-        return Acceptor(self.ledger, self.hasher, self.vault, self.publisher.fan_out)
+        return Acceptor(self.ledger, self.hasher, self.vault, self.publisher)
 
     def _build_exchange(self) -> Exchange:
         from pipeline.exchange import Exchange, build_transport
