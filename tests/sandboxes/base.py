@@ -1,0 +1,164 @@
+"""What every sandbox shares: requests and replies, faults on order, the record of calls, and what each contact was told when."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import orjson
+
+FAULT_KINDS = frozenset({"latency", "status", "reset", "hang", "lost_answer", "html", "empty", "cut_json", "redirect", "throttle"})
+
+
+@dataclass(slots=True)
+class Request:
+    """One request as it came, its path without the vendor's prefix and version; `concurrent` counts it and all others not yet answered."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+    arrived_at: float
+    concurrent: int = 1
+
+    def json(self) -> Any:
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            return None
+
+
+@dataclass(slots=True)
+class Reply:
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "application/json; charset=utf-8"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def as_json(value: Any, status: int = 200, content_type: str = "application/json; charset=utf-8") -> Reply:
+    return Reply(status, orjson.dumps(value), content_type)
+
+
+@dataclass(slots=True, kw_only=True)
+class Fault:
+    """A misbehaviour on order, for the next `times` requests whose path contains `match` (None: until cleared).
+
+    `lost_answer` and `cut_json` act first and then spoil the answer; `applied` makes `html`, `empty` and `status` do so too.
+    `headers` and `body` go with `status` (the body as JSON, or as it is if it is text).
+    """
+
+    kind: str
+    times: int | None = 1
+    seconds: float | None = None
+    status: int | None = None
+    match: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    body: Any = None
+    applied: bool = False
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in FAULT_KINDS:
+            raise ValueError(f"unknown fault {self.kind!r}; known are {', '.join(sorted(FAULT_KINDS))}")
+
+
+class Sandbox:
+    """Base of the one class in each sandbox file; subclasses answer in `handle` and may be quick and single-threaded.
+
+    `contacts` is what the vendor holds now, each with a `state` of given or withdrawn; `history` is every state that each was told, in order.
+    """
+
+    name: ClassVar[str]
+    version_path: ClassVar[str] = ""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self) -> None:
+        self.settings: dict[str, Any] = {"latency_seconds": 0.0, "window_seconds": 60.0, **self.defaults}
+        self.random = random.Random(1)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget contacts, calls and faults; settings stay."""
+        self.contacts: dict[str, dict[str, Any]] = {}
+        self.history: dict[str, list[dict[str, Any]]] = {}
+        self.calls: list[dict[str, Any]] = []
+        self.faults: list[Fault] = []
+        self.window: deque[float] = deque()
+        self.concurrent = self.max_concurrent = self.max_in_window = self.redirects_followed = 0
+
+    def handle(self, request: Request) -> Reply:
+        raise NotImplementedError
+
+    def operation(self, request: Request) -> str:
+        return f"{request.method} {request.path}"
+
+    def throttled(self, seconds: float | None) -> Reply:
+        """How this vendor says `too many requests`."""
+        headers = (("Retry-After", str(int(seconds))),) if seconds is not None else ()
+        return Reply(429, headers=headers)
+
+    def place(self, contact: Mapping[str, Any]) -> None:
+        """Put a contact there as if somebody had done it at the vendor."""
+        raise NotImplementedError
+
+    def change(self, settings: Mapping[str, Any]) -> None:
+        unknown = set(settings) - set(self.settings)
+        if unknown:
+            raise ValueError(f"unknown settings {sorted(unknown)}; known are {sorted(self.settings)}")
+        self.settings.update(settings)
+
+    def order(self, faults: list[Mapping[str, Any]]) -> None:
+        """Replace all faults."""
+        self.faults = [Fault(**fault) for fault in faults]
+
+    def arrive(self, request: Request) -> dict[str, Any]:
+        self.concurrent += 1
+        self.max_concurrent = max(self.max_concurrent, self.concurrent)
+        self.window.append(request.arrived_at)
+        while self.window[0] <= request.arrived_at - self.settings["window_seconds"]:
+            self.window.popleft()
+        self.max_in_window = max(self.max_in_window, len(self.window))
+        request.concurrent = self.concurrent
+        call = {"operation": self.operation(request), "method": request.method, "arrived_at": request.arrived_at, "answered_at": None}
+        call |= {"status": None, "fault": None, "concurrent": self.concurrent, "in_window": len(self.window)}
+        self.calls.append(call)
+        return call
+
+    def leave(self, call: dict[str, Any], status: int | None) -> None:
+        if call["answered_at"] is None:
+            self.concurrent -= 1
+            call["answered_at"], call["status"] = time.time(), status
+
+    def take_fault(self, path: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.match in path and fault.times != 0 and self.random.random() < fault.probability:
+                if fault.times is not None:
+                    fault.times -= 1
+                return fault
+        return None
+
+    def told(self, key: str, state: str, **more: Any) -> None:
+        """Record a state in the order of arrival; what the contact holds is up to the sandbox."""
+        self.history.setdefault(key, []).append({"state": state, "at": time.time(), **more})
+
+    def snapshot(self, most_calls: int | None = None) -> dict[str, Any]:
+        calls = self.calls if most_calls is None else self.calls[len(self.calls) - min(most_calls, len(self.calls)) :]
+        return {
+            "vendor": self.name,
+            "contacts": {key: dict(contact) for key, contact in self.contacts.items()},
+            "history": {key: list(states) for key, states in self.history.items()},
+            "calls": [dict(call) for call in calls],
+            "call_count": len(self.calls),
+            "concurrent": self.concurrent,
+            "max_concurrent": self.max_concurrent,
+            "max_in_window": self.max_in_window,
+            "redirects_followed": self.redirects_followed,
+            "faults": [{"kind": fault.kind, "times": fault.times, "match": fault.match} for fault in self.faults],
+            "settings": dict(self.settings),
+        }
