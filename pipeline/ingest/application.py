@@ -1,0 +1,124 @@
+"""The HTTP application, put together from the parts it is given; it reads no environment and keeps nothing global."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import falcon.asgi
+import orjson
+
+from pipeline.errors import ConsentRelayError
+from pipeline.ingest.authentication import Doorkeeper
+from pipeline.ingest.blocking import BlockingCalls
+from pipeline.ingest.body import discard_rest
+from pipeline.ingest.committer import GroupCommitter
+from pipeline.ingest.docs_page import render_page
+from pipeline.ingest.openapi import build_document
+from pipeline.ingest.outcomes import refusal_of
+from pipeline.ingest.ports import Acceptor, IngestLimits, Ledger, Readiness
+from pipeline.ingest.problems import Kind, failure_of, from_status, problem, write
+from pipeline.ingest.reading import Reader
+from pipeline.ingest.resources_dead_letters import DeadLetters, Replay
+from pipeline.ingest.resources_events import Batch, Event, Events
+from pipeline.ingest.resources_service import Document, Live, Metrics, Ready
+from pipeline.ingest.resources_sources import SourceAddress, SourceEvents
+from pipeline.ingest.services import Services
+from pipeline.routing import Routing
+
+logger = logging.getLogger(__name__)
+
+BATCH_THREADS = 2
+"""Batches written at a time; more would only compete for the same processor."""
+
+
+def build_application(
+    *,
+    routing: Callable[[], Routing],
+    acceptor: Acceptor,
+    ledger: Ledger,
+    readiness: Callable[[], Readiness],
+    limits: IngestLimits = IngestLimits(),  # noqa: B008 - frozen
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> falcon.asgi.App[Any, Any]:
+    """The application; the server must run its lifespan, which starts and, after the last request, drains the group commit.
+
+    `routing` is asked on every request, so a reload takes effect at once.
+    """
+    services = Services(
+        routing=routing,
+        reader=Reader(routing, limits, now),
+        doorkeeper=Doorkeeper(routing, now),
+        acceptor=acceptor,
+        ledger=ledger,
+        committer=GroupCommitter(acceptor, limits),
+        reads=BlockingCalls("reads", threads=limits.blocking_threads, places=limits.blocking_threads, queue=limits.max_queued),
+        batches=BlockingCalls("batches", threads=BATCH_THREADS, places=limits.max_concurrent_batches, queue=limits.max_queued),
+        limits=limits,
+        now=now,
+        readiness=readiness,
+    )
+    middleware: list[Any] = [_Lifespan(services), _Finish()]
+    application: falcon.asgi.App[Any, Any] = falcon.asgi.App(middleware=middleware)
+    application.add_error_handler(Exception, _unexpected)
+    application.add_error_handler(falcon.HTTPError, _refused_by_framework)
+    application.add_error_handler(ConsentRelayError, _refused)
+    _add_routes(application, services)
+    return application
+
+
+def _add_routes(application: falcon.asgi.App[Any, Any], services: Services) -> None:
+    document = build_document()
+    application.add_route("/v1/consent-events", Events(services))
+    application.add_route("/v1/consent-events/batch", Batch(services))
+    application.add_route("/v1/consent-events/{event_id}", Event(services))
+    application.add_route("/v1/sources/{source}", SourceEvents(services))
+    application.add_route("/v1/sources/{source}/{url_key}", SourceAddress(services))
+    application.add_route("/v1/dead-letters", DeadLetters(services))
+    application.add_route("/v1/dead-letters/replay", Replay(services))
+    application.add_route("/health/live", Live())
+    application.add_route("/health/ready", Ready(services))
+    application.add_route("/metrics", Metrics(services))
+    application.add_route("/openapi.json", Document(orjson.dumps(document), "application/json"))
+    application.add_route("/docs", Document(render_page(document).encode(), "text/html; charset=utf-8"))
+
+
+class _Lifespan:
+    """Starts the threads with the server and drains them when it stops."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def process_startup(self, _scope: dict[str, Any], _event: dict[str, Any]) -> None:
+        self._services.start()
+
+    async def process_shutdown(self, _scope: dict[str, Any], _event: dict[str, Any]) -> None:
+        await asyncio.to_thread(self._services.close)
+
+
+class _Finish:
+    """The last touch on every answer."""
+
+    async def process_response(self, request: falcon.asgi.Request, response: falcon.asgi.Response, _resource: object, req_succeeded: bool) -> None:
+        response.set_header("X-Content-Type-Options", "nosniff")
+        if not req_succeeded:
+            response.set_header("Cache-Control", "no-store")
+            await discard_rest(request)
+
+
+async def _refused(_request: falcon.asgi.Request, response: falcon.asgi.Response, error: ConsentRelayError, _params: dict[str, Any]) -> None:
+    write(response, refusal_of(error))
+
+
+async def _refused_by_framework(_request: falcon.asgi.Request, response: falcon.asgi.Response, error: falcon.HTTPError, _params: dict[str, Any]) -> None:
+    headers = {name: value for name, value in dict(error.headers or {}).items() if name.lower() == "allow"}
+    write(response, from_status(error.status_code, headers))
+
+
+async def _unexpected(request: falcon.asgi.Request, response: falcon.asgi.Response, error: Exception, _params: dict[str, Any]) -> None:
+    """Log where it happened by the route's template, because an address may carry a key; tell the caller nothing else."""
+    logger.error("request_failed", extra={"method": request.method, "route": request.uri_template, **failure_of(error)})
+    write(response, problem(Kind.INTERNAL, "the request could not be processed; sending the same event again is safe"))

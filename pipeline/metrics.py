@@ -1,0 +1,99 @@
+"""What operators watch, in the Prometheus text format, from one snapshot of the ledger.
+
+Nothing is counted in a process: every figure comes from the ledger, so it is the same whichever process is asked and survives all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyHistogram:
+    """Times from accept to told: `buckets` are (upper bound in seconds, cumulative count), without the one for infinity."""
+
+    buckets: Sequence[tuple[float, int]] = ()
+    sum_seconds: float = 0.0
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsSnapshot:
+    """Every figure at one moment; names of destinations, accounts and reasons only, never a person.
+
+    `deliveries` are (destination, outcome, state, count), `dead_letters` (destination, state, reason, count), `waiting` (destination, lane, count).
+    `last_beat_seconds` is the age of the last beat, None if there was none yet.
+    """
+
+    unaccounted: int = 0
+    rescued_total: int = 0
+    stale_sends_total: int = 0
+    deliveries: Sequence[tuple[str, str, str, int]] = ()
+    dead_letters: Sequence[tuple[str, str, str, int]] = ()
+    oldest_untold_withdrawal_seconds: Mapping[str, float] = field(default_factory=dict)
+    last_beat_seconds: float | None = None
+    accept_to_told: LatencyHistogram = LatencyHistogram()
+    waiting: Sequence[tuple[str, str, int]] = ()
+    breaker_open: Mapping[str, bool] = field(default_factory=dict)
+    events: Mapping[str, int] = field(default_factory=dict)
+
+
+def render_metrics(snapshot: MetricsSnapshot) -> bytes:
+    """The snapshot in the text format of Prometheus (`CONTENT_TYPE`)."""
+    registry = CollectorRegistry()
+    registry.register(_SnapshotCollector(snapshot))
+    return generate_latest(registry)
+
+
+class _SnapshotCollector(Collector):
+    def __init__(self, snapshot: MetricsSnapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._totals()
+        yield from self._by_destination()
+        yield self._latency()
+
+    def _totals(self) -> Iterator[Metric]:
+        snapshot = self._snapshot
+        yield GaugeMetricFamily("consent_unaccounted", "Unfinished events and deliveries that no index would bring back; always 0.", snapshot.unaccounted)
+        yield CounterMetricFamily("consent_rescued", "Work brought back by the ledger after a lost message or a dead worker.", snapshot.rescued_total)
+        yield CounterMetricFamily("consent_stale_sends", "Requests that went out after a newer word was accepted; each was corrected.", snapshot.stale_sends_total)
+        if snapshot.last_beat_seconds is not None:
+            yield GaugeMetricFamily("consent_last_beat_seconds", "Seconds since the beat last released due work.", snapshot.last_beat_seconds)
+        events = CounterMetricFamily("consent_events", "Events received, by the status they were answered with.", labels=("status",))
+        for status, count in sorted(snapshot.events.items()):
+            events.add_metric((status,), count)
+        yield events
+
+    def _by_destination(self) -> Iterator[Metric]:
+        snapshot = self._snapshot
+        deliveries = CounterMetricFamily("consent_deliveries", "Deliveries settled.", labels=("destination", "outcome", "state"))
+        for destination, outcome, state, count in snapshot.deliveries:
+            deliveries.add_metric((destination, outcome, state), count)
+        dead = GaugeMetricFamily("consent_dead_letters", "Deliveries given up and not yet replayed or discarded.", labels=("destination", "state", "reason"))
+        for destination, state, reason, count in snapshot.dead_letters:
+            dead.add_metric((destination, state, reason), count)
+        waiting = GaugeMetricFamily("consent_waiting", "Deliveries that wait for their time.", labels=("destination", "lane"))
+        for destination, lane, count in snapshot.waiting:
+            waiting.add_metric((destination, lane), count)
+        oldest = GaugeMetricFamily("consent_oldest_untold_withdrawal_seconds", "Age of the oldest withdrawal not yet told.", labels=("destination",))
+        for destination, seconds in sorted(snapshot.oldest_untold_withdrawal_seconds.items()):
+            oldest.add_metric((destination,), seconds)
+        breakers = GaugeMetricFamily("consent_breaker_open", "1 while calls to an account are held back after failures.", labels=("account",))
+        for account, is_open in sorted(snapshot.breaker_open.items()):
+            breakers.add_metric((account,), int(is_open))
+        yield from (deliveries, dead, waiting, oldest, breakers)
+
+    def _latency(self) -> Metric:
+        latency = self._snapshot.accept_to_told
+        buckets = [*((f"{bound:g}", count) for bound, count in latency.buckets), ("+Inf", latency.count)]
+        return HistogramMetricFamily("consent_accept_to_told_seconds", "Time from accepting an event to its delivery.", buckets=buckets, sum_value=latency.sum_seconds)
