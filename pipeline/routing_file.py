@@ -1,0 +1,243 @@
+"""Reads the routing file into a `Routing`; every problem is named at once, with its line and what was expected, and never with a secret."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import yaml
+
+from pipeline.dates import DATE_ORDERS
+from pipeline.domain import State
+from pipeline.identifiers import normalise_country
+from pipeline.routing import NATIVE, SCOPES, Conditions, Destination, Purpose, RetryPolicy, Routing, Source, Trigger
+from pipeline.routing_destinations import DestinationReader
+from pipeline.vendors.base import Adapter, adapter_class, vendor_names
+from pipeline.yaml_lines import LineReader, suggestion
+
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+RETENTIONS: Final = ("forward_and_delete",)
+
+_TOP: Final = ("version", "sources", "purposes", "destinations", "triggers")
+_SOURCE: Final = (
+    *("kind", "keys", "url_keys", "scopes", "all_sources", "signing_secret", "links", "dedup_days"),
+    *("date_order", "time_zone", "country", "purposes", "retention"),
+)
+_TRIGGER: Final = ("purposes", "states", "when", "deliver_to")
+_CONDITIONS: Final = ("source", "country", "group")
+_KEY: Final = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE)
+
+
+def load_routing(text: str, *, filename: str, environment: Mapping[str, str], default_retry: RetryPolicy | None = None) -> Routing:
+    """The routing that a file says, checked whole; `default_retry` is for destinations without their own.
+
+    Raises ConfigurationError listing every problem as `file:line: what is wrong; what was expected`.
+    """
+    lines = LineReader(filename, environment)
+    root = lines.root(text)
+    top = lines.mapping(root, "the routing file", _TOP)
+    if "version" not in top or lines.text(top["version"], "version") != "1":
+        lines.complain(top.get("version", root), "version must be 1")
+    return _File(lines, top, hashlib.sha256(text.encode()).hexdigest()[:16], default_retry or RetryPolicy()).routing()
+
+
+def source_kinds() -> list[str]:
+    """`native`, and every vendor file that can `hear`."""
+    return [NATIVE, *(name for name in vendor_names() if _can_hear(name))]
+
+
+class _File:
+    """The parts of one routing file, read in the order in which they refer to each other."""
+
+    def __init__(self, lines: LineReader, top: Mapping[str, yaml.Node], version_hash: str, default_retry: RetryPolicy) -> None:
+        self.lines = lines
+        self.top = top
+        self.version_hash = version_hash
+        self.key_owners: dict[str, str] = {}
+        self.nodes = {part: self._named(part) for part in ("sources", "purposes", "destinations")}
+        self.destination_reader = DestinationReader(lines, self.nodes["purposes"], default_retry)
+
+    def routing(self) -> Routing:
+        purposes = {name: self._purpose(name, node) for name, node in self.nodes["purposes"].items()}
+        sources = {name: self._source(name, node) for name, node in self.nodes["sources"].items()}
+        triggers = tuple(self._trigger(node) for node in self.lines.items(self.top.get("triggers"), "triggers"))
+        destinations = self.destination_reader.read(self.nodes["destinations"], triggers)
+        self.lines.raise_complaints()
+        return Routing(
+            version_hash=self.version_hash,
+            sources=sources,
+            purposes=purposes,
+            destinations=destinations,
+            triggers=triggers,
+            warnings=tuple(self._warnings(sources, destinations, triggers)),
+        )
+
+    def _named(self, part: str) -> dict[str, yaml.Node]:
+        if part not in self.top:
+            self.lines.complaints.append((1, f"{part} is missing; expected a mapping of names to {part}"))
+        found = self.lines.mapping(self.top.get(part), part)
+        for name, node in found.items():
+            if not NAME.fullmatch(name):
+                self.lines.complain(node, f"the name {name!r} in {part} is not usable; expected a-z, 0-9 and -, at most 40, not beginning with -")
+        return found
+
+    def _purpose(self, name: str, node: yaml.Node) -> Purpose:
+        parts = self.lines.mapping(node, f"purpose {name}", ("title",))
+        return Purpose(name=name, title=self.lines.text(parts.get("title"), f"title of {name}") or name)
+
+    def _source(self, name: str, node: yaml.Node) -> Source:
+        parts = self.lines.mapping(node, f"source {name}", _SOURCE)
+        kind = self._kind(name, node, parts)
+        scopes = self._choices(parts.get("scopes"), f"scopes of {name}", SCOPES)
+        return Source(
+            name=name,
+            kind=kind,
+            keys=self._keys(parts.get("keys"), "keys", name),
+            url_keys=self._keys(parts.get("url_keys"), "url_keys", name),
+            scopes=frozenset({"ingest"}) if scopes is None else scopes,
+            all_sources=self.lines.flag(parts.get("all_sources"), f"all_sources of {name}", default=False),
+            date_order=self._choice(parts.get("date_order"), f"date_order of {name}", DATE_ORDERS) or "day_first",
+            time_zone=self._time_zone(parts.get("time_zone"), name),
+            country=self._country(parts.get("country"), f"country of {name}"),
+            purposes=self._source_purposes(parts.get("purposes"), name),
+            retention=self._choice(parts.get("retention"), f"retention of {name}", RETENTIONS),
+            links=self.lines.flag(parts.get("links"), f"links of {name}", default=True),
+            dedup_days=self.lines.whole(parts.get("dedup_days"), f"dedup_days of {name}", least=1),
+            signing_secret=self.lines.text(parts.get("signing_secret"), f"signing_secret of {name}") or None,
+        )
+
+    def _kind(self, name: str, node: yaml.Node, parts: Mapping[str, yaml.Node]) -> str:
+        if "kind" not in parts:
+            self.lines.complain(node, f"source {name} has no kind; expected {', '.join(source_kinds())}")
+        kind = self.lines.text(parts.get("kind"), f"kind of {name}")
+        if kind is not None and kind != NATIVE and not _can_hear(kind):
+            self.lines.complain(parts["kind"], f"source {name} has an unknown kind; {suggestion(kind, source_kinds())}")
+        return kind or NATIVE
+
+    def _keys(self, node: yaml.Node | None, what: str, source: str) -> tuple[str, ...]:
+        """Hex hashes; an empty text (an unset variable with an empty default) is no key."""
+        found = []
+        for item, text in self.lines.texts(node, f"{what} of {source}"):
+            match = _KEY.fullmatch(text)
+            if not match:
+                if text:
+                    self.lines.complain(item, f'each of {what} of {source} must be "sha256:" and 64 hex digits, the hash of the key and not the key')
+                continue
+            found.append(match[1].lower())
+            if self.key_owners.setdefault(found[-1], source) != source:
+                self.lines.complain(item, f"source {source} has a key of source {self.key_owners[found[-1]]}; expected each key in one source")
+        return tuple(dict.fromkeys(found))
+
+    def _time_zone(self, node: yaml.Node | None, name: str) -> str:
+        text = self.lines.text(node, f"time_zone of {name}")
+        try:
+            return ZoneInfo(text).key if text is not None else "UTC"
+        except (ValueError, OSError, KeyError):
+            if node is not None:
+                self.lines.complain(node, f"time_zone of {name} is not in the time zone database; expected a name such as America/Sao_Paulo")
+            return "UTC"
+
+    def _country(self, node: yaml.Node | None, what: str) -> str | None:
+        text = self.lines.text(node, what)
+        try:
+            return normalise_country(text) if text is not None else None
+        except ValueError as error:
+            if node is not None:
+                self.lines.complain(node, f"{what} {error}")
+            return None
+
+    def _source_purposes(self, node: yaml.Node | None, name: str) -> dict[str, str]:
+        found = {}
+        for key, value in self.lines.mapping(node, f"purposes of {name}").items():
+            self._require_purpose(value, purpose := self.lines.text(value, f"purpose of {key} in {name}"))
+            found[key] = purpose or ""
+        return found
+
+    def _trigger(self, node: yaml.Node) -> Trigger:
+        parts = self.lines.mapping(node, "a trigger", _TRIGGER)
+        states = self._choices(parts.get("states"), "states", [state.value for state in State])
+        purposes = self._references(parts.get("purposes"), "purposes")
+        return Trigger(
+            deliver_to=tuple(dict.fromkeys(self._deliver_to(node, parts))),
+            purposes=None if "purposes" not in parts else frozenset(purposes),
+            states=frozenset(State) if states is None else frozenset(State(state) for state in states),
+            when=self._conditions(parts.get("when")),
+        )
+
+    def _deliver_to(self, node: yaml.Node, parts: Mapping[str, yaml.Node]) -> list[str]:
+        if "deliver_to" not in parts:
+            self.lines.complain(node, "a trigger has no deliver_to; expected a list of destinations")
+        return self._references(parts.get("deliver_to"), "destinations", "deliver_to")
+
+    def _references(self, node: yaml.Node | None, part: str, what: str | None = None) -> list[str]:
+        """Names of purposes, sources or destinations of this file."""
+        pairs = self.lines.texts(node, what or part, may_be_single=True)
+        if node is not None and not pairs and isinstance(node, yaml.SequenceNode) and not node.value:
+            self.lines.complain(node, f"{what or part} is empty; leave it out for any, or name some")
+        for item, name in pairs:
+            if name not in self.nodes[part]:
+                self.lines.complain(item, f"unknown {part[:-1]} {item.value!r} in {what or part}; {suggestion(name, self.nodes[part])}")
+        return [name for _, name in pairs]
+
+    def _require_purpose(self, node: yaml.Node, name: str | None) -> None:
+        if name is not None and name not in self.nodes["purposes"]:
+            self.lines.complain(node, f"unknown purpose {node.value!r}; {suggestion(name, self.nodes['purposes'])}")
+
+    def _conditions(self, node: yaml.Node | None) -> Conditions:
+        parts = self.lines.mapping(node, "when", _CONDITIONS)
+        countries = [self._country(item, "country in when") for item in self.lines.items(parts.get("country"), "country in when", may_be_single=True)]
+        groups = self.lines.texts(parts.get("group"), "group in when", may_be_single=True)
+        return Conditions(
+            source=frozenset(self._references(parts["source"], "sources", "source")) if "source" in parts else None,
+            country=frozenset(country for country in countries if country) if "country" in parts else None,
+            group=frozenset(text for _, text in groups) if "group" in parts else None,
+        )
+
+    def _choice(self, node: yaml.Node | None, what: str, allowed: Collection[str]) -> str | None:
+        text = self.lines.text(node, what)
+        if node is not None and text is not None and text not in allowed:
+            self.lines.complain(node, f"{what} has an unknown value; {suggestion(text, allowed)}")
+            return None
+        return text
+
+    def _choices(self, node: yaml.Node | None, what: str, allowed: Collection[str]) -> frozenset[str] | None:
+        if node is None:
+            return None
+        items = self.lines.items(node, what, may_be_single=True)
+        if not items:
+            self.lines.complain(node, f"{what} is empty; expected some of {', '.join(allowed)}")
+        return frozenset(text for item in items if (text := self._choice(item, what, allowed)) is not None)
+
+    def _warnings(self, sources: Mapping[str, Source], destinations: Mapping[str, Destination], triggers: tuple[Trigger, ...]) -> Iterator[str]:
+        for source in sources.values():
+            if not (source.keys or source.url_keys or source.signing_secret):
+                yield f"{self.lines.at(self.nodes['sources'][source.name])}: source {source.name} has no key, so nobody can send as it"
+        for name, node in self.nodes["purposes"].items():
+            if not any(trigger.concerns(name, state) for trigger in triggers for state in State):
+                yield f"{self.lines.at(node)}: no trigger tells anybody of purpose {name}"
+            for destination in destinations:
+                if _lacks_withdrawal(name, destination, triggers):
+                    yield (
+                        f"{self.lines.at(self.nodes['destinations'][destination])}: {destination} is told given for {name} "
+                        "but no trigger tells it of every withdrawal"
+                    )
+        for destination, text in self.destination_reader.warnings(destinations):
+            yield f"{self.lines.at(self.nodes['destinations'][destination])}: {text}"
+
+
+def _lacks_withdrawal(purpose: str, destination: str, triggers: Collection[Trigger]) -> bool:
+    mine = [trigger for trigger in triggers if destination in trigger.deliver_to]
+    withdrawing = [trigger for trigger in mine if trigger.concerns(purpose, State.WITHDRAWN)]
+    giving = (trigger for trigger in mine if trigger.concerns(purpose, State.GIVEN))
+    return any(not any(other.when.covers(trigger.when) for other in withdrawing) for trigger in giving)
+
+
+def _can_hear(vendor: str) -> bool:
+    if vendor not in vendor_names():
+        return False
+    hear: Any = adapter_class(vendor).hear
+    inherited: Any = Adapter.hear
+    return hear.__func__ is not inherited.__func__
