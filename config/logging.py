@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from config.settings import Settings
@@ -38,9 +39,9 @@ def mask(text: str) -> str:
     return _URL_KEY.sub(r"\1**", _CREDENTIALS.sub(r"\1**@", text))
 
 
-def setup_logging(settings: Settings, role: str) -> None:
-    """Send all logging of this process to standard error in the configured form."""
-    handler = logging.StreamHandler(sys.stderr)
+def setup_logging(settings: Settings, role: str, file: Path | None = None) -> None:
+    """Send all logging of this process, in the configured form, to standard error or to the end of `file`."""
+    handler = logging.FileHandler(file, encoding="utf-8") if file else logging.StreamHandler(sys.stderr)
     handler.setFormatter((JsonLines if settings.log.format == "json" else KeyValues)(role))
     logging.basicConfig(level=settings.log.level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)

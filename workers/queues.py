@@ -83,24 +83,15 @@ class CeleryPublisher:
 
     def deliver(self, destination: str, lane: str, event_ids: Sequence[str], attempt: int) -> None:
         """Say that this destination is to be told about these events."""
-        shadow = f"deliver {destination}" + (f" attempt {attempt}" if attempt > 1 else "")
+        # Flower counts by this name, so it must not take ever new values.
+        again = "" if attempt <= 1 else f" attempt {attempt}" if attempt < 10 else " attempt 10+"
+        shadow = f"deliver {destination}{again}"
         self._send(_message("deliver", deliver_queue(destination, lane), shadow, ids=list(event_ids), destination=destination, lane=lane, attempt=attempt))
 
     def dead_letter(self, destination: str, reason: str, delivery_ids: Sequence[str]) -> None:
         """Show operators that these deliveries died."""
-        self._send(
-            [
-                _message(
-                    "dead_letter",
-                    CONTROL_QUEUE,
-                    f"dead_letter {destination}",
-                    key="delivery_ids",
-                    ids=list(delivery_ids),
-                    destination=destination,
-                    reason=reason,
-                )
-            ]
-        )
+        shadow = f"dead_letter {destination}"
+        self._send(_message("dead_letter", CONTROL_QUEUE, shadow, key="delivery_ids", ids=list(delivery_ids), destination=destination, reason=reason))
 
     def depth(self, destination: str, lane: str) -> int:
         """Messages waiting in the queue of a destination and lane; 0 if nobody can tell."""

@@ -1,0 +1,75 @@
+"""What every process of the relay does at its start and what the supervisor needs to start one: no orphan is ever left."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from config.settings import CHECKOUT
+
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def python(*arguments: str) -> list[str]:
+    """The command that runs one of our modules from any working directory; `-P` keeps that directory off the import path."""
+    return [sys.executable, "-P", "-m", *arguments]
+
+
+def with_checkout(environment: Mapping[str, str]) -> dict[str, str]:
+    """`environment` with the checkout first on the import path: `config` and `workers` are names other packages install too."""
+    others = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part and part != str(CHECKOUT)]
+    return {**environment, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *others]), "PYTHONUNBUFFERED": "1"}
+
+
+def die_with_parent(parent: int) -> Callable[[], None]:
+    """To be run in the child between fork and exec: the kernel ends it when its parent is gone, however that happened (Linux only)."""
+
+    def prepare() -> None:
+        if _LIBC is not None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:
+                os._exit(1)
+
+    return prepare
+
+
+def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, its output appended to `log`. Call it from the main thread only: the kernel
+    takes the end of the thread that started a child for the end of its parent."""
+    with log.open("ab") as output:
+        return subprocess.Popen(  # noqa: S603 - our own commands
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=with_checkout(environment),
+            start_new_session=True,
+            preexec_fn=die_with_parent(os.getpid()),  # noqa: PLW1509 - no lock is taken in there
+        )
+
+
+def ask_to_stop(process: subprocess.Popen[bytes]) -> None:
+    """Send SIGTERM once: some servers take a second one for an order to drop everything."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+
+
+def reap(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait for the end of a process, kill it after `seconds`, and with it whatever it started. True if it ended by itself."""
+    ended = True
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        ended = False
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return ended

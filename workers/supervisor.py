@@ -1,0 +1,135 @@
+"""Starts the processes of `consent up` in order, restarts what dies, stops all in order."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from workers import process
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT_SECONDS: Final = 0.5
+LONGEST_WAIT_SECONDS: Final = 30.0
+STEADY_SECONDS: Final = 60.0
+"""A child that lived this long starts with the first wait again."""
+
+
+class StartFailed(Exception):  # noqa: N818 - reads as what happened
+    """A process ended while it was being started; the text names it, its log and the log's last line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """One process: how it is run and known to be ready, how long it may take to stop, and its place when all stop."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(repr=False)
+    stop_place: int
+    stop_seconds: float = 10.0
+    is_ready: Callable[[], bool] = lambda: True
+    ready_seconds: float = 30.0
+
+
+class Child:
+    """A service's process, over all its restarts."""
+
+    def __init__(self, service: Service, log: Path, clock: Callable[[], float]) -> None:
+        self.service = service
+        self.log = log
+        self.restarts = 0
+        self._clock = clock
+        self._wait = FIRST_WAIT_SECONDS
+        self._started = 0.0
+        self._start_at: float | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._started, self._start_at = self._clock(), None
+        self.process = process.start(self.service.command, self.service.environment, self.log)
+        logger.info("child_started", extra={"child": self.service.name, "pid": self.process.pid})
+
+    def watch(self) -> None:
+        """Note a death and, when its wait is over, start again."""
+        now = self._clock()
+        if self._start_at is not None:
+            if now >= self._start_at:
+                self.restarts += 1
+                self.start()
+        elif self.process is not None and self.process.poll() is not None:
+            self._wait = FIRST_WAIT_SECONDS if now - self._started >= STEADY_SECONDS else min(LONGEST_WAIT_SECONDS, self._wait)
+            process.reap(self.process, 0)
+            logger.error("child_died", extra={"child": self.service.name, "exit_code": self.process.returncode, "restart_in_seconds": self._wait})
+            self._start_at, self._wait = now + self._wait, self._wait * 2
+
+    def reap(self) -> None:
+        """Wait for the end that was asked for."""
+        if self.process is None:
+            return
+        by_itself = process.reap(self.process, self.service.stop_seconds)
+        self.process, self._start_at = None, None
+        logger.info("child_stopped", extra={"child": self.service.name, "by_itself": by_itself})
+
+    def signal(self, number: int) -> None:
+        """Hand a signal on, if the child runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def last_line(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self.log.exists() else []
+        return lines[-1] if lines else "(empty)"
+
+
+class Supervisor:
+    """Looks after the children; everything here runs in the main thread."""
+
+    def __init__(self, logs: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logs = logs
+        self._clock = clock
+        self.children: list[Child] = []
+
+    def start(self, service: Service) -> Child:
+        """Start a service; `wait_ready` waits for it."""
+        child = Child(service, self._logs / f"{service.name}.log", self._clock)
+        self.children.append(child)
+        child.start()
+        return child
+
+    def wait_ready(self, child: Child, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Return when a fresh child is ready or `stopping`. Raises StartFailed if it dies first or takes too long: a start that fails is shown, not repeated."""
+        service, until = child.service, self._clock() + child.service.ready_seconds
+        while not stopping():
+            if child.process is not None and child.process.poll() is not None:
+                raise StartFailed(f"{service.name} ended with code {child.process.returncode} while starting; {child.log} says last: {child.last_line()}")
+            if service.is_ready():
+                return
+            if self._clock() > until:
+                raise StartFailed(f"{service.name} was not ready within {service.ready_seconds:g} seconds; {child.log} says last: {child.last_line()}")
+            time.sleep(0.05)
+
+    def watch(self) -> None:
+        """Look at every child once."""
+        for child in self.children:
+            child.watch()
+
+    def stop(self) -> None:
+        """Stop all by their places: those of one place at once, each place after the one before."""
+        for place in sorted({child.service.stop_place for child in self.children}):
+            group = [child for child in self.children if child.service.stop_place == place]
+            for child in group:
+                child.signal(signal.SIGTERM)
+            for child in group:
+                child.reap()
+
+    def restart(self, child: Child) -> None:
+        """Stop one child and start it again at once, as after a change of the routing file."""
+        child.signal(signal.SIGTERM)
+        child.reap()
+        child.start()
