@@ -178,7 +178,7 @@ def describe(routing: Routing) -> list[str]:
     """The routing in lines for a person: sources, destinations with account and rate, triggers; no secret in them."""
     lines = [f"routing {routing.version_hash}", "sources"]
     lines += [
-        f"  {source.name}: {source.kind}, {len(source.keys) + len(source.url_keys)} keys, {' '.join(sorted(source.scopes))}"
+        f"  {source.name}: {source.kind}, keys: {len(source.keys) + len(source.url_keys)}, {' '.join(sorted(source.scopes))}"
         for source in routing.sources.values()
     ]
     lines.append("purposes")
