@@ -48,7 +48,7 @@ class Sandbox(base.Sandbox):
         super().reset()
         self.sessions: dict[str, list[float]] = {}
         self.spent: dict[str, deque[float]] = {}
-        self.numbers = itertools.count(1)
+        self.numbers, self.codes = itertools.count(1), itertools.count(100001)
 
     def operation(self, request: Request) -> str:
         return request.path.strip("/")
@@ -119,7 +119,7 @@ class Sandbox(base.Sandbox):
         return self.envelope("480001", {"code": contact["code"]})
 
     def keep(self, listed: str, email: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-        fresh = {"code": str(100000 + next(self.numbers)), "email": email, "name": "", "external_code": "", "date_rest": "", "optout": False, "spam": False}
+        fresh = {"code": str(next(self.codes)), "email": email, "name": "", "external_code": "", "date_rest": "", "optout": False, "spam": False}
         contact = self.contacts.setdefault(f"{listed}/{email}", {**fresh, "list": listed, "insert_date": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"})
         contact |= {name: fields[name] for name in ("name", "external_code", "date_rest", "optout", "spam") if name in fields}
         contact["state"] = "withdrawn" if _rests(contact["date_rest"]) else "given"
