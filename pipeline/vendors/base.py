@@ -214,8 +214,7 @@ class Adapter:
 
     def option(self, options: Mapping[str, Any], name: str) -> Any:
         """One option as it holds for an instruction: the instruction's own, else the destination's."""
-        value = options.get(name)
-        return self.settings[name] if value is None else value
+        return options[name] if name in options else self.settings[name]
 
     def _read(self, given: Mapping[str, Any], declared: Mapping[str, Option], what: str) -> dict[str, Any]:
         for name in given:
