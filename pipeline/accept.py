@@ -1,0 +1,139 @@
+"""Accepts events: after it answers, nothing of them can be lost.
+
+Commit (event, dedup key and "to fan out" mark in one atomic write), wait until that is durable, merge the standings, ask for fan-out.
+A crash in between heals: the open index brings the event back and fan-out merges again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from pipeline.domain import ConsentEvent, IncomingEvent, State, us_from_utc
+from pipeline.envelope import seal_event
+from pipeline.errors import KeyReused
+from pipeline.identifiers import Hasher
+from pipeline.ledger import Ledger
+from pipeline.ledger.events import Facts, NewEvent
+from pipeline.ports import Publisher
+from pipeline.routing import Source
+from pipeline.subjects import merges_of, newest_by_event
+from pipeline.vault import Vault
+
+FAN_OUT_CHUNK = 250
+"""Events in one fan_out message at the most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The answer to one event: `status` is accepted, duplicate or superseded."""
+
+    event_id: str
+    status: str
+
+
+class Acceptor:
+    """Accepts batches of events of any sources in two round trips; safe to share between threads.
+
+    `now` is the receipt clock (UTC), by default the ledger's own.
+    """
+
+    def __init__(self, ledger: Ledger, hasher: Hasher, vault: Vault, publisher: Publisher, now: Callable[[], datetime] | None = None) -> None:
+        self._ledger, self._hasher, self._vault, self._publisher, self._now = ledger, hasher, vault, publisher, now or ledger.now
+
+    def accept_many(self, items: Sequence[tuple[Source, IncomingEvent]]) -> list[Accepted | KeyReused]:
+        """Accept events, answers in order; KeyReused (as a value) where a key stands for other content.
+
+        Raises LedgerUnavailable if the write cannot be confirmed: some events may then be accepted all the same, and sending them again is safe.
+        """
+        received_at = self._now()
+        events, hashes = [], []
+        for source, incoming in items:
+            content_hash = self._hasher.content_hash(incoming)
+            hashes.append(content_hash)
+            events.append(self._identified(source, incoming, content_hash, received_at))
+        facts = self._commit(events, hashes)
+        events = [_as_first_accepted(event, fact) for event, fact in zip(events, facts, strict=True)]
+        statuses = self._merge([(source, event) for (source, _), event in zip(items, events, strict=True)], facts)
+        self._announce([event for event, fact in zip(events, facts, strict=True) if fact is True])
+        return [
+            KeyReused("this idempotency key was used for other content") if fact is False else Accepted(event_id=event.event_id, status=status)
+            for event, fact, status in zip(events, facts, statuses, strict=True)
+        ]
+
+    def _identified(self, source: Source, incoming: IncomingEvent, content_hash: str, received_at: datetime) -> ConsentEvent:
+        key = f"k\0{incoming.idempotency_key}" if incoming.idempotency_key else f"c\0{content_hash}"
+        return ConsentEvent(
+            event_id=self._hasher.event_id(source.name, key),
+            source=source.name,
+            subject=incoming.subject,
+            subject_key=self._hasher.subject_key(incoming.subject),
+            identifier_keys=self._hasher.identifier_keys(incoming.subject),
+            purpose=incoming.purpose,
+            state=incoming.state,
+            event_time=incoming.event_time,
+            order_us=us_from_utc(order_time(incoming, received_at)),
+            received_at=received_at,
+            group=incoming.group,
+            profile=incoming.profile,
+            evidence=incoming.evidence,
+            metadata=incoming.metadata,
+        )
+
+    def _commit(self, events: Sequence[ConsentEvent], hashes: Sequence[str]) -> list[Facts | bool]:
+        new = [
+            NewEvent(event_id=event.event_id, facts=_facts(event), content_hash=content_hash, payload=seal_event(event, self._vault))
+            for event, content_hash in zip(events, hashes, strict=True)
+        ]
+        return self._ledger.events.commit(new, self._ledger.durability)
+
+    def _merge(self, items: Sequence[tuple[Source, ConsentEvent]], facts: Sequence[Facts | bool]) -> list[str]:
+        standings = self._ledger.standings
+        merged_items = [(source, event) for (source, event), fact in zip(items, facts, strict=True) if fact is not False]
+        merges = [merge for source, event in merged_items for merge in merges_of(event, standings, links=source.links)]
+        newest = dict(
+            zip((event.event_id for _, event in merged_items), newest_by_event([e for _, e in merged_items], standings.merge(merges)), strict=True)
+        )
+        statuses = []
+        for (_, event), fact in zip(items, facts, strict=True):
+            if fact is True:
+                statuses.append("accepted" if newest[event.event_id].event_id == event.event_id else "superseded")
+            else:
+                statuses.append("duplicate")
+        return statuses
+
+    def _announce(self, events: Sequence[ConsentEvent]) -> None:
+        for state in (State.WITHDRAWN, State.GIVEN):
+            event_ids = [event.event_id for event in events if event.state is state]
+            for first in range(0, len(event_ids), FAN_OUT_CHUNK):
+                self._publisher.fan_out(state[0], event_ids[first : first + FAN_OUT_CHUNK])
+
+
+def order_time(incoming: IncomingEvent, received_at: datetime) -> datetime:
+    """The event's place in the order: the earlier of event time and receipt, so that a fast clock beats no later withdrawal.
+
+    A time of lower precision counts for a withdrawal at the end of its interval and for a `given` at its beginning.
+    """
+    said_at = incoming.event_time
+    if incoming.state is State.WITHDRAWN and incoming.event_time_end is not None:
+        said_at = incoming.event_time_end
+    return min(said_at, received_at)
+
+
+def _facts(event: ConsentEvent) -> Facts:
+    return Facts(
+        source=event.source,
+        subject_key=event.subject_key,
+        purpose=event.purpose,
+        state=event.state,
+        event_us=us_from_utc(event.event_time),
+        order_us=event.order_us,
+        received_us=us_from_utc(event.received_at),
+    )
+
+
+def _as_first_accepted(event: ConsentEvent, fact: Facts | bool) -> ConsentEvent:
+    """A duplicate keeps the place in the order that its original was given."""
+    return replace(event, order_us=fact.order_us) if isinstance(fact, Facts) else event
+

@@ -1,0 +1,45 @@
+"""The sealed part of an event: what is personal in it, encrypted for the ledger and opened only to tell a vendor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from pipeline.domain import ConsentEvent, Subject, utc_from_us
+from pipeline.errors import PayloadUnreadable
+from pipeline.ledger.events import StoredEvent
+from pipeline.vault import Vault
+
+
+def seal_event(event: ConsentEvent, vault: Vault) -> bytes:
+    """The personal part of an event, encrypted for this event alone."""
+    subject = event.subject
+    content: dict[str, Any] = {"i": subject.identifiers(), "k": dict(event.identifier_keys)}
+    optional = {"c": subject.country, "g": event.group, "f": event.profile, "v": event.evidence, "m": event.metadata}
+    content |= {name: dict(value) if isinstance(value, dict) else value for name, value in optional.items() if value}
+    return vault.seal(orjson.dumps(content), event.event_id)
+
+
+def open_event(stored: StoredEvent, vault: Vault) -> ConsentEvent:
+    """The whole event again. Raises PayloadUnreadable if its payload is gone or cannot be opened."""
+    if stored.payload is None:
+        raise PayloadUnreadable("the payload has expired or was erased")
+    content = orjson.loads(vault.open(stored.payload, stored.event_id))
+    facts = stored.facts
+    return ConsentEvent(
+        event_id=stored.event_id,
+        source=facts.source,
+        subject=Subject(**content["i"], country=content.get("c")),
+        subject_key=facts.subject_key,
+        identifier_keys=content["k"],
+        purpose=facts.purpose,
+        state=facts.state,
+        event_time=utc_from_us(facts.event_us),
+        order_us=facts.order_us,
+        received_at=utc_from_us(facts.received_us),
+        group=content.get("g"),
+        profile=content.get("f", {}),
+        evidence=content.get("v", {}),
+        metadata=content.get("m", {}),
+    )

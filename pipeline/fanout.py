@@ -1,0 +1,141 @@
+"""Plans which destinations are told of accepted events; may be repeated at any time without harm.
+
+Merges the standings again (healing a crash after the commit), learns links and merges across them in both directions, completes withdrawals,
+routes, plans the deliveries in each destination's slot, notes the plan in the event's record, and only then publishes hints.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipeline.domain import ConsentEvent, Word, delivery_id
+from pipeline.envelope import open_event
+from pipeline.errors import PayloadUnreadable
+from pipeline.ledger import Ledger
+from pipeline.ledger.events import StoredEvent
+from pipeline.ledger.standings import Merge, Reach
+from pipeline.ports import Publisher
+from pipeline.routing import Destination, Routing
+from pipeline.subjects import COMPLETION_DEPTH, complete, merges_of, newest_by_event, spread
+from pipeline.vault import Vault
+
+log = logging.getLogger(__name__)
+
+NEED_A_LINK = frozenset({"missing_identifier", "ambiguous_subject"})
+"""Reasons of death that a link may heal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One event's destinations and, if there is one, the newer event that supersedes it."""
+
+    event: ConsentEvent
+    destinations: tuple[str, ...]
+    superseded_by: str = ""
+
+
+class FanOut:
+    """Plans the deliveries of accepted events; safe to share between threads.
+
+    `routing` gives the current reading of the routing file; `chunk_size` is the most deliveries one message carries (a destination that takes more at once gets more).
+    """
+
+    def __init__(self, ledger: Ledger, vault: Vault, publisher: Publisher, routing: Callable[[], Routing], *, chunk_size: int) -> None:
+        self._ledger, self._vault, self._publisher, self._routing, self._chunk_size = ledger, vault, publisher, routing, chunk_size
+
+    def run(self, event_ids: Sequence[str]) -> int:
+        """Plan these events; returns how many deliveries are new. Events that are planned already are left alone."""
+        routing = self._routing()
+        stored = [event for event in self._ledger.events.load(event_ids) if event is not None and not event.fanned_out]
+        events = [event for event in (self._open(each) for each in stored) if event is not None]
+        if not events:
+            return 0
+        newest = self._learn(events, routing)
+        settled = {each.event_id: each for each in stored}
+        plans = [self._plan(event, word, routing) for event, word in zip(events, newest, strict=True)]
+        chunks = self._write(plans, settled)
+        for (destination, lane), planned in chunks.items():
+            publish_chunks(self._publisher, routing.destinations.get(destination), destination, lane, planned, 1, self._chunk_size)
+        return sum(len(planned) for planned in chunks.values())
+
+    def _open(self, stored: StoredEvent) -> ConsentEvent | None:
+        try:
+            return open_event(stored, self._vault)
+        except PayloadUnreadable as error:
+            log.error("alert", extra={"alert": "payload_unreadable", "event_id": stored.event_id, "reason": str(error)})  # noqa: TRY400 (no traceback: it is no bug)
+            return None
+
+    def _learn(self, events: Sequence[ConsentEvent], routing: Routing) -> list[Word]:
+        """Merge words and links; returns the newest word for each event over everybody it may be about."""
+        standings = self._ledger.standings
+        merges = [merge for event in events for merge in merges_of(event, standings, links=_links(event, routing))]
+        merged = standings.merge(merges)
+        reaches = standings.reach([event.identifier_keys.values() for event in events], depth=COMPLETION_DEPTH)
+        self._merge_across(events, reaches, routing)
+        self._revive({merge.identifier_key for merge, found in zip(merges, merged, strict=True) if found.missed})
+        return [
+            max([word, *([newest] if (newest := reach.newest(event.purpose)) else [])], key=Word.encode)
+            for event, word, reach in zip(events, newest_by_event(events, merged), reaches, strict=True)
+        ]
+
+    def _merge_across(self, events: Sequence[ConsentEvent], reaches: Sequence[Reach], routing: Routing) -> None:
+        """A link merges standings in both directions; a withdrawal is also merged into every identifier that completes it."""
+        merges: list[Merge] = []
+        for event, reach in zip(events, reaches, strict=True):
+            if _links(event, routing) and len(event.identifier_keys) > 1:
+                merges += spread(reach.rings[0])
+            completed = complete(event, reach, self._ledger.standings).event
+            added = completed.identifier_keys.keys() - event.identifier_keys.keys()
+            merges += [Merge(identifier_key=completed.identifier_keys[kind], purpose=event.purpose, word=event.word.encode()) for kind in sorted(added)]
+        if merges:
+            self._ledger.standings.merge(merges)
+
+    def _revive(self, identifier_keys: set[str]) -> None:
+        """Withdrawals that died for want of an identifier come back as soon as a link might give it."""
+        if not identifier_keys:
+            return
+        keys = sorted(identifier_keys)
+        waiting = sorted(self._ledger.standings.missed_by(keys))
+        letters, _ = self._ledger.letters.by_id(waiting)
+        for letter in self._ledger.letters.reopen([letter for letter in letters if letter.row.reason in NEED_A_LINK], reason="link_learned"):
+            log.info("dead_letter_revived", extra={"delivery_id": delivery_id(letter.event_id, letter.destination), "reason": "link_learned"})
+        self._ledger.standings.forget_missing(keys, waiting)
+
+    def _plan(self, event: ConsentEvent, newest: Word, routing: Routing) -> Plan:
+        overtaken = newest.event_id != event.event_id
+        destinations = routing.route(event) if not overtaken or newest.state is event.state else ()
+        return Plan(event=event, destinations=destinations, superseded_by=newest.event_id if overtaken else "")
+
+    def _write(self, plans: Sequence[Plan], stored: dict[str, StoredEvent]) -> dict[tuple[str, str], list[str]]:
+        """Plan in every destination's slot, then note it in the events' records; returns what is new by destination and lane."""
+        wanted: dict[tuple[str, str], list[tuple[str, int]]] = {}
+        for plan in plans:
+            event = plan.event
+            for destination in plan.destinations:
+                if destination not in stored[event.event_id].results:
+                    received_ms = stored[event.event_id].facts.received_us // 1000
+                    wanted.setdefault((destination, event.state[0]), []).append((event.event_id, received_ms))
+        chunks: dict[tuple[str, str], list[str]] = {}
+        for (destination, lane), events in wanted.items():
+            fresh = self._ledger.deliveries.plan(destination, lane, events)
+            chunks[destination, lane] = [event_id for (event_id, _), is_new in zip(events, fresh, strict=True) if is_new]
+        self._ledger.events.mark_fanned_out([(plan.event.event_id, plan.destinations, plan.superseded_by) for plan in plans])
+        return chunks
+
+
+def publish_chunks(
+    publisher: Publisher, settings: Destination | None, destination: str, lane: str, event_ids: Sequence[str], attempt: int, chunk_size: int
+) -> None:
+    """Publish deliver messages of a size that suits the destination; one that is disabled or no longer configured gets none and its deliveries wait."""
+    if settings is None or not settings.enabled:
+        return
+    size = max(chunk_size, settings.adapter.batch_size())
+    for first in range(0, len(event_ids), size):
+        publisher.deliver(destination, lane, event_ids[first : first + size], attempt)
+
+
+def _links(event: ConsentEvent, routing: Routing) -> bool:
+    source = routing.sources.get(event.source)
+    return source is not None and source.links

@@ -1,0 +1,65 @@
+"""The last look before sending: is this word still the newest of everybody who could be meant, and does it hold for this contact?
+
+Pure; the caller reads the standings just before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pipeline.domain import ConsentEvent, Outcome, State, VendorResult
+from pipeline.ledger.standings import Reach
+from pipeline.routing import Destination
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What the fence says: tell (`result` None), or end with `result`.
+
+    With `unless_told_by`, tell only if that newer event, which says the same, is not itself delivered to this destination.
+    """
+
+    result: VendorResult | None = None
+    superseded_by: str = ""
+    unless_told_by: str = ""
+
+
+TELL = Judgement()
+
+
+def judge(event: ConsentEvent, reach: Reach, destination: Destination, purposes: Iterable[str]) -> Judgement:
+    """Judge one delivery by the standings of all identifiers of its event and of those linked to them.
+
+    `purposes` are all that are routed to the destination: where the vendor keeps one state for a contact, they share it.
+    """
+    newest = reach.newest(event.purpose)
+    unless_told_by = ""
+    if newest is not None and newest.event_id != event.event_id and newest.encode() > event.word.encode():
+        if newest.state is not event.state:
+            return Judgement(result=VendorResult(outcome=Outcome.SUPERSEDED, reason="newer_word"), superseded_by=newest.event_id)
+        unless_told_by = newest.event_id
+    if destination.adapter.capabilities.scope == "contact":
+        kept = _judge_contact(event, reach, destination, purposes)
+        if kept is not None:
+            return Judgement(result=kept)
+    return Judgement(unless_told_by=unless_told_by) if unless_told_by else TELL
+
+
+def _judge_contact(event: ConsentEvent, reach: Reach, destination: Destination, purposes: Iterable[str]) -> VendorResult | None:
+    """One state stops everything: a withdrawal wins unless the routing file says, in writing, that another purpose keeps the contact."""
+    place = destination.adapter.place_of(destination.options_for(event.purpose))
+    others = {
+        purpose: word.state
+        for purpose in sorted(purposes)
+        if purpose != event.purpose
+        and destination.adapter.place_of(destination.options_for(purpose)) == place
+        and (word := reach.newest(purpose)) is not None
+    }
+    if event.state is State.GIVEN:
+        if event.purpose in destination.keep_contact_for or State.WITHDRAWN not in others.values():
+            return None
+        return VendorResult(outcome=Outcome.NOT_APPLICABLE, reason="contact_withdrawn")
+    if any(state is State.GIVEN and purpose in destination.keep_contact_for for purpose, state in others.items()):
+        return VendorResult(outcome=Outcome.NOT_APPLICABLE, reason="contact_kept")
+    return None

@@ -1,0 +1,128 @@
+"""Vendor accounts in the ledger: what may be sent now, who is being talked to, and the session token. One account, one slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.ledger.keys import Keys
+from pipeline.ledger.store import Store, text
+from pipeline.vault import Vault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """The limits of one account as the admit and leave scripts need them; milliseconds. `calls` 0 means no limit on the rate."""
+
+    account: str
+    concurrent: int
+    calls: int
+    per_ms: int
+    calls_per_dialogue: int
+    batch_size: int
+    claim_ms: int
+    late_write_ms: int
+    reserved_calls: int
+    reserved_dialogues: int
+    breaker_failures: int
+    breaker_wait_ms: int
+    breaker_wait_max_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """What may start now.
+
+    `verdicts` has for each instruction 1 (admitted), 0 (no room), a negative time until which its contact is claimed, or a time
+    above 1 until which a late write may still arrive. When there was no room, come back at `retry_at_ms` because of `why`.
+    """
+
+    dialogues: int
+    retry_at_ms: int
+    why: str
+    verdicts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Farewell:
+    """The end of one instruction's part in a dialogue."""
+
+    lane: str
+    definite: bool
+    identifier_keys: tuple[str, ...]
+
+
+class Accounts:
+    """The account part of the ledger."""
+
+    def __init__(self, store: Store, keys: Keys, vault: Vault) -> None:
+        self._store, self._keys, self._vault = store, keys, vault
+
+    def admit(self, traffic: Traffic, lane: str, token: str, first_permit: int, contacts: Sequence[Sequence[str]]) -> Admission:
+        """Ask to start dialogues for instructions, each given by the identifier keys it will name."""
+        names = self._names(traffic.account, "gate", "window", "flight", "wanted")
+        arguments: list[Any] = [token, lane, traffic.concurrent, traffic.calls, traffic.per_ms, traffic.calls_per_dialogue, traffic.batch_size]
+        arguments += [traffic.claim_ms, traffic.late_write_ms, traffic.reserved_calls, traffic.reserved_dialogues]
+        arguments += [*self._names(traffic.account, "c:", "m:"), first_permit]
+        for contact in contacts:
+            arguments += [len(contact), *contact]
+        reply = self._store.call("admit", names, arguments)
+        return Admission(dialogues=int(reply[0]), retry_at_ms=int(reply[1]), why=text(reply[2]), verdicts=tuple(int(value) for value in reply[3:]))
+
+    def leave(
+        self, traffic: Traffic, token: str, permits: Sequence[tuple[int, int]], farewells: Sequence[Farewell], *, gate: str = "", pause_ms: int = 0
+    ) -> tuple[bool, list[bool]]:
+        """End dialogues (permit number, calls made) and their instructions; move the gate (`ok`, `failed`, `paused`, `misconfigured`).
+
+        Returns whether the gate opened or closed by this, and for each instruction whether its claim had lasted.
+        """
+        names = self._names(traffic.account, "gate", "window", "flight")
+        cost = traffic.calls_per_dialogue if traffic.calls else 0
+        arguments: list[Any] = [token, traffic.per_ms, cost, traffic.late_write_ms, *self._names(traffic.account, "c:", "m:")]
+        arguments += [gate, pause_ms, traffic.breaker_failures, traffic.breaker_wait_ms, traffic.breaker_wait_max_ms, len(permits)]
+        arguments += [value for permit in permits for value in permit]
+        for farewell in farewells:
+            arguments += [farewell.lane, int(farewell.definite), len(farewell.identifier_keys), *farewell.identifier_keys]
+        reply = self._store.call("leave", names, arguments)
+        return bool(reply[0]), [bool(value) for value in reply[1:]]
+
+    def room(self, traffic: Traffic) -> tuple[int, bool]:
+        """About how many calls could start now, and whether the gate is closed; only a hint for how much to push."""
+        gate, window, now = self._store.run(
+            [
+                ("HMGET", self._keys.account(traffic.account, "gate"), "until", "open"),
+                ("ZCOUNT", self._keys.account(traffic.account, "window"), "-inf", "+inf"),
+                ("TIME",),
+            ]
+        )
+        now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+        expired = self._store.run([("ZCOUNT", self._keys.account(traffic.account, "window"), "-inf", now_ms)])[0]
+        closed = bool(gate[0] and int(gate[0]) > now_ms)
+        return (max(0, traffic.calls - window + expired) if traffic.calls else 1_000_000), closed
+
+    def gate_is_open(self, account: str) -> bool:
+        """Whether the account's circuit breaker is open (or it is paused as misconfigured)."""
+        return bool(self._store.run([("HEXISTS", self._keys.account(account, "gate"), "open")])[0])
+
+    def reset_gate(self, account: str) -> None:
+        """Close the breaker and end any pause by hand."""
+        self._store.run([("DEL", self._keys.account(account, "gate"))])
+
+    def get(self, account: str) -> str | None:
+        """The session token of an account, if one is kept."""
+        sealed = self._store.run([("GET", self._keys.account(account, "session"))])[0]
+        return self._vault.open(sealed, f"session {account}").decode() if sealed else None
+
+    def put(self, account: str, token: str, ttl_seconds: float | None) -> None:
+        """Keep a session token, sealed, for all workers."""
+        lifetime_ms = int((ttl_seconds or 24 * 3600) * 1000)
+        self._store.run([("SET", self._keys.account(account, "session"), self._vault.seal(token.encode(), f"session {account}"), "PX", max(1, lifetime_ms))])
+
+    def drop(self, account: str, token: str) -> None:
+        """Forget a session token that was refused, unless another worker has already replaced it."""
+        if self.get(account) == token:
+            self._store.run([("DEL", self._keys.account(account, "session"))])
+
+    def _names(self, account: str, *suffixes: str) -> list[str]:
+        return [self._keys.account(account, suffix) for suffix in suffixes]

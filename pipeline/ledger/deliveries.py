@@ -1,0 +1,262 @@
+"""Deliveries in the ledger: planned, leased, settled, released when due, dead and replayed. One destination, one slot.
+
+An unfinished delivery stands in exactly one of two indexes of its destination and lane, each with the time at which somebody must
+look at it again: `due` (waiting) or `out` (pushed to a queue or leased to a worker).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from pipeline.domain import DeliveryStatus, State
+from pipeline.ledger.events import DeliveryResult, Lifetimes
+from pipeline.ledger.keys import DESTINATIONS, LANES, Keys
+from pipeline.ledger.store import Store, text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What is known of a delivery that did not end at once; absent for a fresh one. Times are milliseconds."""
+
+    attempts: int = 0
+    outcome: str = ""
+    reason: str = ""
+    updated_ms: int = 0
+    awaiting: bool = False
+    retell: bool = False
+    vendor_reference: str = ""
+    state: str = ""
+    source: str = ""
+
+    def encode(self) -> bytes:
+        return orjson.dumps([getattr(self, name) for name in self.__slots__])
+
+    @classmethod
+    def decode(cls, value: bytes) -> Row:
+        return cls(**dict(zip(cls.__slots__, orjson.loads(value), strict=False))) if value else cls()
+
+
+class Verb(StrEnum):
+    """What a worker may say of a delivery it leased."""
+
+    FINAL = "F"
+    DEAD = "X"
+    WAIT = "W"
+    GIVE_BACK = "B"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """The end of one leased delivery: `at_ms` is when it died or when to look again (negative: milliseconds from now)."""
+
+    event_id: str
+    verb: Verb
+    at_ms: int = 0
+    row: Row = Row()
+    result: DeliveryResult | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leased:
+    """A delivery leased to this worker."""
+
+    event_id: str
+    row: Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A delivery that needs a person."""
+
+    event_id: str
+    destination: str
+    row: Row
+    died_ms: int
+
+
+class Deliveries:
+    """The delivery part of the ledger. All methods take chunks of one destination and need one round trip."""
+
+    def __init__(self, store: Store, keys: Keys, lifetimes: Lifetimes) -> None:
+        self._store, self._keys, self._lifetimes = store, keys, lifetimes
+
+    def plan(self, destination: str, lane: str, events: Sequence[tuple[str, int]]) -> list[bool]:
+        """Plan deliveries of events (id, receipt in ms); True for those that are new."""
+        names = [*self._lane(destination, lane), *self._names(destination, "dead", "result", "untold", "n")]
+        arguments = [self._lifetimes.push_rescue_ms, int(lane == "w"), *(value for event in events for value in event)]
+        planned = self._store.run([self._store.script("plan", names, arguments), ("SADD", DESTINATIONS, destination)])[0]
+        return [bool(value) for value in planned]
+
+    def claim(self, destination: str, lane: str, token: str, lease_ms: int, event_ids: Sequence[str]) -> list[Leased]:
+        """Lease those of the deliveries that are free; none while the destination is paused."""
+        names = [*self._lane(destination, lane), *self._names(destination, "lease", "row", "flags")]
+        reply = self._store.call("claim", names, [token, lease_ms, *event_ids])
+        return [Leased(event_id=text(reply[n]), row=Row.decode(reply[n + 1])) for n in range(2, len(reply), 2)]
+
+    def renew(self, destination: str, lane: str, token: str, lease_ms: int, event_ids: Sequence[str]) -> set[str]:
+        """Extend leases; returns the event ids whose lease is lost."""
+        names = [self._lane(destination, lane)[0], *self._names(destination, "lease")]
+        return {text(value) for value in self._store.call("renew", names, [token, lease_ms, *event_ids])}
+
+    def settle(self, destination: str, lane: str, token: str, settlements: Sequence[Settlement], counters: Mapping[str, float]) -> list[bool]:
+        """End leased deliveries; False for those whose lease somebody else has taken meanwhile, which are left alone."""
+        names = [*self._lane(destination, lane), *self._names(destination, "lease", "row", "result", "dead", "untold", "n", "dead_counts")]
+        arguments: list[Any] = [token, len(counters), *(value for item in counters.items() for value in item)]
+        for settlement in settlements:
+            row = settlement.row
+            result = settlement.result.encode() if settlement.result else ""
+            arguments += [settlement.event_id, settlement.verb.value, settlement.at_ms, row.encode(), result, f"{row.state}|{row.reason}"]
+        return [bool(value) for value in self._store.call("settle", names, arguments)]
+
+    def release(self, destination: str, lane: str, most: int, *, rescue: bool) -> tuple[list[Leased], list[str]]:
+        """Take what is due to be pushed, and (if allowed) rescue what was pushed or leased too long ago."""
+        names = [*self._lane(destination, lane), *self._names(destination, "lease", "row", "n", "flags")]
+        due, rows, rescued = self._store.call("release", names, [most, self._lifetimes.push_rescue_ms, int(rescue)])
+        return [Leased(event_id=text(i), row=Row.decode(row)) for i, row in zip(due, rows, strict=True)], [text(i) for i in rescued]
+
+    def reopen(self, destination: str, lane: str, events: Sequence[tuple[str, int, str]], row: Row, *, only_dead: bool) -> list[bool]:
+        """Bring ended deliveries (event id, receipt in ms, reason it died of) back to be told again."""
+        names = [*self._lane(destination, lane), *self._names(destination, "row", "result", "dead", "untold", "n", "dead_counts")]
+        arguments: list[Any] = [int(only_dead), int(lane == "w"), row.encode()]
+        for event_id, received_ms, reason in events:
+            arguments += [event_id, received_ms, f"{row.state}|{reason}"]
+        return [bool(value) for value in self._store.call("reopen", names, arguments)]
+
+    def discard(self, destination: str, letters: Sequence[DeadLetter], result: DeliveryResult) -> list[bool]:
+        """Close dead letters by a person's decision."""
+        names = self._names(destination, "dead", "row", "result", "untold", "n", "dead_counts")
+        arguments: list[Any] = []
+        for letter in letters:
+            arguments += [letter.event_id, result.encode(), f"{letter.row.state}|{letter.row.reason}"]
+        return [bool(value) for value in self._store.call("discard", names, arguments)]
+
+    def results(self, destination: str, most: int) -> list[tuple[str, str]]:
+        """Results that are not yet copied into their events' records."""
+        reply = self._store.run([("HSCAN", self._keys.destination(destination, "result"), 0, "COUNT", most)])[0]
+        found = reply[1]
+        pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
+        return [(text(event_id), text(result)) for event_id, result in pairs]
+
+    def unfold(self, destination: str, results: Sequence[tuple[str, str]]) -> None:
+        """Drop results that have been copied."""
+        self._store.call("unfold", self._names(destination, "result"), [value for item in results for value in item])
+
+    def is_known(self, destination: str, event_ids: Sequence[str]) -> list[bool]:
+        """Whether each delivery stands in some index of its destination."""
+        names = [name for lane in LANES for name in self._lane(destination, lane)] + self._names(destination, "dead")
+        commands: list[tuple[Any, ...]] = [("ZSCORE", name, event_id) for event_id in event_ids for name in names]
+        commands += [("HEXISTS", self._keys.destination(destination, "result"), event_id) for event_id in event_ids]
+        replies = self._store.run(commands)
+        width = len(names)
+        return [
+            any(score is not None for score in replies[n * width : (n + 1) * width]) or bool(replies[len(event_ids) * width + n]) for n in range(len(event_ids))
+        ]
+
+    def look_up(self, event_id: str, destinations: Sequence[str]) -> dict[str, tuple[DeliveryStatus, Row, int | None]]:
+        """Where unfinished deliveries of an event stand: status, row, and when they are looked at again (ms)."""
+        commands: list[tuple[Any, ...]] = []
+        for name in destinations:
+            commands += [("ZSCORE", key, event_id) for lane in LANES for key in self._lane(name, lane)]
+            commands += [("HGET", self._keys.destination(name, "lease"), event_id), ("HGET", self._keys.destination(name, "row"), event_id)]
+        replies = self._store.run(commands)
+        found = {}
+        for n, name in enumerate(destinations):
+            out_w, due_w, out_g, due_g, lease, row_value = replies[n * 6 : n * 6 + 6]
+            row = Row.decode(row_value or b"")
+            due, out = due_w if due_w is not None else due_g, out_w if out_w is not None else out_g
+            if row.awaiting:
+                status = DeliveryStatus.AWAITING_CONFIRMATION
+            else:
+                status = DeliveryStatus.SENDING if lease and out is not None else DeliveryStatus.WAITING
+            at = due if due is not None else out
+            found[name] = (status, row, int(at) if at is not None else None)
+        return found
+
+    def dead(self, destination: str, *, before: tuple[int, str] | None, most: int) -> list[DeadLetter]:
+        """Dead letters of a destination, newest first, after the (time of death, event id) `before`."""
+        highest = str(before[0]) if before else "+inf"
+        names = self._names(destination, "dead", "row")
+        offset = 0
+        found: list[DeadLetter] = []
+        while len(found) < most:
+            page = self._store.run([("ZREVRANGEBYSCORE", names[0], highest, "-inf", "WITHSCORES", "LIMIT", offset, most)])[0]
+            pairs = [(text(entry[0]), int(entry[1])) for entry in _pairs(page)]
+            rows = self._store.run([("HGET", names[1], event_id) for event_id, _ in pairs])
+            for (event_id, died_ms), row in zip(pairs, rows, strict=True):
+                if before is None or (died_ms, event_id) < before:
+                    found.append(DeadLetter(event_id=event_id, destination=destination, row=Row.decode(row or b""), died_ms=died_ms))
+            if len(pairs) < most:
+                break
+            offset += most
+        return found[:most]
+
+    def find_dead(self, destination: str, event_ids: Sequence[str]) -> list[DeadLetter]:
+        """Those of the events whose delivery to this destination is dead."""
+        names = self._names(destination, "dead", "row")
+        commands: list[tuple[Any, ...]] = [("ZSCORE", names[0], event_id) for event_id in event_ids]
+        commands += [("HGET", names[1], event_id) for event_id in event_ids]
+        replies = self._store.run(commands)
+        scores, rows = replies[: len(event_ids)], replies[len(event_ids) :]
+        return [
+            DeadLetter(event_id=event_id, destination=destination, row=Row.decode(row or b""), died_ms=int(score))
+            for event_id, score, row in zip(event_ids, scores, rows, strict=True)
+            if score is not None
+        ]
+
+    def dead_counts(self, destination: str) -> dict[tuple[str, str], int]:
+        """(state, reason) -> number of dead letters."""
+        reply = self._store.run([("HGETALL", self._keys.destination(destination, "dead_counts"))])[0]
+        counts = {tuple(text(name).split("|", 1)): int(value) for name, value in reply.items()}
+        return {(state, reason): count for (state, reason), count in counts.items() if count > 0}
+
+    def known_destinations(self) -> list[str]:
+        """Every destination that ever had a delivery."""
+        return sorted(text(name) for name in self._store.run([("SMEMBERS", DESTINATIONS)])[0])
+
+    def pause(self, destination: str, *, paused: bool) -> None:
+        """Hold back (or let go) all deliveries of a destination; they wait in the ledger."""
+        name = self._keys.destination(destination, "flags")
+        self._store.run([("HSET", name, "paused", 1) if paused else ("HDEL", name, "paused")])
+
+    def figures(self, destination: str) -> dict[str, Any]:
+        """Counters, index sizes, oldest untold withdrawal (ms) and whether it is paused."""
+        names = [name for lane in LANES for name in self._lane(destination, lane)]
+        commands: list[tuple[Any, ...]] = [("ZCARD", name) for name in names]
+        commands += [("HGETALL", self._keys.destination(destination, "n")), ("ZRANGE", self._keys.destination(destination, "untold"), 0, 0, "WITHSCORES")]
+        commands += [("HEXISTS", self._keys.destination(destination, "flags"), "paused")]
+        replies = self._store.run(commands)
+        oldest = _pairs(replies[5])
+        return {
+            "waiting": {lane: replies[2 * n] + replies[2 * n + 1] for n, lane in enumerate(LANES)},
+            "counters": {text(name): float(value) for name, value in replies[4].items()},
+            "oldest_untold_ms": int(oldest[0][1]) if oldest else None,
+            "paused": bool(replies[6]),
+        }
+
+    def _lane(self, destination: str, lane: str) -> list[str]:
+        return [self._keys.destination(destination, f"out:{lane}"), self._keys.destination(destination, f"due:{lane}")]
+
+    def _names(self, destination: str, *suffixes: str) -> list[str]:
+        return [self._keys.destination(destination, suffix) for suffix in suffixes]
+
+
+def lane_of(state: State) -> str:
+    """The lane letter of a state: withdrawals have their own."""
+    return state[0]
+
+
+def row_for(row: Row, **changes: Any) -> Row:
+    """A row with some fields changed."""
+    return replace(row, **changes)
+
+
+def _pairs(reply: Iterable[Any]) -> list[tuple[Any, float]]:
+    items = list(reply)
+    if items and not isinstance(items[0], list | tuple):
+        items = list(zip(items[::2], items[1::2], strict=True))
+    return [(member, float(score)) for member, score in items]

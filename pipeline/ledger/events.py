@@ -1,0 +1,231 @@
+"""Events in the ledger: accepted, fanned out, and what became of their deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.domain import FINAL_STATUSES, DeliveryStatus, State, Word
+from pipeline.ledger.identity import Durability, confirmed
+from pipeline.ledger.keys import Keys
+from pipeline.ledger.store import Store, text
+
+_LETTERS = {
+    DeliveryStatus.DELIVERED: "D",
+    DeliveryStatus.SKIPPED: "K",
+    DeliveryStatus.SUPERSEDED: "S",
+    DeliveryStatus.DEAD: "X",
+    DeliveryStatus.WAITING: "W",
+    DeliveryStatus.AWAITING_CONFIRMATION: "A",
+}
+_STATUSES = {letter: status for status, letter in _LETTERS.items()}
+MAX_REFERENCE = 100
+"""Characters of a vendor's reference that are kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the ledger knows of an event without opening it: nothing personal. Times are microseconds since 1970."""
+
+    source: str
+    subject_key: str
+    purpose: str
+    state: State
+    event_us: int
+    order_us: int
+    received_us: int
+
+    def encode(self) -> str:
+        return f"{self.source}|{self.subject_key}|{self.purpose}|{self.state[0]}|{self.event_us}|{self.order_us}|{self.received_us}"
+
+    @classmethod
+    def decode(cls, value: bytes | str) -> Facts:
+        source, subject_key, purpose, state, event_us, order_us, received_us = text(value).split("|")
+        return cls(
+            source=source,
+            subject_key=subject_key,
+            purpose=purpose,
+            state=State.WITHDRAWN if state == "w" else State.GIVEN,
+            event_us=int(event_us),
+            order_us=int(order_us),
+            received_us=int(received_us),
+        )
+
+    def word(self, event_id: str) -> Word:
+        return Word(order_us=self.order_us, state=self.state, event_id=event_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryResult:
+    """What became of a delivery, as kept in its event's record."""
+
+    status: DeliveryStatus
+    updated_ms: int
+    outcome: str = ""
+    reason: str = ""
+    attempts: int = 0
+    vendor_reference: str = ""
+
+    def encode(self) -> str:
+        reference = self.vendor_reference.replace("|", "/")[:MAX_REFERENCE]
+        return f"{_LETTERS[self.status]}|{self.updated_ms}|{self.outcome}|{self.reason}|{self.attempts}|{reference}"
+
+    @classmethod
+    def decode(cls, value: bytes | str) -> DeliveryResult:
+        letter, updated_ms, outcome, reason, attempts, reference = text(value).split("|", 5)
+        return cls(
+            status=_STATUSES[letter], updated_ms=int(updated_ms), outcome=outcome, reason=reason, attempts=int(attempts), vendor_reference=reference
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEvent:
+    """An event about to be accepted: `content_hash` tells a duplicate from a reused key, `payload` is sealed."""
+
+    event_id: str
+    facts: Facts
+    content_hash: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """An event as the ledger holds it; `payload` None once it has expired or was erased."""
+
+    event_id: str
+    facts: Facts
+    payload: bytes | None
+    superseded_by: str = ""
+    planned: tuple[str, ...] | None = None
+    results: Mapping[str, DeliveryResult]
+    finished: bool = False
+
+    @property
+    def fanned_out(self) -> bool:
+        return self.planned is not None or self.finished
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """Every destination it was planned for, in a stable order."""
+        return tuple(sorted({*(self.planned or ()), *self.results}))
+
+    @property
+    def complete(self) -> bool:
+        return self.finished and all(result.status in FINAL_STATUSES for result in self.results.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetimes:
+    """How long things are kept or wait, in milliseconds; `record_ms` is also how long an idempotency key is known."""
+
+    record_ms: int
+    payload_ms: int
+    fan_out_rescue_ms: int
+    audit_ms: int
+    push_rescue_ms: int
+
+
+class Events:
+    """The event part of the ledger. All methods take chunks and need one round trip."""
+
+    def __init__(self, store: Store, keys: Keys, lifetimes: Lifetimes) -> None:
+        self._store, self._keys, self._lifetimes = store, keys, lifetimes
+
+    def commit(self, events: Sequence[NewEvent], durability: Durability) -> list[Facts | bool]:
+        """Accept events: True if new, the facts first accepted if it is a duplicate, False if its id stands for other content.
+
+        Returns once the write is as durable as `durability` says; raises LedgerUnavailable if that is not confirmed in time.
+        """
+        groups = self._keys.by_partition([event.event_id for event in events])
+        commands = []
+        for partition, positions in groups.items():
+            keys = [self._keys.event(partition, "open"), self._keys.event(partition, "n")]
+            arguments: list[Any] = [self._lifetimes.fan_out_rescue_ms]
+            for position in positions:
+                event = events[position]
+                keys += [self._keys.event(partition, f"e:{event.event_id}"), self._keys.event(partition, f"p:{event.event_id}")]
+                arguments += [event.event_id, event.facts.encode(), event.content_hash, event.payload]
+            commands.append(self._store.script("commit", keys, arguments))
+        if durability.wait:
+            commands.append(durability.wait)
+        replies_by_partition = self._store.run(commands)
+        if durability.wait:
+            confirmed(durability, replies_by_partition.pop())
+        answers: list[Facts | bool] = [False] * len(events)
+        for positions, replies in zip(groups.values(), replies_by_partition, strict=True):
+            for position, reply in zip(positions, replies, strict=True):
+                answers[position] = True if reply == b"" else False if reply == b"!" else Facts.decode(reply)
+        return answers
+
+    def load(self, event_ids: Sequence[str], *, payloads: bool = True) -> list[StoredEvent | None]:
+        """Events as stored, None for unknown ones."""
+        commands: list[tuple[Any, ...]] = [("HGETALL", self._keys.record(event_id)) for event_id in event_ids]
+        if payloads:
+            commands += [("GET", self._keys.payload(event_id)) for event_id in event_ids]
+        replies = self._store.run(commands)
+        sealed = replies[len(event_ids) :] if payloads else [None] * len(event_ids)
+        return [_stored(event_id, record, payload) for event_id, record, payload in zip(event_ids, replies, sealed, strict=False)]
+
+    def mark_fanned_out(self, plans: Sequence[tuple[str, Sequence[str], str]]) -> None:
+        """Note for each event (id, destinations, superseding event id or "") what it was planned for."""
+        fixed = [self._lifetimes.audit_ms, self._lifetimes.record_ms, self._lifetimes.payload_ms]
+        self._per_event("mark_fanned", [(event_id, [",".join(destinations), superseded]) for event_id, destinations, superseded in plans], fixed)
+
+    def fold(self, results: Sequence[tuple[str, str, str]]) -> None:
+        """Copy delivery results (event id, destination, encoded result) into their events' records."""
+        fixed = [self._lifetimes.audit_ms, self._lifetimes.record_ms, self._lifetimes.payload_ms]
+        self._per_event("fold", [(event_id, [destination, result]) for event_id, destination, result in results], fixed)
+
+    def take_due(self, most: int) -> tuple[list[str], list[str]]:
+        """Events to fan out again, and events whose deliveries should be audited; each is put off by its own interval."""
+        commands = []
+        for partition in self._keys.all:
+            arguments = [most, self._lifetimes.fan_out_rescue_ms, self._lifetimes.audit_ms, self._keys.event(partition, "e:")]
+            commands.append(self._store.script("open_due", [self._keys.event(partition, "open"), self._keys.event(partition, "n")], arguments))
+        lost: list[str] = []
+        stale: list[str] = []
+        for reply in self._store.run(commands):
+            lost += map(text, reply[0])
+            stale += map(text, reply[1])
+        return lost, stale
+
+    def counts(self) -> dict[str, int]:
+        """Sums over all partitions: accepted, finished, unfinished, rescued, duplicates."""
+        commands: list[tuple[Any, ...]] = [("HGETALL", self._keys.event(partition, "n")) for partition in self._keys.all]
+        commands += [("ZCARD", self._keys.event(partition, "open")) for partition in self._keys.all]
+        replies = self._store.run(commands)
+        sums = {"accepted": 0, "finished": 0, "rescued": 0, "duplicates": 0, "open": sum(replies[self._keys.partitions :])}
+        for counters in replies[: self._keys.partitions]:
+            for name, value in counters.items():
+                sums[text(name)] = sums.get(text(name), 0) + int(value)
+        return sums
+
+    def _per_event(self, script: str, items: Sequence[tuple[str, list[Any]]], fixed: list[Any]) -> None:
+        groups = self._keys.by_partition([event_id for event_id, _ in items])
+        commands = []
+        for partition, positions in groups.items():
+            keys = [self._keys.event(partition, "open"), self._keys.event(partition, "n")]
+            arguments = list(fixed)
+            for position in positions:
+                event_id, values = items[position]
+                keys += [self._keys.event(partition, f"e:{event_id}"), self._keys.event(partition, f"p:{event_id}")]
+                arguments += [event_id, *values]
+            commands.append(self._store.script(script, keys, arguments))
+        self._store.run(commands)
+
+
+def _stored(event_id: str, record: Any, payload: bytes | None) -> StoredEvent | None:
+    if not record:
+        return None
+    fields = {text(name): value for name, value in (record.items() if isinstance(record, dict) else zip(record[::2], record[1::2], strict=True))}
+    planned = fields.get("n")
+    return StoredEvent(
+        event_id=event_id,
+        facts=Facts.decode(fields["f"]),
+        payload=payload,
+        superseded_by=text(fields.get("s", "")),
+        planned=tuple(name for name in text(planned).split(",") if name) if planned is not None else None,
+        results={name[2:]: DeliveryResult.decode(value) for name, value in fields.items() if name.startswith("d:")},
+        finished="z" in fields,
+    )

@@ -1,0 +1,62 @@
+"""The names of all keys; braces mark the part that decides the cluster slot, and no script ever leaves one slot.
+
+    cr:{e<n>}:…       events of partition n: record `e:<id>`, sealed payload `p:<id>`, index of unfinished ones `open`, counters `n`
+    cr:{i<n>}:…       identifiers of partition n: record `i:<key>` (standings, links, sealed value), deliveries that miss it `m:<key>`
+    cr:{d:<name>}:…   one destination: due and out indexes by lane, leases, rows, dead letters, results, counters
+    cr:{a:<name>}:…   one vendor account: gate, rate window, dialogues under way, claims, late-write marks, session
+    cr:{meta}:…       identity of the ledger, known destinations, beat
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+PREFIX = "cr"
+META = f"{PREFIX}:{{meta}}:ledger"
+DESTINATIONS = f"{PREFIX}:{{meta}}:destinations"
+BEAT = f"{PREFIX}:{{meta}}:beat"
+LANES = ("w", "g")
+"""Lane letters, withdrawals first."""
+
+
+class Keys:
+    """Key names for a ledger with a fixed number of partitions (fixed at its creation, part of its identity)."""
+
+    def __init__(self, partitions: int) -> None:
+        self.partitions = partitions
+        self.all = range(partitions)
+
+    def partition(self, name: str) -> int:
+        """The partition of an event id or identifier key; the same on every machine and release."""
+        return zlib.crc32(name.encode()) % self.partitions
+
+    def event(self, partition: int, suffix: str) -> str:
+        return f"{PREFIX}:{{e{partition}}}:{suffix}"
+
+    def record(self, event_id: str) -> str:
+        return f"{PREFIX}:{{e{self.partition(event_id)}}}:e:{event_id}"
+
+    def payload(self, event_id: str) -> str:
+        return f"{PREFIX}:{{e{self.partition(event_id)}}}:p:{event_id}"
+
+    def identifier(self, key: str) -> str:
+        return f"{PREFIX}:{{i{self.partition(key)}}}:i:{key}"
+
+    def missing(self, key: str) -> str:
+        return f"{PREFIX}:{{i{self.partition(key)}}}:m:{key}"
+
+    @staticmethod
+    def destination(name: str, suffix: str) -> str:
+        return f"{PREFIX}:{{d:{name}}}:{suffix}"
+
+    @staticmethod
+    def account(name: str, suffix: str) -> str:
+        return f"{PREFIX}:{{a:{name}}}:{suffix}"
+
+    def by_partition(self, names: Sequence[str]) -> dict[int, list[int]]:
+        """Partition -> positions of the names that live there, in order."""
+        groups: dict[int, list[int]] = {}
+        for position, name in enumerate(names):
+            groups.setdefault(self.partition(name), []).append(position)
+        return groups

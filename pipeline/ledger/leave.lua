@@ -1,0 +1,66 @@
+-- Ends dialogues with one account: returns permits and claims, keeps the late-write mark where the answer was not definite, and moves the gate.
+-- KEYS  gate, window, flight
+-- ARGV  1 token   2 per in ms   3 calls reserved for a dialogue (0: no rate)   4 late-write time in ms   5 claim prefix   6 mark prefix
+--       7 gate word: "" | ok | failed | paused | misconfigured   8 pause in ms   9 failures that open the breaker   10 first wait in ms   11 longest wait in ms
+--       12 number of dialogues, then for each: permit number, calls made
+--       then for each instruction: lane w|g, 1 if the answer was definite, number of identifier keys, the keys
+-- Returns {1 if the gate opened or closed now, then for each instruction: 1 its claim was still ours, 0 it was outlived}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local token, per, cost, late_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local dialogues, a = tonumber(ARGV[12]), 13
+for _ = 1, dialogues do
+  local permit, made = token .. ':' .. ARGV[a], tonumber(ARGV[a + 1])
+  redis.call('ZREM', KEYS[3], permit)
+  if cost > 0 then
+    for n = 1, math.max(cost, made) do
+      if n <= made then redis.call('ZADD', KEYS[2], now + per, permit .. ':' .. n) else redis.call('ZREM', KEYS[2], permit .. ':' .. n) end
+    end
+  end
+  a = a + 2
+end
+local answer = {0}
+while a <= #ARGV do
+  local lane, definite, count = ARGV[a], ARGV[a + 1] == '1', tonumber(ARGV[a + 2])
+  local ours = 1
+  for k = a + 3, a + 2 + count do
+    local claim, mark = ARGV[5] .. ARGV[k], ARGV[6] .. ARGV[k]
+    if redis.call('GET', claim) == token then redis.call('DEL', claim) else ours = 0 end
+    if lane == 'g' then
+      if not definite then
+        redis.call('SET', mark, 'kept', 'PX', math.max(redis.call('PTTL', mark), late_ms))
+      elseif redis.call('GET', mark) == token then
+        redis.call('DEL', mark)
+      end
+    end
+  end
+  answer[#answer + 1] = ours
+  a = a + 3 + count
+end
+local word = ARGV[7]
+if word == 'ok' then
+  answer[1] = redis.call('HEXISTS', KEYS[1], 'open')
+  redis.call('HDEL', KEYS[1], 'open', 'probe', 'failures', 'reason', 'wait')
+elseif word == 'failed' then
+  local failures = redis.call('HINCRBY', KEYS[1], 'failures', 1)
+  local was_open = redis.call('HEXISTS', KEYS[1], 'open')
+  if failures >= tonumber(ARGV[9]) or was_open == 1 then
+    local wait = tonumber(redis.call('HGET', KEYS[1], 'wait') or '0')
+    local still = tonumber(redis.call('HGET', KEYS[1], 'until') or '0') > now
+    if not still then
+      wait = wait == 0 and tonumber(ARGV[10]) or math.min(wait * 2, tonumber(ARGV[11]))
+      redis.call('HSET', KEYS[1], 'open', 1, 'wait', wait, 'until', now + wait, 'reason', 'breaker')
+      redis.call('HDEL', KEYS[1], 'probe')
+    end
+    answer[1] = 1 - was_open
+  end
+elseif word == 'paused' or word == 'misconfigured' then
+  local until_ms = math.max(now + tonumber(ARGV[8]), tonumber(redis.call('HGET', KEYS[1], 'until') or '0'))
+  redis.call('HSET', KEYS[1], 'until', until_ms, 'reason', word == 'paused' and 'retry_after' or word)
+  if word == 'misconfigured' then
+    answer[1] = 1 - redis.call('HEXISTS', KEYS[1], 'open')
+    redis.call('HSET', KEYS[1], 'open', 1)
+    redis.call('HDEL', KEYS[1], 'probe')
+  end
+end
+return answer

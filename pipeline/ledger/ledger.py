@@ -1,0 +1,178 @@
+"""The ledger: the only place that knows Redis, and the truth about every event, standing and delivery."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import redis
+
+from pipeline.domain import State, format_time, utc_from_us
+from pipeline.ledger import identity
+from pipeline.ledger.accounts import Accounts
+from pipeline.ledger.deliveries import Deliveries
+from pipeline.ledger.events import Events, Lifetimes, StoredEvent
+from pipeline.ledger.keys import BEAT, Keys
+from pipeline.ledger.letters import Letters
+from pipeline.ledger.standings import Standings
+from pipeline.ledger.store import Store
+from pipeline.vault import Vault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerOptions:
+    """How a ledger is opened: `expected_id` is the id seen last time (None: a new one is fine), times are in seconds."""
+
+    partitions: int
+    pepper_fingerprint: str
+    expected_id: str | None = None
+    durability: str = "auto"
+    wait_aof_milliseconds: int = 1000
+    dedup_days: float = 90
+    payload_days: float = 30
+    fan_out_rescue_seconds: float = 5
+    audit_seconds: float = 60
+    push_rescue_seconds: float = 15
+
+
+class Ledger:
+    """Events, standings, deliveries and accounts on one Redis or Valkey server; safe to share between threads.
+
+    Opening it checks that it is the ledger it should be and that it can confirm durability.
+    Raises LedgerMismatch, ConfigurationError, LedgerUnavailable.
+    """
+
+    def __init__(self, client: redis.Redis, vault: Vault, options: LedgerOptions) -> None:
+        self._options = options
+        self.store = Store(client, on_forgotten=self.recognise)
+        self.keys = Keys(options.partitions)
+        lifetimes = Lifetimes(
+            record_ms=int(options.dedup_days * 86_400_000),
+            payload_ms=int(options.payload_days * 86_400_000),
+            fan_out_rescue_ms=int(options.fan_out_rescue_seconds * 1000),
+            audit_ms=int(options.audit_seconds * 1000),
+            push_rescue_ms=int(options.push_rescue_seconds * 1000),
+        )
+        self.events = Events(self.store, self.keys, lifetimes)
+        self.standings = Standings(self.store, self.keys, vault)
+        self.deliveries = Deliveries(self.store, self.keys, lifetimes)
+        self.accounts = Accounts(self.store, self.keys, vault)
+        self.letters = Letters(self.deliveries, self.events)
+        self._expected_id = options.expected_id
+        self._asked_at, self._server_ms = float("-inf"), 0
+        self.identity = self.recognise()
+        self.durability = identity.confirmable(self.store, options.durability, options.wait_aof_milliseconds)
+
+    def recognise(self) -> identity.Identity:
+        """Check again that this is the ledger we work with; also done whenever the server has forgotten our scripts."""
+        options = self._options
+        found = identity.recognise(
+            self.store, partitions=options.partitions, pepper_fingerprint=options.pepper_fingerprint, expected_id=self._expected_id
+        )
+        self._expected_id = found.ledger_id
+        return found
+
+    def ping(self) -> None:
+        """Write something small. Raises LedgerUnavailable if the ledger cannot be written."""
+        self.store.run([("SET", f"{BEAT}:write", 1)])
+
+    def now_ms(self) -> int:
+        """The server's clock, the only one that times waits."""
+        seconds, microseconds = self.store.run([("TIME",)])[0]
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    def clock_ms(self) -> int:
+        """The server's clock without asking it each time: asked once a second, and carried on by a clock that never steps."""
+        elapsed = time.monotonic() - self._asked_at
+        if elapsed > 1.0:
+            self._server_ms, self._asked_at, elapsed = self.now_ms(), time.monotonic(), 0.0
+        return self._server_ms + int(elapsed * 1000)
+
+    def now(self) -> datetime:
+        """The server's time, by which every receipt is stamped, so that processes with different clocks agree."""
+        return utc_from_us(self.clock_ms() * 1000)
+
+    def note_stale(self, count: int) -> None:
+        """Count sends of a `given` during which a newer withdrawal was accepted."""
+        self.store.run([("INCRBY", f"{BEAT}:stale", count)])
+
+    def stale_sends(self) -> int:
+        """How many such sends there have been."""
+        return int(self.store.run([("GET", f"{BEAT}:stale")])[0] or 0)
+
+    def beat(self) -> None:
+        """Note that beat's work was done now."""
+        self.store.run([("SET", BEAT, self.now_ms())])
+
+    def last_beat_seconds(self) -> float | None:
+        """Seconds since beat's work was last done, None if never."""
+        last, now = self.store.run([("GET", BEAT)])[0], self.now_ms()
+        return (now - int(last)) / 1000 if last else None
+
+    def once(self, name: str, milliseconds: int) -> bool:
+        """True for one caller within that time: keeps periodic work from running twice at once."""
+        return bool(self.store.run([("SET", f"{BEAT}:{name}", 1, "NX", "PX", milliseconds)])[0])
+
+    def event(self, event_id: str) -> dict[str, Any] | None:
+        """An event and its deliveries as `GET /v1/consent-events/<id>` answers, None if unknown; nothing personal."""
+        stored = self.events.load([event_id], payloads=False)[0]
+        return self.view(stored) if stored else None
+
+    def view(self, stored: StoredEvent) -> dict[str, Any]:
+        """The public form of a stored event."""
+        facts = stored.facts
+        return {
+            "event_id": stored.event_id,
+            "source": facts.source,
+            "subject_key": facts.subject_key,
+            "purpose": facts.purpose,
+            "state": facts.state.value,
+            "event_time": format_time(utc_from_us(facts.event_us)),
+            "order_time": format_time(utc_from_us(facts.order_us)),
+            "received_at": format_time(utc_from_us(facts.received_us)),
+            "status": "superseded" if stored.superseded_by else "accepted",
+            "superseded_by": stored.superseded_by or None,
+            "complete": stored.complete,
+            "deliveries": self._deliveries(stored),
+        }
+
+    def _deliveries(self, stored: StoredEvent) -> list[dict[str, Any]]:
+        waiting = [name for name in stored.destinations if name not in stored.results or stored.results[name].encode()[0] in "WA"]
+        live = self.deliveries.look_up(stored.event_id, waiting) if waiting else {}
+        shown = []
+        for name in stored.destinations:
+            if name in live:
+                status, row, at_ms = live[name]
+                values: tuple[Any, ...] = (status, row.outcome, row.reason, row.attempts, at_ms, row.vendor_reference, row.updated_ms)
+            else:
+                result = stored.results[name]
+                values = (result.status, result.outcome, result.reason, result.attempts, None, result.vendor_reference, result.updated_ms)
+            shown.append(_delivery(stored.event_id, name, *values))
+        return shown
+
+
+def _delivery(event_id: str, destination: str, status: Any, outcome: str, reason: str, attempts: int, at_ms: int | None, reference: str, updated_ms: int) -> Any:
+    return {
+        "delivery_id": f"{event_id}.{destination}",
+        "destination": destination,
+        "status": status.value,
+        "outcome": outcome or None,
+        "reason": reason or None,
+        "attempts": attempts,
+        "next_attempt_at": time_of(at_ms),
+        "vendor_reference": reference or None,
+        "updated_at": time_of(updated_ms),
+    }
+
+
+def time_of(milliseconds: int | None) -> str | None:
+    """A ledger time as RFC 3339, None for none."""
+    return format_time(utc_from_us(milliseconds * 1000)) if milliseconds else None
+
+
+def lanes_of(states: Sequence[State]) -> list[str]:
+    """The lane letters of some states."""
+    return [state[0] for state in states]

@@ -1,0 +1,36 @@
+-- Notes which destinations an event was planned for; from then on the open index looks at its deliveries, not at its fan-out.
+-- KEYS  open index, counters, then for each event: record, payload
+-- ARGV  audit in ms, record lifetime in ms, payload lifetime in ms, then for each event: id, destinations (comma between), superseding event id
+-- Returns for each event: 1 if it is complete
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local answers = {}
+for i = 1, (#KEYS - 2) / 2 do
+  local record, payload, a = KEYS[2 * i + 1], KEYS[2 * i + 2], 3 * i + 1
+  local known = redis.call('HMGET', record, 'f', 'n', 'z')
+  if not known[1] or known[2] or known[3] then
+    answers[i] = 0
+  else
+    if ARGV[a + 2] ~= '' then redis.call('HSET', record, 's', ARGV[a + 2]) end
+    local count, final = 0, 0
+    for destination in string.gmatch(ARGV[a + 1], '[^,]+') do
+      count = count + 1
+      local told = redis.call('HGET', record, 'd:' .. destination)
+      if told and string.find('DKSX', string.sub(told, 1, 1), 1, true) then final = final + 1 end
+    end
+    if final >= count then
+      redis.call('HSET', record, 'z', 1)
+      redis.call('HDEL', record, 'k', 'n')
+      redis.call('ZREM', KEYS[1], ARGV[a])
+      redis.call('HINCRBY', KEYS[2], 'finished', 1)
+      redis.call('PEXPIRE', record, ARGV[2])
+      redis.call('PEXPIRE', payload, ARGV[3])
+      answers[i] = 1
+    else
+      redis.call('HSET', record, 'n', ARGV[a + 1], 'k', final)
+      redis.call('ZADD', KEYS[1], now + tonumber(ARGV[1]), ARGV[a])
+      answers[i] = 0
+    end
+  end
+end
+return answers

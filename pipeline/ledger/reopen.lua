@@ -1,0 +1,24 @@
+-- Brings ended deliveries back to be told again: a replayed dead letter, a withdrawal that a late write may have undone.
+-- KEYS  out index, due index, rows, results, dead index, untold withdrawals, counters, dead counters
+-- ARGV  1 if only dead ones may come back, 1 for withdrawals, row, then for each: event id, time of receipt in ms, dead counter
+-- Returns for each: 1 reopened, 0 already unfinished (or not dead where only dead ones may)
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local answers = {}
+for i = 1, (#ARGV - 3) / 3 do
+  local a = 3 * i + 1
+  local id = ARGV[a]
+  local dead = redis.call('ZREM', KEYS[5], id)
+  if dead == 0 and (ARGV[1] == '1' or redis.call('ZSCORE', KEYS[1], id) or redis.call('ZSCORE', KEYS[2], id)) then
+    answers[i] = 0
+  else
+    if dead == 1 then redis.call('HINCRBY', KEYS[8], ARGV[a + 2], -1) end
+    redis.call('HSET', KEYS[3], id, ARGV[3])
+    redis.call('HDEL', KEYS[4], id)
+    redis.call('ZADD', KEYS[2], now, id)
+    if ARGV[2] == '1' then redis.call('ZADD', KEYS[6], ARGV[a + 1], id) end
+    redis.call('HINCRBY', KEYS[7], 'done', -1)
+    answers[i] = 1
+  end
+end
+return answers

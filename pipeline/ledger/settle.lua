@@ -1,0 +1,42 @@
+-- Ends what a worker did with its leased deliveries: final, dead, waiting with a time, or given back untouched.
+-- A delivery whose lease went to somebody else is left alone; one whose lease was merely dropped still takes a final answer.
+-- KEYS  out index, due index, leases, rows, results, dead index, untold withdrawals, counters, dead counters
+-- ARGV  token, number of counter steps, then field and step of each, then for each delivery: event id, verb, time in ms, row, result, dead counter
+--       verbs: F final, X dead, W wait (row replaced), B give back (row kept); a negative time means that many ms from now
+-- Returns for each delivery: 1 settled, 0 lost
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local steps = tonumber(ARGV[2])
+for i = 1, steps do redis.call('HINCRBYFLOAT', KEYS[8], ARGV[1 + 2 * i], ARGV[2 + 2 * i]) end
+local answers, first = {}, 3 + 2 * steps
+for i = 1, (#ARGV - first + 1) / 6 do
+  local a = first + 6 * (i - 1)
+  local id, verb, at, row, result = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 3], ARGV[a + 4]
+  if at < 0 then at = now - at end
+  local lease = redis.call('HGET', KEYS[3], id)
+  local is_final = verb == 'F' or verb == 'X'
+  local held = lease == ARGV[1] or (not lease and is_final and redis.call('ZSCORE', KEYS[1], id))
+  if not held then
+    answers[i] = (is_final and redis.call('HGET', KEYS[5], id) == result) and 1 or 0
+  else
+    answers[i] = 1
+    redis.call('HDEL', KEYS[3], id)
+    redis.call('ZREM', KEYS[1], id)
+    if verb == 'F' then
+      redis.call('HDEL', KEYS[4], id)
+      redis.call('HSET', KEYS[5], id, result)
+      redis.call('ZREM', KEYS[7], id)
+      redis.call('HINCRBY', KEYS[8], 'done', 1)
+    elseif verb == 'X' then
+      redis.call('HSET', KEYS[4], id, row)
+      redis.call('HSET', KEYS[5], id, result)
+      redis.call('ZADD', KEYS[6], at, id)
+      redis.call('HINCRBY', KEYS[8], 'done', 1)
+      redis.call('HINCRBY', KEYS[9], ARGV[a + 5], 1)
+    else
+      redis.call('ZADD', KEYS[2], at, id)
+      if verb == 'W' then redis.call('HSET', KEYS[4], id, row) end
+    end
+  end
+end
+return answers

@@ -1,0 +1,177 @@
+"""Standings of identifiers: the newest word for each purpose, and which identifiers name the same subject.
+
+Each identifier has one record. Merging is last-writer-wins, hence commutative and idempotent: it may be repeated and reordered freely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.domain import KIND_LETTERS, Word
+from pipeline.ledger.keys import Keys
+from pipeline.ledger.store import Store, text
+from pipeline.vault import Vault
+
+MAX_REACH = 32
+"""Identifiers that one look at a subject follows at the most; a subject with more is not one person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merge:
+    """What one event says about one of its identifiers."""
+
+    identifier_key: str
+    purpose: str = ""
+    word: str = ""
+    value: bytes = field(default=b"", repr=False)
+    links: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """What a merge found: the newest word now, how many links were new, and whether deliveries wait for this identifier to be linked."""
+
+    newest: Word | None
+    new_links: int
+    missed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentifierRecord:
+    """One identifier's standings (purpose -> word), links and sealed value."""
+
+    key: str
+    words: Mapping[str, Word]
+    links: frozenset[str]
+    value: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The identifiers linked to an event's, nearest first: `rings[0]` are its own, `rings[n]` those n links away."""
+
+    rings: tuple[tuple[IdentifierRecord, ...], ...]
+
+    def newest(self, purpose: str) -> Word | None:
+        """The newest word on a purpose by its own identifiers and those linked to them directly."""
+        return newest_of(record.words.get(purpose) for ring in self.rings[:2] for record in ring)
+
+    def nearest(self, kind: str) -> tuple[IdentifierRecord, ...]:
+        """The identifiers of a kind at the smallest distance at which there are any; more than one means that it is not clear who is meant."""
+        for ring in self.rings:
+            found = tuple(record for record in ring if record.key[0] == KIND_LETTERS[kind] and record.value)
+            if found:
+                return found
+        return ()
+
+
+def newest_of(words: Iterable[Word | None]) -> Word | None:
+    """The newest of some words by last-writer-wins."""
+    return max((word for word in words if word), key=Word.encode, default=None)
+
+
+class Standings:
+    """The identifier part of the ledger."""
+
+    def __init__(self, store: Store, keys: Keys, vault: Vault) -> None:
+        self._store, self._keys, self._vault = store, keys, vault
+
+    def merge(self, merges: Sequence[Merge]) -> list[Merged]:
+        """Merge words, values and links; answers in order."""
+        groups = self._keys.by_partition([merge.identifier_key for merge in merges])
+        commands = []
+        for positions in groups.values():
+            keys: list[str] = []
+            arguments: list[Any] = []
+            for position in positions:
+                merge = merges[position]
+                keys += [self._keys.identifier(merge.identifier_key), self._keys.missing(merge.identifier_key)]
+                arguments += [merge.purpose, merge.word, merge.value, len(merge.links), *merge.links]
+            commands.append(self._store.script("merge", keys, arguments))
+        answers: dict[int, Merged] = {}
+        for positions, replies in zip(groups.values(), self._store.run(commands), strict=True):
+            for position, (word, new_links, missed) in zip(positions, replies, strict=True):
+                answers[position] = Merged(newest=Word.decode(text(word)) if word else None, new_links=int(new_links), missed=bool(missed))
+        return [answers[position] for position in range(len(merges))]
+
+    def newer(self, checks: Sequence[tuple[str, str, str]]) -> list[Word | None]:
+        """For each (identifier key, purpose, encoded word) a newer word, if there is one."""
+        groups = self._keys.by_partition([key for key, _, _ in checks])
+        commands = []
+        for positions in groups.values():
+            keys = [self._keys.identifier(checks[position][0]) for position in positions]
+            arguments = [value for position in positions for value in checks[position][1:]]
+            commands.append(self._store.script("newer", keys, arguments))
+        answers: dict[int, Word | None] = {}
+        for positions, replies in zip(groups.values(), self._store.run(commands), strict=True):
+            for position, reply in zip(positions, replies, strict=True):
+                answers[position] = Word.decode(text(reply)) if reply else None
+        return [answers[position] for position in range(len(checks))]
+
+    def reach(self, subjects: Sequence[Iterable[str]], *, depth: int = 1) -> list[Reach]:
+        """For each set of identifier keys, their records and those up to `depth` links away; one round trip for each ring that has any."""
+        known: dict[str, IdentifierRecord] = {}
+        rings: list[list[tuple[str, ...]]] = [[tuple(dict.fromkeys(keys))] for keys in subjects]
+        for distance in range(depth + 1):
+            self._fetch({key for levels in rings if len(levels) > distance for key in levels[distance]} - known.keys(), known)
+            if distance == depth:
+                break
+            for levels in rings:
+                if len(levels) > distance and (further := _next_ring(levels, known)):
+                    levels.append(further)
+        return [Reach(tuple(tuple(known[key] for key in ring) for ring in levels)) for levels in rings]
+
+    def open_value(self, record: IdentifierRecord) -> str:
+        """The identifier itself; only for telling a vendor."""
+        return self._vault.open(record.value or b"", record.key).decode()
+
+    def seal_value(self, key: str, value: str) -> bytes:
+        """An identifier sealed for its own record."""
+        return self._vault.seal(value.encode(), key)
+
+    def note_missing(self, identifier_keys: Iterable[str], delivery_id: str) -> None:
+        """Remember that a delivery waits for any of these identifiers to be linked to another."""
+        self._store.run([("SADD", self._keys.missing(key), delivery_id) for key in identifier_keys])
+
+    def missed_by(self, identifier_keys: Sequence[str]) -> set[str]:
+        """The deliveries that wait for a link of these identifiers."""
+        replies = self._store.run([("SMEMBERS", self._keys.missing(key)) for key in identifier_keys])
+        return {text(member) for members in replies for member in members}
+
+    def forget_missing(self, identifier_keys: Iterable[str], delivery_ids: Iterable[str]) -> None:
+        """These deliveries need not wait for a link any more."""
+        if members := list(delivery_ids):
+            self._store.run([("SREM", self._keys.missing(key), *members) for key in identifier_keys])
+
+    def scan(self, count: int = 500) -> Iterator[IdentifierRecord]:
+        """Every identifier record of a standalone ledger, in no order; records written meanwhile may be missed."""
+        for name in self._store.client.scan_iter(match=f"{self._keys.identifier('*').partition(':{')[0]}:{{i*}}:i:*", count=count):
+            key = text(name).rpartition(":")[2]
+            yield _record(key, self._store.run([("HGETALL", name)])[0])
+
+    def _fetch(self, wanted: set[str], known: dict[str, IdentifierRecord]) -> None:
+        keys = sorted(wanted)
+        for key, reply in zip(keys, self._store.run([("HGETALL", self._keys.identifier(key)) for key in keys]), strict=True):
+            known[key] = _record(key, reply)
+
+
+def _next_ring(levels: Sequence[tuple[str, ...]], known: Mapping[str, IdentifierRecord]) -> tuple[str, ...]:
+    seen = {key for ring in levels for key in ring}
+    further = sorted({link for key in levels[-1] for link in known[key].links} - seen)
+    return tuple(further[: MAX_REACH - len(seen)])
+
+
+def _record(key: str, reply: Any) -> IdentifierRecord:
+    words, links, value = {}, set(), None
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    for name, content in pairs:
+        field_name = text(name)
+        if field_name == "v":
+            value = content
+        elif field_name[:2] == "p:":
+            words[field_name[2:]] = Word.decode(text(content))
+        elif field_name[:2] == "l:":
+            links.add(field_name[2:])
+    return IdentifierRecord(key=key, words=words, links=frozenset(links), value=value)

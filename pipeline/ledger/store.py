@@ -1,0 +1,104 @@
+"""Runs the ledger's scripts and commands in pipelines, and turns every way in which Redis can be away into one error.
+
+Scripts are files beside this one, named as they are called, loaded once and again after a server restart. Every script is
+idempotent, so a command whose answer was lost may be repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis import exceptions
+
+from pipeline.errors import LedgerUnavailable
+
+_AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.BusyLoadingError, exceptions.ReadOnlyError, exceptions.OutOfMemoryError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One Lua file: its text and the SHA-1 by which the server knows it."""
+
+    name: str
+    text: str
+    sha: str
+
+
+def load_scripts() -> dict[str, Script]:
+    """All scripts of this folder by name."""
+    texts = {path.stem: path.read_text() for path in Path(__file__).parent.glob("*.lua")}
+    return {name: Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()) for name, text in texts.items()}
+
+
+class Store:
+    """A Redis or Valkey server as the ledger uses it; safe to share between threads.
+
+    `on_forgotten` is called before scripts are loaded again into a server that does not know them: it may have been
+    restarted, perhaps empty, and must be recognised first.
+    """
+
+    def __init__(self, client: redis.Redis, on_forgotten: Callable[[], object] | None = None) -> None:
+        self.client: Any = client  # its stubs know few of the commands that are sent here
+        self.on_forgotten = on_forgotten
+        self._scripts = load_scripts()
+
+    def script(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> tuple[Any, ...]:
+        """The command that runs a script, for `run`."""
+        return ("EVALSHA", self._scripts[name].sha, len(keys), *keys, *arguments)
+
+    def call(self, name: str, keys: Sequence[str], arguments: Sequence[Any] = ()) -> Any:
+        """Run one script and return its answer."""
+        return self.run([self.script(name, keys, arguments)])[0]
+
+    def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Run commands in one round trip, answers in order; raises LedgerUnavailable if any of them could not be carried out."""
+        if not commands:
+            return []
+        answers = self._send(commands)
+        forgotten = [n for n, answer in enumerate(answers) if isinstance(answer, exceptions.NoScriptError)]
+        if forgotten:
+            self._reload()
+            for n, answer in zip(forgotten, self._send([commands[n] for n in forgotten]), strict=True):
+                answers[n] = answer
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise self._translated(answer)
+        return answers
+
+    def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        try:
+            if len(commands) == 1:
+                return [self._single(commands[0])]
+            pipeline = self.client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            return list(pipeline.execute(raise_on_error=False))
+        except _AWAY as error:
+            raise LedgerUnavailable(f"the ledger cannot be reached or written: {type(error).__name__}") from error
+
+    def _single(self, command: tuple[Any, ...]) -> Any:
+        try:
+            return self.client.execute_command(*command)
+        except exceptions.NoScriptError as error:
+            return error
+
+    def _reload(self) -> None:
+        if self.on_forgotten is not None:
+            self.on_forgotten()
+        self._send([("SCRIPT LOAD", script.text) for script in self._scripts.values()])
+
+    @staticmethod
+    def _translated(error: Exception) -> Exception:
+        if isinstance(error, _AWAY):
+            return LedgerUnavailable(f"the ledger cannot be reached or written: {type(error).__name__}")
+        return error
+
+
+def text(value: Any) -> str:
+    """A Redis answer as text."""
+    return value.decode() if isinstance(value, bytes) else str(value)

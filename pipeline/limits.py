@@ -1,0 +1,96 @@
+"""What one vendor account is allowed, as the ledger's admit script needs it, and each process's own bulkhead.
+
+Rate, concurrency, pause and breaker are kept in the ledger, exact across all worker processes; nobody ever sleeps for them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.ledger.accounts import Traffic
+from pipeline.routing import Destination
+
+SIGN_IN_CALLS = 2
+"""Calls a dialogue may need besides its own where there are sessions: signing in, and repeating the refused request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitOptions:
+    """How long dialogues may take and when the breaker opens; seconds."""
+
+    total_timeout_seconds: float = 20.0
+    start_window_seconds: float = 10.0
+    claim_margin_seconds: float = 5.0
+    late_write_seconds: float = 60.0
+    withdrawal_reserve_share: float = 0.1
+    breaker_failures: int = 5
+    breaker_wait_seconds: float = 5.0
+    breaker_wait_max_seconds: float = 300.0
+    misconfigured_probe_seconds: float = 180.0
+
+    def timeout_of(self, destination: Destination) -> float:
+        """Total time for one request to this destination."""
+        return destination.adapter.timeout_seconds or self.total_timeout_seconds
+
+
+def traffic_of(destination: Destination, options: LimitOptions) -> Traffic:
+    """The limits of a destination's account.
+
+    A claim lasts as long as a dialogue possibly can: the time in which its requests may start, one request's timeout, and a margin.
+    A share of the calls, and one connection where there are several, is kept for withdrawals.
+    """
+    rate, adapter = destination.rate, destination.adapter
+    cost = adapter.capabilities.max_calls + (SIGN_IN_CALLS if adapter.needs_session() else 0)
+    calls = max(rate.calls, cost) if rate.calls else 0
+    claim_seconds = options.start_window_seconds + options.timeout_of(destination) + options.claim_margin_seconds
+    reserved = max(int(calls * options.withdrawal_reserve_share), cost if calls >= 4 * cost else 0)
+    return Traffic(
+        account=destination.account,
+        concurrent=rate.concurrent,
+        calls=calls,
+        per_ms=int(rate.per_seconds * 1000),
+        calls_per_dialogue=cost,
+        batch_size=adapter.batch_size(),
+        claim_ms=int(claim_seconds * 1000),
+        late_write_ms=int(options.late_write_seconds * 1000),
+        reserved_calls=reserved,
+        reserved_dialogues=1 if rate.concurrent >= 4 else 0,
+        breaker_failures=options.breaker_failures,
+        breaker_wait_ms=int(options.breaker_wait_seconds * 1000),
+        breaker_wait_max_ms=int(options.breaker_wait_max_seconds * 1000),
+    )
+
+
+class Bulkhead:
+    """Keeps a slow destination from holding the threads of a worker process that others need.
+
+    `threads` is the size of the pool; `reserved` of them are never given to the lane of `given`. A destination that is quick may use all the rest;
+    one whose oldest chunk has been running for `slow_seconds` gets no more than its share.
+    """
+
+    def __init__(self, threads: int, reserved: int, *, slow_seconds: float = 2.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most_given = max(1, threads - reserved)
+        self._share = max(1, threads // 4)
+        self._slow_seconds, self._clock = slow_seconds, clock
+        self._lock = threading.Lock()
+        self._running: dict[tuple[str, str], list[float]] = {}
+
+    def enter(self, destination: str, lane: str) -> float | None:
+        """A ticket to hand back to `leave`, or None if this chunk should go back to the ledger for now."""
+        now = self._clock()
+        with self._lock:
+            mine = self._running.setdefault((destination, lane), [])
+            if len(mine) >= self._share and now - mine[0] > self._slow_seconds:
+                return None
+            if lane == "g" and sum(len(chunks) for (_, other), chunks in self._running.items() if other == "g") >= self._most_given:
+                return None
+            mine.append(now)
+            return now
+
+    def leave(self, destination: str, lane: str, ticket: float) -> None:
+        """End of a chunk that `enter` let in."""
+        with self._lock:
+            self._running[destination, lane].remove(ticket)

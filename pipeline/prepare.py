@@ -1,0 +1,132 @@
+"""Turns leased deliveries into what can be told: the event opened, a withdrawal completed, the contact named, or an ending right away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.domain import ConsentEvent, Instruction, Outcome, State, VendorResult, delivery_id
+from pipeline.envelope import open_event
+from pipeline.errors import PayloadUnreadable
+from pipeline.ledger import Ledger
+from pipeline.ledger.deliveries import Leased
+from pipeline.ledger.events import StoredEvent
+from pipeline.ledger.standings import Merge
+from pipeline.routing import Destination
+from pipeline.settle import Ending
+from pipeline.subjects import COMPLETION_DEPTH, Completed, complete
+from pipeline.vault import Vault
+
+log = logging.getLogger(__name__)
+
+UNREADABLE_WAIT_SECONDS = 60.0
+"""How long a delivery waits whose payload cannot be opened: somebody may still put the missing vault key back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One delivery ready to be told, with the keys of every identifier that the vendor will be sent."""
+
+    leased: Leased
+    event: ConsentEvent
+    instruction: Instruction
+    contact_keys: tuple[str, ...]
+    place: str
+
+    def ending(self, result: VendorResult | None, **values: object) -> Ending:
+        return Ending(event=self.event, event_id=self.event.event_id, row=self.leased.row, result=result, **values)  # type: ignore[arg-type]
+
+
+class Preparer:
+    """Prepares chunks of leased deliveries of one destination; safe to share between threads."""
+
+    def __init__(self, ledger: Ledger, vault: Vault) -> None:
+        self._ledger, self._vault = ledger, vault
+
+    def prepare(self, destination: Destination, leased: Sequence[Leased]) -> tuple[list[Task], list[Ending]]:
+        """The deliveries that can be told, and those that end without a word to the vendor."""
+        stored = self._ledger.events.load([each.event_id for each in leased])
+        tasks: list[Task] = []
+        endings: list[Ending] = []
+        incomplete: list[tuple[Leased, ConsentEvent]] = []
+        for each, event in zip(leased, stored, strict=True):
+            opened = self._open(each, event)
+            if isinstance(opened, Ending):
+                endings.append(opened)
+            elif opened.state not in destination.adapter.capabilities.states:
+                endings.append(_ending(each, opened, Outcome.UNSUPPORTED, f"cannot_express_{opened.state}"))
+            elif destination.adapter.contact_of(opened.subject):
+                tasks.append(_task(destination, each, opened))
+            elif opened.state is State.WITHDRAWN:
+                incomplete.append((each, opened))
+            else:
+                endings.append(_ending(each, opened, Outcome.NOT_APPLICABLE, "missing_identifier"))
+        for task_or_ending in self._complete(destination, incomplete) if incomplete else ():
+            (tasks if isinstance(task_or_ending, Task) else endings).append(task_or_ending)  # type: ignore[arg-type]
+        return tasks, endings
+
+    def _open(self, leased: Leased, stored: StoredEvent | None) -> ConsentEvent | Ending:
+        if stored is None:
+            log.error("alert", extra={"alert": "event_missing", "event_id": leased.event_id})
+            return Ending(event=None, event_id=leased.event_id, row=leased.row, back_at_ms=-int(UNREADABLE_WAIT_SECONDS * 1000))
+        try:
+            return open_event(stored, self._vault)
+        except PayloadUnreadable as error:
+            log.error("alert", extra={"alert": "payload_unreadable", "event_id": leased.event_id, "reason": str(error)})  # noqa: TRY400 (no traceback: it is no bug)
+            return Ending(event=None, event_id=leased.event_id, row=leased.row, back_at_ms=-int(UNREADABLE_WAIT_SECONDS * 1000))
+
+    def _complete(self, destination: Destination, incomplete: Sequence[tuple[Leased, ConsentEvent]]) -> list[Task | Ending]:
+        """Complete withdrawals that lack the identifier this vendor needs from what earlier events named together."""
+        ready: list[Task | Ending] = []
+        for (leased, event), completed in zip(incomplete, self._follow_links(destination, [event for _, event in incomplete]), strict=True):
+            if destination.adapter.contact_of(completed.event.subject):
+                ready.append(_task(destination, leased, completed.event))
+            else:
+                ambiguous = completed.ambiguous & set(destination.adapter.capabilities.identifiers)
+                ready.append(_ending(leased, event, Outcome.NOT_APPLICABLE, "ambiguous_subject" if ambiguous else "missing_identifier"))
+        return ready
+
+    def _follow_links(self, destination: Destination, events: Sequence[ConsentEvent]) -> list[Completed]:
+        """Ask for links, note what stays incomplete, and ask again: a link learned in between finds the note or is found here."""
+        completed = self._look(events)
+        for event, found in zip(events, completed, strict=True):
+            if not destination.adapter.contact_of(found.event.subject):
+                self._ledger.standings.note_missing(event.identifier_keys.values(), delivery_id(event.event_id, destination.name))
+        if not all(destination.adapter.contact_of(found.event.subject) for found in completed):
+            completed = self._look(events)
+        merges = [
+            Merge(identifier_key=key, purpose=event.purpose, word=event.word.encode())
+            for event, found in zip(events, completed, strict=True)
+            for kind, key in found.event.identifier_keys.items()
+            if kind not in event.identifier_keys
+        ]
+        if merges:
+            self._ledger.standings.merge(merges)
+        return completed
+
+    def _look(self, events: Sequence[ConsentEvent]) -> list[Completed]:
+        reaches = self._ledger.standings.reach([event.identifier_keys.values() for event in events], depth=COMPLETION_DEPTH)
+        return [complete(event, reach, self._ledger.standings) for event, reach in zip(events, reaches, strict=True)]
+
+
+def _task(destination: Destination, leased: Leased, event: ConsentEvent) -> Task:
+    options = destination.options_for(event.purpose)
+    instruction = Instruction(
+        delivery_id=delivery_id(event.event_id, destination.name),
+        event_id=event.event_id,
+        subject=event.subject,
+        purpose=event.purpose,
+        state=event.state,
+        event_time=event.event_time,
+        options=options,
+        profile=event.profile,
+        evidence=event.evidence,
+        metadata=event.metadata,
+    )
+    contact_keys = tuple(event.identifier_keys[kind] for kind in destination.adapter.contact_of(event.subject))
+    return Task(leased=leased, event=event, instruction=instruction, contact_keys=contact_keys, place=destination.adapter.place_of(options))
+
+
+def _ending(leased: Leased, event: ConsentEvent, outcome: Outcome, reason: str) -> Ending:
+    return Ending(event=event, event_id=event.event_id, row=leased.row, result=VendorResult(outcome=outcome, reason=reason))

@@ -1,0 +1,227 @@
+"""What follows from each outcome: the one table, and the writing of it into the ledger.
+
+    outcome               a given becomes                a withdrawal becomes                 counts as attempt
+    applied, unchanged    delivered                      delivered (told again while a        yes
+                                                         late write may still come)
+    pending_confirmation  awaiting confirmation          awaiting confirmation                yes
+    not_applicable        skipped                        dead, alert; skipped if a written    no
+                                                         rule keeps the contact
+    superseded            superseded                     superseded                           no
+    unsupported           skipped                        dead, alert                          no
+    rejected              dead                           dead, alert                          yes
+    misconfigured         waiting, account probed        waiting, account probed, alert       no
+    throttled             waiting until then             waiting until then                   no
+    unavailable           waiting, in the end dead       waiting, in the end alert, tried on  yes
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from pipeline.domain import ConsentEvent, DeliveryStatus, Outcome, State, VendorResult, delivery_id
+from pipeline.ledger import Ledger
+from pipeline.ledger.deliveries import Row, Settlement, Verb
+from pipeline.ledger.events import DeliveryResult
+from pipeline.ports import LANE_NAMES, Publisher
+from pipeline.retry import gives_up, is_overdue, wait_seconds
+from pipeline.routing import Destination
+
+log = logging.getLogger(__name__)
+
+WRITTEN_RULES = frozenset({"contact_kept"})
+"""Reasons by which the routing file itself says that a withdrawal is not told."""
+TOLD = frozenset({Outcome.APPLIED, Outcome.UNCHANGED})
+CONFIRMATION_LOOK_SECONDS = 3600.0
+"""How often a delivery that awaits confirmation is looked at, where nobody tells us of it."""
+LATENCY_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What came of one leased delivery.
+
+    `retell_at_ms`: told, but a late write may still undo it until then. `back_at_ms`: given back untouched, to be looked at again then
+    (negative: that many milliseconds from now).
+    """
+
+    event: ConsentEvent | None
+    event_id: str
+    row: Row
+    result: VendorResult | None = None
+    superseded_by: str = ""
+    retell_at_ms: int = 0
+    back_at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleOptions:
+    """`misconfigured_probe_seconds`: how long a destination with bad credentials rests between probes."""
+
+    misconfigured_probe_seconds: float = 180.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What an ending becomes in the ledger."""
+
+    settlement: Settlement
+    status: DeliveryStatus
+    alert: str = ""
+
+
+def decide(ending: Ending, destination: Destination, *, now_ms: int, random: Random, options: SettleOptions) -> Decision:
+    """The table: what one ending becomes. Pure, so that every row of the table is a test."""
+    result, event = ending.result, ending.event
+    if result is None or event is None:
+        return Decision(settlement=_back(ending), status=DeliveryStatus.WAITING)
+    withdrawn = event.state is State.WITHDRAWN
+    row = _row(ending, event, result, now_ms)
+    match result.outcome:
+        case Outcome.APPLIED | Outcome.UNCHANGED if ending.retell_at_ms:
+            return _waiting(ending, replace(row, retell=True), ending.retell_at_ms)
+        case Outcome.APPLIED | Outcome.UNCHANGED:
+            return _final(ending, row, DeliveryStatus.DELIVERED, now_ms)
+        case Outcome.PENDING_CONFIRMATION:
+            awaiting = replace(row, awaiting=True)
+            return _waiting(ending, awaiting, _in(CONFIRMATION_LOOK_SECONDS), status=DeliveryStatus.AWAITING_CONFIRMATION)
+        case Outcome.SUPERSEDED:
+            return _final(ending, row, DeliveryStatus.SUPERSEDED, now_ms, reference=ending.superseded_by)
+        case Outcome.NOT_APPLICABLE | Outcome.UNSUPPORTED:
+            if withdrawn and result.reason not in WRITTEN_RULES:
+                return _dead(ending, row, now_ms, alert="withdrawal_dead")
+            return _final(ending, row, DeliveryStatus.SKIPPED, now_ms)
+        case Outcome.REJECTED:
+            return _dead(ending, row, now_ms, alert="withdrawal_dead" if withdrawn else "")
+        case Outcome.MISCONFIGURED:
+            return _waiting(ending, row, _in(options.misconfigured_probe_seconds), alert="withdrawal_held_up" if withdrawn else "")
+        case Outcome.THROTTLED:
+            return _waiting(ending, row, _in(result.retry_after_seconds if result.retry_after_seconds is not None else 1.0))
+        case Outcome.UNAVAILABLE:
+            return _failed(ending, row, destination, result, now_ms, random)
+
+
+def _failed(ending: Ending, row: Row, destination: Destination, result: VendorResult, now_ms: int, random: Random) -> Decision:
+    event, policy = ending.event, destination.retry
+    if event is None:
+        raise AssertionError("an outcome belongs to an event")
+    age_seconds = now_ms / 1000 - event.received_at.timestamp()
+    if gives_up(policy, event.state, age_seconds):
+        return _dead(ending, row, now_ms)
+    wait = max(wait_seconds(policy, row.attempts, random), result.retry_after_seconds or 0.0)
+    overdue = event.state is State.WITHDRAWN and is_overdue(policy, age_seconds)
+    return _waiting(ending, row, _in(wait), alert="withdrawal_overdue" if overdue else "")
+
+
+def _row(ending: Ending, event: ConsentEvent, result: VendorResult, now_ms: int) -> Row:
+    counts = result.outcome in {*TOLD, Outcome.PENDING_CONFIRMATION, Outcome.REJECTED, Outcome.UNAVAILABLE}
+    return Row(
+        attempts=ending.row.attempts + int(counts),
+        outcome=result.outcome.value,
+        reason=result.reason,
+        updated_ms=now_ms,
+        vendor_reference=result.vendor_reference,
+        state=event.state.value,
+        source=event.source,
+    )
+
+
+def _result(row: Row, status: DeliveryStatus, now_ms: int, reference: str = "") -> DeliveryResult:
+    return DeliveryResult(
+        status=status,
+        updated_ms=now_ms,
+        outcome=row.outcome,
+        reason=row.reason,
+        attempts=row.attempts,
+        vendor_reference=reference or row.vendor_reference,
+    )
+
+
+def _back(ending: Ending) -> Settlement:
+    return Settlement(event_id=ending.event_id, verb=Verb.GIVE_BACK, at_ms=ending.back_at_ms)
+
+
+def _final(ending: Ending, row: Row, status: DeliveryStatus, now_ms: int, reference: str = "") -> Decision:
+    result = _result(row, status, now_ms, reference)
+    return Decision(settlement=Settlement(event_id=ending.event_id, verb=Verb.FINAL, row=row, result=result), status=status)
+
+
+def _dead(ending: Ending, row: Row, now_ms: int, alert: str = "") -> Decision:
+    result = _result(row, DeliveryStatus.DEAD, now_ms)
+    settlement = Settlement(event_id=ending.event_id, verb=Verb.DEAD, at_ms=now_ms, row=row, result=result)
+    return Decision(settlement=settlement, status=DeliveryStatus.DEAD, alert=alert)
+
+
+def _waiting(ending: Ending, row: Row, at_ms: int, *, alert: str = "", status: DeliveryStatus = DeliveryStatus.WAITING) -> Decision:
+    return Decision(settlement=Settlement(event_id=ending.event_id, verb=Verb.WAIT, at_ms=at_ms, row=row), status=status, alert=alert)
+
+
+def _in(seconds: float) -> int:
+    """A time that many seconds after the ledger's now."""
+    return -max(1, int(seconds * 1000))
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counter steps that a chunk adds to its destination's counters, so that every figure comes from the ledger."""
+
+    steps: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    def note(self, ending: Ending, now_ms: int) -> None:
+        if ending.result is None or ending.event is None:
+            return
+        self.steps[f"o|{ending.result.outcome}|{ending.event.state}"] += 1
+        if ending.result.outcome in TOLD and not ending.row.retell:
+            seconds = max(0.0, now_ms / 1000 - ending.event.received_at.timestamp())
+            self.seconds += seconds
+            self.steps["told"] += 1
+            self.steps[f"h|{next((bucket for bucket in LATENCY_BUCKETS_SECONDS if seconds <= bucket), '+Inf')}"] += 1
+
+    def counters(self) -> dict[str, float]:
+        return {**self.steps, **({"told_seconds": round(self.seconds, 6)} if self.seconds else {})}
+
+
+class Settler:
+    """Writes endings into the ledger and makes them known; safe to share between threads."""
+
+    def __init__(self, ledger: Ledger, publisher: Publisher, options: SettleOptions, random: Random) -> None:
+        self._ledger, self._publisher, self._options, self._random = ledger, publisher, options, random
+
+    def settle(self, destination: Destination, lane: str, token: str, endings: Sequence[Ending]) -> None:
+        """End leased deliveries of one chunk: settle them in one step, then copy what is final into the events' records."""
+        now_ms = self._ledger.clock_ms()
+        decisions = [decide(ending, destination, now_ms=now_ms, random=self._random, options=self._options) for ending in endings]
+        tally = Tally()
+        for ending in endings:
+            tally.note(ending, now_ms)
+        held = self._ledger.deliveries.settle(destination.name, lane, token, [decision.settlement for decision in decisions], tally.counters())
+        settled = [decision for decision, was_held in zip(decisions, held, strict=True) if was_held]
+        self._fold(destination.name, settled)
+        self._announce(destination.name, lane, settled)
+
+    def give_back(self, destination: str, lane: str, token: str, endings: Sequence[Ending]) -> None:
+        """Return leased deliveries untouched."""
+        self._ledger.deliveries.settle(destination, lane, token, [_back(ending) for ending in endings], {})
+
+    def _fold(self, destination: str, decisions: Sequence[Decision]) -> None:
+        results = [(d.settlement.event_id, d.settlement.result.encode()) for d in decisions if d.settlement.result]
+        if results:
+            self._ledger.events.fold([(event_id, destination, result) for event_id, result in results])
+            self._ledger.deliveries.unfold(destination, results)
+
+    def _announce(self, destination: str, lane: str, decisions: Sequence[Decision]) -> None:
+        dead: dict[str, list[str]] = {}
+        for decision in decisions:
+            settlement = decision.settlement
+            name = delivery_id(settlement.event_id, destination)
+            if decision.status is DeliveryStatus.DEAD:
+                dead.setdefault(settlement.row.reason or settlement.row.outcome, []).append(name)
+            if decision.alert:
+                log.error("alert", extra={"alert": decision.alert, "delivery_id": name, "destination": destination, "reason": settlement.row.reason})
+        for reason, names in dead.items():
+            log.warning("dead_letter", extra={"destination": destination, "lane": LANE_NAMES[lane], "reason": reason, "deliveries": len(names)})
+            self._publisher.dead_letter(destination, reason, names)

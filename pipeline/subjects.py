@@ -1,0 +1,90 @@
+"""Who an event is about: merging its word into standings, learning links, and completing a withdrawal from them.
+
+A withdrawal reaches further than a consent: it is merged into, and told by, identifiers that earlier events named together
+with its own. A `given` never is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pipeline.domain import IDENTIFIER_KINDS, ConsentEvent, State, Word
+from pipeline.ledger.standings import IdentifierRecord, Merge, Merged, Reach, Standings
+
+COMPLETION_DEPTH = 2
+"""Links that a withdrawal follows to find an identifier: by phone to an e-mail named with it, and on to the account named with that."""
+
+
+def merges_of(event: ConsentEvent, standings: Standings, *, links: bool) -> list[Merge]:
+    """What an event says about each of its identifiers; `links` is whether its source may teach which belong together."""
+    keys = event.identifier_keys
+    word = event.word.encode()
+    values = event.subject.identifiers()
+    return [
+        Merge(
+            identifier_key=key,
+            purpose=event.purpose,
+            word=word,
+            value=standings.seal_value(key, values[kind]) if links else b"",
+            links=tuple(other for other in keys.values() if other != key) if links else (),
+        )
+        for kind, key in keys.items()
+    ]
+
+
+def newest_by_event(events: Sequence[ConsentEvent], merged: Sequence[Merged]) -> list[Word]:
+    """The newest word that merging found for each event, over all its identifiers; `merged` lies flat, in order."""
+    newest, position = [], 0
+    for event in events:
+        found = merged[position : position + len(event.identifier_keys)]
+        position += len(event.identifier_keys)
+        newest.append(max([event.word, *(item.newest for item in found if item.newest)], key=Word.encode))
+    return newest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """A withdrawal with the identifiers that links add. `ambiguous` names the kinds for which more than one candidate is equally near."""
+
+    event: ConsentEvent
+    ambiguous: frozenset[str] = frozenset()
+
+
+def complete(event: ConsentEvent, reach: Reach, standings: Standings) -> Completed:
+    """Add to a withdrawal every kind of identifier for which exactly one candidate is nearest; leaves a `given` as it is."""
+    if event.state is not State.WITHDRAWN:
+        return Completed(event=event)
+    keys, values, ambiguous = dict(event.identifier_keys), {}, set()
+    for kind in IDENTIFIER_KINDS:
+        if kind in keys:
+            continue
+        candidates = reach.nearest(kind)
+        if len(candidates) == 1:
+            keys[kind] = candidates[0].key
+            values[kind] = standings.open_value(candidates[0])
+        elif candidates:
+            ambiguous.add(kind)
+    if values:
+        event = replace(event, subject=replace(event.subject, **values), identifier_keys=keys)
+    return Completed(event=event, ambiguous=frozenset(ambiguous))
+
+
+def spread(records: Iterable[IdentifierRecord]) -> list[Merge]:
+    """The merges that bring linked identifiers to the same newest word for every purpose any of them knows."""
+    known = list(records)
+    newest: dict[str, Word] = {}
+    for record in known:
+        for purpose, word in record.words.items():
+            if purpose not in newest or newest[purpose].encode() < word.encode():
+                newest[purpose] = word
+    return [
+        Merge(identifier_key=record.key, purpose=purpose, word=word.encode())
+        for record in known
+        for purpose, word in newest.items()
+        if _older(record.words, purpose, word)
+    ]
+
+
+def _older(words: Mapping[str, Word], purpose: str, word: Word) -> bool:
+    return purpose not in words or words[purpose].encode() < word.encode()
