@@ -188,7 +188,7 @@ class Adapter:
         """Whether this destination, as configured, works with a session token."""
         return self.capabilities.signs_in
 
-    def is_signed_out(self, response: VendorResponse) -> bool:
+    def is_signed_out(self, response: VendorResponse) -> bool:  # noqa: ARG002 (for subclasses)
         """Whether an answer says that the session token is no longer good."""
         return False
 
@@ -196,7 +196,7 @@ class Adapter:
         """Instructions one dialogue may carry with these options."""
         return self.capabilities.batch_size
 
-    def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:
+    def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (for subclasses)
         """Add the secrets to a request: the only method that touches them. `token` is the session's, if there is one."""
         return request
 
@@ -205,7 +205,7 @@ class Adapter:
         held = subject.identifiers()
         return {kind: held[kind] for kind in self.capabilities.identifiers if kind in held}
 
-    def place_of(self, options: Mapping[str, Any]) -> str:
+    def place_of(self, options: Mapping[str, Any]) -> str:  # noqa: ARG002 (for subclasses)
         """Which list at the vendor a contact is in with these options; where the scope is `contact`, purposes of one place share one state.
 
         Empty means that the vendor keeps one state for the whole account.

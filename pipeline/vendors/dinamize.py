@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import orjson
 
@@ -42,14 +42,14 @@ class Adapter(base.Adapter):
     title = "Dinamize"
     docs_url = "https://panel.dinamize.com/apidoc/"
     base_url = "https://api.dinamize.com"
-    credentials = {
+    credentials: ClassVar = {
         "token": Option(description="Consent-Token, which arrives by e-mail once the account's owner has approved"),
         "token_header": Option(description="header that carries the Consent-Token (assumed)", default="auth-token"),
         "user": Option(description="login of an API user"),
         "password": Option(description="password of that user"),
         "client_code": Option(description="code of the Dinamize client"),
     }
-    options = {
+    options: ClassVar = {
         "list_code": Option(description="code of the contact list", required=True),
         "date_rest_given": Option(description="resting date sent on `given`: a past date, or empty to clear it (assumed)", default="2000-01-01"),
         "signed_out_codes": Option(description="answer codes of an expired session (assumed)", default=["240001"], type=list),

@@ -13,7 +13,7 @@ import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
 import orjson
@@ -48,8 +48,8 @@ class Adapter(base.Adapter):
     title = "Mailchimp"
     docs_url = "https://mailchimp.com/developer/marketing/api/list-members/"
     base_url = "https://<dc>.api.mailchimp.com/3.0"
-    credentials = {"api_key": Option(description="API key; what follows its last hyphen names the data centre", required=True)}
-    options = {
+    credentials: ClassVar = {"api_key": Option(description="API key; what follows its last hyphen names the data centre", required=True)}
+    options: ClassVar = {
         "list_id": Option(description="id of the audience", required=True),
         "marketing_permission_id": Option(description="id of the audience's marketing permission that stands for the purpose; members then go one by one"),
     }
@@ -97,7 +97,7 @@ class Adapter(base.Adapter):
         state = _held_state(member, self.option(options, "marketing_permission_id"))
         return Held(state=state, changed_at=_instant(member.get("last_changed")), vendor_reference=str(member.get("contact_id") or ""))
 
-    def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:
+    def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (there is no session)
         login = base64.b64encode(f"relay:{self._secrets['api_key']}".encode()).decode()
         return replace(request, headers=(*request.headers, ("authorization", f"Basic {login}")))
 

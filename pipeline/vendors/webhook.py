@@ -12,7 +12,7 @@ import hmac
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import orjson
 
@@ -32,8 +32,8 @@ class Adapter(base.Adapter):
     title = "Webhook (Standard Webhooks)"
     docs_url = "https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md"
     base_url = ""
-    credentials = {"secret": Option(description="signing secret shared with the receiver: whsec_ and base64 of 24 to 64 bytes", required=True)}
-    options = {"batch_size": Option(description=f"events in one call, 1 to {MOST_EVENTS}; above 1 the body is a consent.batch", default=1, type=int)}
+    credentials: ClassVar = {"secret": Option(description="signing secret shared with the receiver: whsec_ and base64 of 24 to 64 bytes", required=True)}
+    options: ClassVar = {"batch_size": Option(description=f"events in one call, 1 to {MOST_EVENTS}; above 1 the body is a consent.batch", default=1, type=int)}
     capabilities = Capabilities(identifiers=IDENTIFIER_KINDS, batch_size=MOST_EVENTS)
     rate = Rate(concurrent=16)
 
@@ -64,7 +64,7 @@ class Adapter(base.Adapter):
         told = iter(results)
         return [next(told) if instruction.subject.identifiers() else base.missing_identifier() for instruction in instructions]
 
-    def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:
+    def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (there is no session)
         sent_at = str(int(time.time()))
         content = b".".join((dict(request.headers)["webhook-id"].encode(), sent_at.encode(), request.body))
         signature = base64.b64encode(hmac.digest(self._key, content, hashlib.sha256)).decode()

@@ -1,0 +1,59 @@
+"""The capability table of the documentation, printed from what the vendor files declare: `python -m tests.vendors.capability_table > docs/capabilities.md`."""
+
+from __future__ import annotations
+
+from pipeline.vendors.base import Adapter, Rate, adapter_class, vendor_names
+
+COLUMNS = ("vendor", "can be told", "finds a person by", "one state for each", "double opt-in", "read back", "session", "in one call", "limit")
+OPENING = """# What each vendor can do
+
+Printed from the vendor files by `python -m tests.vendors.capability_table`; a test compares the two.
+
+- *can be told*: the states that the vendor can express. A withdrawal that cannot be expressed is a dead letter with an alert, never dropped.
+- *finds a person by*: one of these is enough, in this order of preference.
+- *one state for each*: `purpose`, or `contact` where one state stops everything at once.
+- *read back*: the vendor's own state can be asked for, which the reconciliation needs.
+- *in one call*: how many people one call can carry.
+"""
+
+
+def render() -> str:
+    """The page as it must stand in the documentation."""
+    adapters = [(name, adapter_class(name)) for name in vendor_names()]
+    rows = [_row(name, adapter) for name, adapter in adapters if adapter.capabilities.states]
+    sources = [_source(name, adapter) for name, adapter in adapters if adapter.capabilities.sends_events]
+    told = "\n".join(["| " + " | ".join(cells) + " |" for cells in (COLUMNS, ("---",) * len(COLUMNS), *rows)])
+    heard = "\n## Vendors that are heard\n\n" + "\n".join(sources) + "\n" if sources else ""
+    return f"{OPENING}\n{told}\n{heard}"
+
+
+def _row(name: str, adapter: type[Adapter]) -> tuple[str, ...]:
+    can = adapter.capabilities
+    return (
+        f"[{adapter.title}](vendors/{name}.md) (`{name}`)",
+        ", ".join(sorted(can.states)),
+        ", ".join(f"`{kind}`" for kind in can.identifiers),
+        can.scope,
+        _yes(can.double_opt_in),
+        _yes(can.reads_back),
+        _yes(can.signs_in),
+        f"{can.batch_size:,}",
+        _limit(adapter.rate),
+    )
+
+
+def _source(name: str, adapter: type[Adapter]) -> str:
+    return f"- {adapter.title} (`{name}`), named by {', '.join(f'`{kind}`' for kind in adapter.capabilities.identifiers)}"
+
+
+def _limit(rate: Rate) -> str:
+    calls = f"{rate.calls} calls in {rate.per_seconds:g} s, " if rate.calls else ""
+    return f"{calls}{rate.concurrent} at once"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+if __name__ == "__main__":
+    print(render(), end="")
