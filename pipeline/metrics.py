@@ -66,7 +66,9 @@ class _SnapshotCollector(Collector):
         snapshot = self._snapshot
         yield GaugeMetricFamily("consent_unaccounted", "Unfinished events and deliveries that no index would bring back; always 0.", snapshot.unaccounted)
         yield CounterMetricFamily("consent_rescued", "Work brought back by the ledger after a lost message or a dead worker.", snapshot.rescued_total)
-        yield CounterMetricFamily("consent_stale_sends", "Requests that went out after a newer word was accepted; each was corrected.", snapshot.stale_sends_total)
+        yield CounterMetricFamily(
+            "consent_stale_sends", "Requests that went out after a newer word was accepted; each was corrected.", snapshot.stale_sends_total
+        )
         if snapshot.last_beat_seconds is not None:
             yield GaugeMetricFamily("consent_last_beat_seconds", "Seconds since the beat last released due work.", snapshot.last_beat_seconds)
         events = CounterMetricFamily("consent_events", "Events received, by the status they were answered with.", labels=("status",))
@@ -95,5 +97,7 @@ class _SnapshotCollector(Collector):
 
     def _latency(self) -> Metric:
         latency = self._snapshot.accept_to_told
-        buckets = [*((f"{bound:g}", count) for bound, count in latency.buckets), ("+Inf", latency.count)]
-        return HistogramMetricFamily("consent_accept_to_told_seconds", "Time from accepting an event to its delivery.", buckets=buckets, sum_value=latency.sum_seconds)
+        buckets = [*((str(float(bound)), count) for bound, count in latency.buckets), ("+Inf", latency.count)]
+        return HistogramMetricFamily(
+            "consent_accept_to_told_seconds", "Time from accepting an event to its delivery.", buckets=buckets, sum_value=latency.sum_seconds
+        )

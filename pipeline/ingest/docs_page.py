@@ -91,7 +91,9 @@ def _problems() -> str:
 
 
 def _schemas(document: Json) -> str:
-    return '<section id="schemas"><h2>Schemas</h2>' + "".join(_schema(name, schema) for name, schema in document["components"]["schemas"].items()) + "</section>"
+    return (
+        '<section id="schemas"><h2>Schemas</h2>' + "".join(_schema(name, schema) for name, schema in document["components"]["schemas"].items()) + "</section>"
+    )
 
 
 def _schema(name: str, schema: Json) -> str:

@@ -21,7 +21,12 @@ EVENT: Final[dict[str, Any]] = {
     "evidence": {"website": "https://shop.example", "form": "footer", "notice_version": "3"},
     "metadata": {"campaign": "summer"},
 }
-WITHDRAWAL: Final[dict[str, Any]] = {"subject": {"email": "ana@example.com"}, "purpose": "newsletter", "state": "withdrawn", "event_time": "2026-02-01T09:30:00Z"}
+WITHDRAWAL: Final[dict[str, Any]] = {
+    "subject": {"email": "ana@example.com"},
+    "purpose": "newsletter",
+    "state": "withdrawn",
+    "event_time": "2026-02-01T09:30:00Z",
+}
 NDJSON: Final = "".join(orjson.dumps(event).decode() + "\n" for event in (EVENT, WITHDRAWAL))
 
 ACCEPTED: Final = {"event_id": EVENT_ID, "status": "accepted"}

@@ -58,7 +58,9 @@ COMPONENTS: Final[Mapping[str, type[Schema]]] = {
 def build_document() -> Json:
     """The whole document as JSON material; built once per process."""
     plugin = MarshmallowPlugin()
-    spec = APISpec("Consent Relay", "1.0.0", "3.1.0", plugins=[plugin], info={"description": DESCRIPTION, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}})
+    spec = APISpec(
+        "Consent Relay", "1.0.0", "3.1.0", plugins=[plugin], info={"description": DESCRIPTION, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}}
+    )
     for name, schema in COMPONENTS.items():
         spec.components.schema(name, {"description": (schema.__doc__ or "").strip()}, schema=schema)
     _security(spec)
@@ -97,14 +99,24 @@ def _event_paths() -> dict[str, dict[str, Json]]:
     batch = _operation("postBatch", "Events", "Post up to 5,000 consent events", [INGEST], {**_batch_answers(), **_refusals(*POST_REFUSALS)})
     batch["description"] = "A JSON array, or NDJSON with one event on each line. Good events are accepted even if others are refused (207)."
     batch["requestBody"] = {"required": True, "content": {**_array(), "application/x-ndjson": {"schema": {"type": "string"}, "example": examples.NDJSON}}}
-    event = _operation("getEvent", "Events", "See one event and its deliveries", [READ], {200: _json("The event", "Event", examples.EVENT_VIEW), **_refusals(401, 403, 404, 429, 503)})
+    event = _operation(
+        "getEvent",
+        "Events",
+        "See one event and its deliveries",
+        [READ],
+        {200: _json("The event", "Event", examples.EVENT_VIEW), **_refusals(401, 403, 404, 429, 503)},
+    )
     event["parameters"] = [_in_path("event_id", "As answered when the event was posted.")]
     return {"/v1/consent-events": {"post": single}, "/v1/consent-events/batch": {"post": batch}, "/v1/consent-events/{event_id}": {"get": event}}
 
 
 def _source_paths() -> dict[str, dict[str, Json]]:
     answers = {**_batch_answers(_accepted()["content"]["application/json"]), **_refusals(*POST_REFUSALS, 409)}
-    body = {"required": True, "description": "The source's own body, as its system sends it; a native source posts native events.", "content": {"*/*": {"schema": {}}}}
+    body = {
+        "required": True,
+        "description": "The source's own body, as its system sends it; a native source posts native events.",
+        "content": {"*/*": {"schema": {}}},
+    }
     own = _operation("postSource", "Sources", "Post a source's own body", [INGEST, SIGNED], answers)
     own |= {"parameters": [_in_path("source", "The source's name.")], "requestBody": body}
     own["description"] = "A body of one event is answered as one event, a list as a batch."
@@ -112,13 +124,28 @@ def _source_paths() -> dict[str, dict[str, Json]]:
     keyed |= {"requestBody": body, "description": "For senders that can set no header. The key in the address is a secret."}
     probe = _operation("probeSourceAddress", "Sources", "Probe an address", [], {200: {"description": "The address is right"}, **_refusals(401, 403)})
     parameters = [_in_path("source", "The source's name."), _in_path("url_key", "The key in the address.")]
-    return {"/v1/sources/{source}": {"post": own}, "/v1/sources/{source}/{url_key}": {"post": {**keyed, "parameters": parameters}, "get": {**probe, "parameters": parameters}}}
+    return {
+        "/v1/sources/{source}": {"post": own},
+        "/v1/sources/{source}/{url_key}": {"post": {**keyed, "parameters": parameters}, "get": {**probe, "parameters": parameters}},
+    }
 
 
 def _dead_letter_paths(plugin: MarshmallowPlugin) -> dict[str, dict[str, Json]]:
-    page = _operation("listDeadLetters", "Dead letters", "List what was given up", [READ], {200: _json("A page", "DeadLetterPage", examples.DEAD_LETTERS), **_refusals(401, 403, 422, 429, 503)})
+    page = _operation(
+        "listDeadLetters",
+        "Dead letters",
+        "List what was given up",
+        [READ],
+        {200: _json("A page", "DeadLetterPage", examples.DEAD_LETTERS), **_refusals(401, 403, 422, 429, 503)},
+    )
     page["parameters"] = plugin.converter.schema2parameters(PageSchema, location="query") if plugin.converter else []
-    again = _operation("replayDeadLetters", "Dead letters", "Send dead letters again", [REPLAY], {200: _json("What was done", "ReplayAnswer", examples.REPLAYED), **_refusals(*POST_REFUSALS)})
+    again = _operation(
+        "replayDeadLetters",
+        "Dead letters",
+        "Send dead letters again",
+        [REPLAY],
+        {200: _json("What was done", "ReplayAnswer", examples.REPLAYED), **_refusals(*POST_REFUSALS)},
+    )
     again["requestBody"] = _request({"application/json": ("ReplayRequest", examples.REPLAY)})
     again["description"] = "The standing is checked again: what consent has overtaken is not sent. With `dry_run` nothing is changed."
     return {"/v1/dead-letters": {"get": page}, "/v1/dead-letters/replay": {"post": again}}
@@ -126,12 +153,19 @@ def _dead_letter_paths(plugin: MarshmallowPlugin) -> dict[str, dict[str, Json]]:
 
 def _operation_paths() -> dict[str, dict[str, Json]]:
     live = _operation("live", "Operations", "Is the process alive", [], {200: {"description": "It answers"}})
-    ready_answers = {200: _json("Events can be taken", "Readiness", {"ready": True, "problems": []}), 503: _json("They cannot", "Readiness", examples.NOT_READY)}
+    ready_answers = {
+        200: _json("Events can be taken", "Readiness", {"ready": True, "problems": []}),
+        503: _json("They cannot", "Readiness", examples.NOT_READY),
+    }
     ready = _operation("ready", "Operations", "Can events be taken, does work progress", [], {**ready_answers, **_refusals(429)})
     text = {"description": "Figures", "content": {"text/plain": {"schema": {"type": "string"}, "example": "consent_unaccounted 0.0\n"}}}
     metrics = _operation("metrics", "Operations", "Figures for Prometheus", [], {200: text, **_refusals(429, 503)})
-    document = _operation("openapi", "Operations", "This document", [], {200: {"description": "OpenAPI 3.1", "content": {"application/json": {"schema": {"type": "object"}}}}})
-    page = _operation("docs", "Operations", "This document as a page", [], {200: {"description": "A page", "content": {"text/html": {"schema": {"type": "string"}}}}})
+    document = _operation(
+        "openapi", "Operations", "This document", [], {200: {"description": "OpenAPI 3.1", "content": {"application/json": {"schema": {"type": "object"}}}}}
+    )
+    page = _operation(
+        "docs", "Operations", "This document as a page", [], {200: {"description": "A page", "content": {"text/html": {"schema": {"type": "string"}}}}}
+    )
     gets = {"/health/live": live, "/health/ready": ready, "/metrics": metrics, "/openapi.json": document, "/docs": page}
     return {path: {"get": operation} for path, operation in gets.items()}
 
@@ -168,7 +202,10 @@ def _batch_answers(single: Json | None = None) -> dict[int, Json]:
     schema = {"oneOf": [_ref("Accepted"), batch]} if single else batch
     return {
         202: {"description": "All accepted", "content": {"application/json": {"schema": schema, "example": examples.BATCH_ACCEPTED}}},
-        207: {"description": "Some refused, each named; the others accepted", "content": {"application/json": {"schema": batch, "example": examples.BATCH_PARTLY}}},
+        207: {
+            "description": "Some refused, each named; the others accepted",
+            "content": {"application/json": {"schema": batch, "example": examples.BATCH_PARTLY}},
+        },
     }
 
 

@@ -15,6 +15,15 @@ LARGEST_IDS = 5000
 NAME = validate.Length(min=1, max=200)
 
 
+class TrueOrFalse(fields.Boolean):
+    """A JSON boolean and nothing like it: `1` and `"true"` may mean something else to whoever sent them."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **options: Any) -> bool:  # noqa: ARG002 - the signature of marshmallow
+        if not isinstance(value, bool):
+            raise ValidationError("must be true or false")
+        return value
+
+
 class FilterSchema(Schema):
     """Which dead letters: all given conditions must hold."""
 
@@ -24,7 +33,9 @@ class FilterSchema(Schema):
     destination = fields.String(validate=NAME, metadata={"description": "Only those of this destination.", "example": "dinamize-news"})
     reason = fields.String(validate=NAME, metadata={"description": "Only those that died for this reason code.", "example": "http_400"})
     state = fields.String(validate=validate.OneOf(("given", "withdrawn")), metadata={"description": "Only consents given, or only withdrawals."})
-    since = fields.AwareDateTime(format="iso", metadata={"description": "Only those that died at or after this time (RFC 3339).", "example": "2026-01-05T13:00:00Z"})
+    since = fields.AwareDateTime(
+        format="iso", metadata={"description": "Only those that died at or after this time (RFC 3339).", "example": "2026-01-05T13:00:00Z"}
+    )
 
 
 class PageSchema(FilterSchema):
@@ -46,7 +57,7 @@ class ReplayRequestSchema(Schema):
         metadata={"description": "Delivery ids.", "example": ["rqk3v7mzk2l5x4a6b7c2d3e4.dinamize-news"]},
     )
     filter = fields.Nested(FilterSchema, metadata={"description": "Instead of ids: all that fit; `{}` for all."})
-    dry_run = fields.Boolean(load_default=False, truthy={True}, falsy={False}, metadata={"description": "Only tell what would be done."})
+    dry_run = TrueOrFalse(load_default=False, metadata={"description": "Only tell what would be done."})
 
 
 PAGES = PageSchema()

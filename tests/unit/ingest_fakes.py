@@ -120,8 +120,10 @@ class FakeLedger:
         self._asked("event", event_id)
         return FakeEvent(event_id, self.sources[event_id]) if event_id in self.sources else None
 
-    def dead_letters(self, destination=None, reason=None, state=None, since=None, cursor=None, limit=100, source=None):
-        self._asked("dead_letters", {"destination": destination, "reason": reason, "state": state, "since": since, "cursor": cursor, "limit": limit, "source": source})
+    def dead_letters(self, destination=None, reason=None, state=None, since=None, cursor=None, limit=100, source=None):  # noqa: PLR0917
+        self._asked(
+            "dead_letters", {"destination": destination, "reason": reason, "state": state, "since": since, "cursor": cursor, "limit": limit, "source": source}
+        )
         mine = [one for one in self.dead if source in (None, self.sources[one.partition(".")[0]])]
         start = int(cursor or 0)
         end = start + min(limit, self.page_size)

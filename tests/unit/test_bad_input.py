@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import orjson
 import pytest
-
 from ingest_fakes import EVENT, IMPORT, KEYS, URL_KEY, make_relay, paths_of
+
 from pipeline.ingest import IngestLimits
 
 NATIVE = "/v1/consent-events"
@@ -208,7 +208,12 @@ def test_a_bad_line_is_named_and_its_neighbours_are_accepted(line, path):
     body = b"\n".join([event(idempotency_key="1"), b"", line, event(idempotency_key="2"), b""])
     answer = relay.post(BATCH, body=body, headers={"Content-Type": NDJSON})
     assert answer.status_code == 207
-    assert {name: answer.json[name] for name in ("accepted", "duplicates", "superseded", "rejected")} == {"accepted": 2, "duplicates": 0, "superseded": 0, "rejected": 1}
+    assert {name: answer.json[name] for name in ("accepted", "duplicates", "superseded", "rejected")} == {
+        "accepted": 2,
+        "duplicates": 0,
+        "superseded": 0,
+        "rejected": 1,
+    }
     assert [result["status"] for result in answer.json["results"]] == ["accepted", "rejected", "accepted"]
     assert [error["path"] for error in answer.json["results"][1]["errors"]] == [path]
     assert answer.json["results"][1]["index"] == 1

@@ -7,8 +7,8 @@ import threading
 import time
 
 import pytest
-
 from ingest_fakes import FakeAcceptor, make_routing
+
 from pipeline.domain import IncomingEvent, State, Subject
 from pipeline.errors import LedgerUnavailable
 from pipeline.ingest.blocking import BlockingCalls

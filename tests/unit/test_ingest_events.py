@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import orjson
 import pytest
-
 from ingest_fakes import EVENT, IMPORT, KEYS, URL_KEY, FakeAcceptor, FakeLedger, errors_of, make_relay, paths_of
+
 from pipeline.domain import State
 from pipeline.errors import LedgerUnavailable
 from pipeline.ingest import IngestLimits
@@ -162,7 +162,9 @@ def test_reading_needs_a_key_with_the_scope(key, status):
     assert ("www-authenticate" in answer.headers) == (status == 401)
 
 
-@pytest.mark.parametrize("method, path, status", [("GET", "/v1/consent-events", 405), ("DELETE", "/v1/consent-events/a", 405), ("GET", "/", 404), ("GET", "/v2", 404)])
+@pytest.mark.parametrize(
+    "method, path, status", [("GET", "/v1/consent-events", 405), ("DELETE", "/v1/consent-events/a", 405), ("GET", "/", 404), ("GET", "/v2", 404)]
+)
 def test_other_addresses_and_methods_are_problems_too(method, path, status):
     """Given an unknown address or method, the answer is a problem document; 405 names the methods."""
     answer = make_relay().call(method, path)
