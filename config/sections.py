@@ -15,6 +15,7 @@ class Ledger:
     partitions: int
     durability: str
     wait_aof_milliseconds: int
+    expected_id: str
     dedup_days: int
     payload_days: int
     fan_out_rescue_seconds: float
@@ -117,7 +118,7 @@ class Log:
 
 ZERO_ALLOWED = frozenset({"deliver.threads_reserved_for_withdrawals", "limits.withdrawal_reserve_share", "ingest.allowed_skew_seconds", "ingest.port"})
 ONE_OF = {
-    "ledger.durability": ("auto", "waitaof", "always", "none"),
+    "ledger.durability": ("auto", "fsync", "waitaof", "none"),
     "exchange.transport": ("curl", "requests"),
     "log.level": ("debug", "info", "warning", "error"),
     "log.format": ("json", "text"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -33,7 +34,9 @@ def run_worker(parts: Parts, name: str) -> int:
     watchdog = Watchdog(parts.settings.worker.deaf_seconds, lambda: parts.publisher.queue_depth(CONTROL_QUEUE))
     signals.task_received.connect(watchdog.heard, weak=False)
     signals.worker_ready.connect(watchdog.start, weak=False)
-    worker = parts.app.Worker(hostname=f"{name}@%h", loglevel=parts.settings.log.level.upper(), quiet=True, without_gossip=True, without_mingle=True)
+    worker = parts.app.Worker(
+        hostname=f"{name}@{socket.gethostname()}", loglevel=parts.settings.log.level.upper(), quiet=True, without_gossip=True, without_mingle=True
+    )
     worker.start()
     parts.close()
     return int(worker.exitcode or 0)

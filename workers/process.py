@@ -41,15 +41,16 @@ def die_with_parent(parent: int) -> Callable[[], None]:
     return prepare
 
 
-def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+def start(command: Sequence[str], environment: Mapping[str, str], log: Path | None) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, its output appended to `log`. Call it from the main thread only: the kernel
-    takes the end of the thread that started a child for the end of its parent."""
-    with log.open("ab") as output:
+    takes the end of the thread that started a child for the end of its parent.
+    """
+    with log.open("ab") if log else contextlib.nullcontext() as output:
         return subprocess.Popen(  # noqa: S603 - our own commands
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.STDOUT if log else None,
             env=with_checkout(environment),
             start_new_session=True,
             preexec_fn=die_with_parent(os.getpid()),  # noqa: PLW1509 - no lock is taken in there

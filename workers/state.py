@@ -9,9 +9,19 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 from config.settings import SettingsError
 from workers.embedded import write_private
+
+ENVIRONMENT_FILE: Final = "environment.json"
+"""What a running `consent up` tells other commands of the same user: addresses and secrets."""
+SAMPLE_KEYS: Final = {
+    "native": "CONSENT_SAMPLE_KEY_SHA256",
+    "privacy_tools": "CONSENT_SAMPLE_PRIVACY_TOOLS_KEY_SHA256",
+    "operator": "CONSENT_SAMPLE_OPERATOR_KEY_SHA256",
+}
+"""Sources of the example routing file and the variables in which it looks for the hashes of their keys."""
 
 
 class StateFolder:
@@ -47,17 +57,39 @@ class StateFolder:
 
     def secrets(self, environment: Mapping[str, str]) -> dict[str, str]:
         """The environment's secrets, completed by ones that are made once and kept here."""
-        key = self.sample_key()
         return {
             "CONSENT_SUBJECT_PEPPER": environment.get("CONSENT_SUBJECT_PEPPER") or self._kept("subject_pepper", new_pepper),
             "CONSENT_VAULT_KEYS": environment.get("CONSENT_VAULT_KEYS") or self._kept("vault_keys", new_vault_key),
             "CONSENT_FLOWER_LOGIN": environment.get("CONSENT_FLOWER_LOGIN") or self._kept("flower_login", lambda: f"operator:{secrets.token_urlsafe(12)}"),
-            "CONSENT_SAMPLE_KEY_SHA256": environment.get("CONSENT_SAMPLE_KEY_SHA256") or key_hash(key),
+            **{name: environment.get(name) or key_hash(self.sample_key(source)) for source, name in SAMPLE_KEYS.items()},
         }
 
-    def sample_key(self) -> str:
-        """The key with which the samples are sent."""
-        return self._kept("sample_key", new_source_key)
+    def sample_key(self, source: str = "native") -> str:
+        """The key with which the samples of a source are sent."""
+        return self._kept(f"sample_{source}_key", new_source_key)
+
+    def remember(self, name: str, value: str) -> None:
+        """Keep a value for the next start and for commands that look in here."""
+        write_private(self.path / name, value)
+
+    def recall(self, name: str) -> str:
+        """A remembered value, empty if there is none."""
+        file = self.path / name
+        return file.read_text(encoding="utf-8").strip() if file.exists() else ""
+
+    def is_locked(self) -> bool:
+        """Whether a `consent up` works on this folder now."""
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
     def _kept(self, name: str, make: Callable[[], str]) -> str:
         file = self.path / name
@@ -82,5 +114,5 @@ def new_source_key() -> str:
 
 
 def key_hash(key: str) -> str:
-    """SHA-256 of a source key in hex, as the routing file names it."""
-    return hashlib.sha256(key.encode()).hexdigest()
+    """The hash of a source key as the routing file names it."""
+    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()

@@ -41,7 +41,7 @@ class Service:
 class Child:
     """A service's process, over all its restarts."""
 
-    def __init__(self, service: Service, log: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, service: Service, log: Path | None, clock: Callable[[], float]) -> None:
         self.service = service
         self.log = log
         self.restarts = 0
@@ -83,21 +83,21 @@ class Child:
             self.process.send_signal(number)
 
     def last_line(self) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self.log.exists() else []
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self.log and self.log.exists() else []
         return lines[-1] if lines else "(empty)"
 
 
 class Supervisor:
-    """Looks after the children; everything here runs in the main thread."""
+    """Looks after the children; everything here runs in the main thread. Without `logs` they write where this process does."""
 
-    def __init__(self, logs: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, logs: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._logs = logs
         self._clock = clock
         self.children: list[Child] = []
 
     def start(self, service: Service) -> Child:
         """Start a service; `wait_ready` waits for it."""
-        child = Child(service, self._logs / f"{service.name}.log", self._clock)
+        child = Child(service, self._logs and self._logs / f"{service.name}.log", self._clock)
         self.children.append(child)
         child.start()
         return child

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import logging
 import signal
 import time
@@ -15,7 +16,7 @@ from config.logging import setup_logging
 from config.settings import Settings, SettingsError, check_invariants, load_settings
 from workers.embedded import EmbeddedServer, free_port, is_free
 from workers.process import python
-from workers.state import StateFolder
+from workers.state import ENVIRONMENT_FILE, StateFolder
 from workers.supervisor import Child, Service, Supervisor
 from workers.wiring import Parts
 
@@ -58,6 +59,7 @@ class Relay:
         Parts(self.environment)  # a wrong routing file stops the start before anything runs
         if not self.settings.redis_url:
             self._start_server()
+        self.state.remember(ENVIRONMENT_FILE, json.dumps({name: value for name, value in self.environment.items() if name.startswith("CONSENT_")}))
         first = [self._started(self._sandbox())] if self.sandbox else []
         workers = [self._started(self._worker(number)) for number in range(1, self.settings.worker.processes + 1)]
         others = [self._started(self._ours("beat", BEAT)), self._started(self._ours("ingest", INGEST, "serve", ready=self._answers_ready))]

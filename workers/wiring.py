@@ -21,19 +21,20 @@ from config.celery import publish_options
 from config.settings import Settings, check_invariants, load_settings
 from pipeline.errors import ConfigurationError
 from pipeline.identifiers import Hasher
-from pipeline.routing import Routing
+from pipeline.routing import RetryPolicy, Routing
 from pipeline.vault import Vault
 from workers.app import create_app
 from workers.queues import CeleryPublisher
 
 if TYPE_CHECKING:
-    from pipeline.accept import Acceptor
     from pipeline.deliver import Deliver
     from pipeline.exchange import Exchange
+    from pipeline.release import Audit, Backfill, ReleaseDue
+
+    from pipeline.accept import Acceptor
     from pipeline.fanout import FanOut
     from pipeline.ledger import Ledger
     from pipeline.limits import Limits
-    from pipeline.release import Audit, Backfill, ReleaseDue
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ class Parts:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigurationError(f"{path}: the routing file cannot be read ({error.strerror}); CONSENT_CONFIG names another") from error
-        return load_routing(text, filename=str(path), environment=self.environment)
+        retry = RetryPolicy(waits_seconds=self.settings.retry.waits_seconds, give_up_after_seconds=self.settings.retry.give_up_after_seconds)
+        return load_routing(text, filename=str(path), environment=self.environment, default_retry=retry)
 
     def reload(self) -> bool:
         """Read the routing file again; a wrong one is logged and the old one stays in force. True if it was taken."""
@@ -142,14 +144,27 @@ class Parts:
                 part.close()
 
     def _build_ledger(self) -> Ledger:
-        from pipeline.ledger import Ledger
+        from pipeline.ledger import Ledger, LedgerOptions
 
-        return Ledger(self.redis, partitions=self.settings.ledger.partitions)
+        section = self.settings.ledger
+        options = LedgerOptions(
+            partitions=section.partitions,
+            pepper_fingerprint=self.hasher.fingerprint(),
+            expected_id=section.expected_id or None,
+            durability=section.durability,
+            wait_aof_milliseconds=section.wait_aof_milliseconds,
+            dedup_days=section.dedup_days,
+            payload_days=section.payload_days,
+            fan_out_rescue_seconds=section.fan_out_rescue_seconds,
+            audit_seconds=section.audit_seconds,
+            push_rescue_seconds=section.push_rescue_seconds,
+        )
+        return Ledger(self.redis, self.vault, options)
 
     def _build_acceptor(self) -> Acceptor:
         from pipeline.accept import Acceptor
 
-        return Acceptor(self.ledger, self.hasher, self.vault, self.publisher)
+        return Acceptor(self.ledger, self.hasher, self.vault, self.publisher, now=self.ledger.now)
 
     def _build_exchange(self) -> Exchange:
         from pipeline.exchange import Exchange, build_transport
@@ -171,7 +186,7 @@ class Parts:
     def _build_fan_out(self) -> FanOut:
         from pipeline.fanout import FanOut
 
-        return FanOut(self.ledger, self.vault, self.routing, self.publisher)
+        return FanOut(self.ledger, self.vault, self.publisher, lambda: self.routing, chunk_size=self.settings.deliver.chunk_size)
 
     def _build_deliver(self) -> Deliver:
         from pipeline.deliver import Deliver

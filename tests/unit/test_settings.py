@@ -82,7 +82,7 @@ def test_variables_of_the_routing_file_are_left_alone():
         ("CONSENT_LIMITS_WITHDRAWAL_RESERVE_SHARE", "1", "limits.withdrawal_reserve_share must be below 1"),
         ("CONSENT_CELERY_MAX_CONNECTIONS", "23", "celery.max_connections must be worker.threads + 8 or more"),
         ("CONSENT_EXCHANGE_TRANSPORT", "aiohttp", "exchange.transport must be one of curl, requests"),
-        ("CONSENT_LEDGER_DURABILITY", "maybe", "ledger.durability must be one of auto, waitaof, always, none"),
+        ("CONSENT_LEDGER_DURABILITY", "maybe", "ledger.durability must be one of auto, fsync, waitaof, none"),
         ("CONSENT_INGEST_PORT", "65536", "ingest.port must be a port"),
         ("CONSENT_LEDGER_PARTITIONS", "0", "ledger.partitions must be above 0"),
         ("CONSENT_RETRY_WAITS_SECONDS", "5,0", "retry.waits_seconds must be one or more numbers above 0"),

@@ -1,0 +1,119 @@
+"""Commands for operators: check, doctor, keys, destination, backfill."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from workers.commands import common
+
+if TYPE_CHECKING:
+    from workers.wiring import Parts
+
+
+@click.command()
+def check() -> None:
+    """Check settings and routing file, and say in words what the file does. Exits 2 if anything is wrong; sends nothing."""
+    from pipeline.routing import describe
+    from workers.wiring import Parts
+
+    built = Parts(common.environment(of_running=True))
+    for line in describe(built.routing):
+        click.echo(line)
+    click.echo(f"{built.settings.routing_path()}: good, {len(built.routing.destinations)} destinations, {len(built.routing.triggers)} triggers")
+
+
+@click.command()
+@click.option("--worker", "what", flag_value="worker", help="Only whether workers answer (for health checks).")
+@click.option("--beat", "what", flag_value="beat", help="Only whether beat's work is being done (for health checks).")
+def doctor(what: str | None) -> None:
+    """Look for what stands in the way: settings, secrets, ledger, broker, workers, beat. Exits 1 if anything does."""
+    from workers.diagnosis import examine
+
+    with common.opened("doctor") as parts:
+        findings = examine(parts, what)
+    for finding in findings:
+        click.echo(f"{'ok  ' if finding.good else 'FAIL'} {finding.name}: {finding.text}")
+    sys.exit(0 if all(finding.good for finding in findings) else common.FAILED)
+
+
+@click.group()
+def keys() -> None:
+    """Make and withdraw the keys with which sources send, and the relay's own secrets."""
+
+
+@keys.command("new")
+@click.argument("source")
+def keys_new(source: str) -> None:
+    """Make a key for SOURCE: the key goes to whoever sends, its hash into the routing file. It is shown once and kept nowhere."""
+    from workers.state import key_hash, new_source_key
+
+    key = new_source_key()
+    click.echo(f"key of {source}, shown only now (send it as Authorization: Bearer <key>):", err=True)
+    click.echo(key)
+    click.echo(f'add to the keys of {source} in the routing file, then send SIGHUP to the running relay:\n  "{key_hash(key)}"', err=True)
+
+
+@keys.command("revoke")
+@click.argument("key_hash", metavar="SHA256")
+def keys_revoke(key_hash: str) -> None:
+    """Say where in the routing file the key with this hash stands; without its line, and after SIGHUP, it opens nothing."""
+    from config.settings import load_settings
+
+    path = load_settings(common.environment(of_running=True)).routing_path()
+    digits = key_hash.removeprefix("sha256:").lower()
+    found = [number for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1) if digits and digits in line.lower()]
+    if not found:
+        raise click.ClickException(f"no key {key_hash} in {path}")
+    click.echo(f"take it out of {path}, line {', '.join(map(str, found))}, then send SIGHUP to the running relay")
+
+
+@keys.command("secret")
+def keys_secret() -> None:
+    """Print a new pepper and a new vault key, as lines for an environment file."""
+    from workers.state import new_pepper, new_vault_key
+
+    click.echo(f"CONSENT_SUBJECT_PEPPER={new_pepper()}\nCONSENT_VAULT_KEYS={new_vault_key()}")
+
+
+@click.group()
+def destination() -> None:
+    """Pause and resume the deliveries of a destination; what is accepted meanwhile waits."""
+
+
+@destination.command("pause")
+@click.argument("name")
+def destination_pause(name: str) -> None:
+    """Tell a destination nothing until it is resumed."""
+    with common.opened("destination") as parts:
+        _known(parts, name)
+        parts.ledger.deliveries.pause(name, paused=True)
+    click.echo(f"{name} is paused; deliveries wait")
+
+
+@destination.command("resume")
+@click.argument("name")
+def destination_resume(name: str) -> None:
+    """Go on telling a paused destination, withdrawals first."""
+    with common.opened("destination") as parts:
+        _known(parts, name)
+        parts.ledger.deliveries.pause(name, paused=False)
+    click.echo(f"{name} is resumed")
+
+
+def _known(parts: Parts, name: str) -> None:
+    if name not in parts.routing.destinations:
+        raise click.UsageError(f"no destination {name!r}; the routing file has {', '.join(sorted(parts.routing.destinations)) or 'none'}")
+
+
+@click.command()
+@click.argument("destination")
+@click.option("--dry-run", is_flag=True, help="Only count what would be told.")
+def backfill(destination: str, dry_run: bool) -> None:
+    """Tell a new destination the current standings, withdrawals first. May be run again: what was told is not told twice."""
+    with common.opened("backfill") as parts:
+        _known(parts, destination)
+        report = parts.backfill.run(destination, dry_run)
+    common.show(common.as_dict(report), as_json=True, pretty=lambda: None)

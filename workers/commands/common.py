@@ -1,0 +1,127 @@
+"""What the commands share: the environment they work in, their parts, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from config.settings import Settings
+    from workers.wiring import Parts
+
+FAILED, WRONG = 1, 2
+"""Exit codes: the thing failed; usage or configuration is wrong."""
+
+
+class Group(click.Group):
+    """A group whose commands report expected errors in one line and as an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from config.settings import SettingsError
+        from pipeline.errors import ConfigurationError, ConsentRelayError, LedgerMismatch
+        from workers.embedded import ServerFailed
+        from workers.supervisor import StartFailed
+
+        try:
+            return super().invoke(ctx)
+        except (SettingsError, ConfigurationError, LedgerMismatch) as error:
+            code, text = WRONG, str(error)
+        except (StartFailed, ServerFailed, ConsentRelayError) as error:
+            code, text = FAILED, str(error)
+        click.echo(f"consent: {text}", err=True)
+        raise SystemExit(code)
+
+
+def environment(*, of_running: bool = False) -> dict[str, str]:
+    """The environment of the command; with `of_running`, completed by what a running `consent up` of the same state directory says."""
+    own = dict(os.environ)
+    return {**_of_running(own), **own} if of_running and not own.get("CONSENT_REDIS_URL") else own
+
+
+def _of_running(own: Mapping[str, str]) -> dict[str, str]:
+    from config.settings import load_settings
+    from workers.state import ENVIRONMENT_FILE, StateFolder
+
+    folder = StateFolder(load_settings(own).state_path())
+    found = folder.recall(ENVIRONMENT_FILE) if folder.is_locked() else ""
+    return dict(json.loads(found)) if found else {}
+
+
+def settings(*, of_running: bool = False) -> Settings:
+    """The settings, checked."""
+    from config.settings import check_invariants, load_settings
+
+    found = load_settings(environment(of_running=of_running))
+    check_invariants(found)
+    return found
+
+
+def parts(role: str, *, of_running: bool = False) -> Parts:
+    """The parts of a command's process, with its logging set up."""
+    from config.logging import setup_logging
+    from workers.wiring import Parts
+
+    built = Parts(environment(of_running=of_running))
+    setup_logging(built.settings, role)
+    return built
+
+
+def console(*, to_error: bool = False) -> Console:
+    """A terminal that knows its width, or plain text where there is none."""
+    from rich.console import Console
+
+    return Console(stderr=to_error, highlight=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A table whose ids are never cut."""
+    from rich.table import Table
+
+    built = Table(*columns, title=title, title_justify="left", header_style="bold")
+    for column in built.columns:
+        column.overflow = "fold"
+    for row in rows:
+        built.add_row(*row)
+    return built
+
+
+def show(value: Mapping[str, Any], *, as_json: bool, pretty: Callable[[], None]) -> None:
+    """Print for programs or for people."""
+    if as_json:
+        click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    else:
+        pretty()
+
+
+def set_up_logging(found: Settings, role: str) -> None:
+    """Logging of a process that runs on."""
+    from config.logging import setup_logging
+
+    setup_logging(found, role)
+
+
+@contextmanager
+def opened(role: str) -> Iterator[Parts]:
+    """The parts of a short command, which may look at a running `consent up`; its log lines are warnings only."""
+    built = parts(role, of_running=True)
+    logging.getLogger().setLevel(logging.WARNING)
+    try:
+        yield built
+    finally:
+        built.close()
+
+
+def as_dict(value: Any) -> Any:
+    """A report as plain values, whether it is a mapping, a dataclass or knows how to say itself."""
+    if hasattr(value, "as_json"):
+        return value.as_json()
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value

@@ -1,0 +1,167 @@
+"""Commands about events: send, status, and dead list|show|replay|discard."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from workers.commands import common
+
+STYLES = {"delivered": "green", "dead": "bold red", "waiting": "yellow", "sending": "yellow", "awaiting_confirmation": "cyan"}
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--url", help="Where the relay is; by default CONSENT_INGEST_HOST and _PORT, or the running `consent up`.")
+@click.option("--source", help="Post each item as this source's own body (/v1/sources/<source>) instead of as our own events.")
+@click.option("--batch", default=500, show_default=True, help="Events in one request.")
+def send(file: str, url: str | None, source: str | None, batch: int) -> None:
+    """Send events from FILE: JSON (one object or an array), NDJSON (one object a line) or CSV; - reads NDJSON from standard input.
+
+    The key is read from CONSENT_KEY or asked for, never given as an argument. Sending a file twice does no harm. The columns of
+    a CSV are the fields of an event: email, phone, external_id, national_id, country, purpose, state, event_time,
+    idempotency_key, and dotted ones such as profile.name or metadata.campaign. Exits 1 if any event was refused.
+
+    \b
+    Examples:
+      CONSENT_KEY=$(cat .consent/sample_native_key) consent send samples/native.json
+      consent send withdrawals.csv --url https://relay.example.org
+    """  # noqa: D301 - click reads the backspace
+    from workers.sender import Sender, read_events
+
+    key = os.environ.get("CONSENT_KEY") or (click.prompt("Key", hide_input=True, err=True) if sys.stdin.isatty() and file != "-" else "")
+    if not key:
+        raise click.UsageError("no key: set CONSENT_KEY to a key of the source that these events come from")
+    try:
+        events = read_events(file, sys.stdin if file == "-" else None)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    sender = Sender(url or _ingest_url(), key)
+    with click.progressbar(length=len(events), label="sending", file=sys.stderr) as bar:
+        result = sender.send_to_source(source, events, bar.update) if source else sender.send(events, batch, bar.update)
+    for index, problem in result.refused:
+        click.echo(f"{file}: event {index + 1}: {problem}", err=True)
+    click.echo(f"accepted {result.accepted}, duplicates {result.duplicates}, superseded {result.superseded}, refused {len(result.refused)}")
+    sys.exit(common.FAILED if result.refused else 0)
+
+
+def _ingest_url() -> str:
+    section = common.settings(of_running=True).ingest
+    return f"http://{section.host}:{section.port}"
+
+
+@click.command()
+@click.argument("event_id")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def status(event_id: str, as_json: bool) -> None:
+    """Show an event and what each destination was told. Exits 1 if there is no such event."""
+    with common.opened("status") as parts:
+        view = parts.ledger.event(event_id)
+    if view is None:
+        raise click.ClickException(f"no event {event_id}")
+    common.show(view, as_json=as_json, pretty=lambda: _show_event(view))
+
+
+def _show_event(view: dict[str, Any]) -> None:
+    console = common.console()
+    complete = "complete" if view["complete"] else "not complete"
+    console.print(
+        f"[bold]{view['event_id']}[/] {view['state']} {view['purpose']} from {view['source']}, subject {view['subject_key']}, {view['status']}, {complete}"
+    )
+    console.print(common.table("", DELIVERY_COLUMNS, [delivery_row(delivery) for delivery in view["deliveries"]]))
+
+
+DELIVERY_COLUMNS = ("destination", "status", "outcome", "reason", "attempts", "next attempt", "vendor reference")
+
+
+def delivery_row(delivery: dict[str, Any]) -> list[str]:
+    """One delivery as the cells of a row."""
+    word = delivery["status"]
+    cells = [delivery["destination"], f"[{STYLES.get(word, 'default')}]{word}[/]"]
+    return cells + [str(delivery[name] or "") for name in ("outcome", "reason", "attempts", "next_attempt_at", "vendor_reference")]
+
+
+@click.group()
+def dead() -> None:
+    """List, show, replay or discard deliveries that died.
+
+    A dead withdrawal never expires: it is told in the end, or a person discards it with a reason.
+    """
+
+
+@dead.command("list")
+@click.option("--destination", help="Only this destination's.")
+@click.option("--reason", help="Only with this reason.")
+@click.option("--state", type=click.Choice(["given", "withdrawn"]), help="Only deliveries of this state.")
+@click.option("--limit", default=100, show_default=True, help="At most so many.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def dead_list(destination: str | None, reason: str | None, state: str | None, limit: int, as_json: bool) -> None:
+    """List dead letters, and all of them counted by cause."""
+    with common.opened("dead") as parts:
+        page = parts.dead_letters.list(destination=destination, reason=reason, state=state, limit=limit)
+    items, groups = [common.as_dict(item) for item in page.items], [common.as_dict(group) for group in page.groups]
+
+    def pretty() -> None:
+        console = common.console()
+        console.print(
+            common.table("by cause", ("destination", "state", "reason", "count"), [_cells(group, "destination state reason count") for group in groups])
+        )
+        console.print(common.table("dead letters", ("delivery", "state", "outcome", "reason", "attempts", "died"), [_cells(item, _ITEM) for item in items]))
+
+    common.show({"items": items, "groups": groups, "next_cursor": page.next_cursor}, as_json=as_json, pretty=pretty)
+
+
+_ITEM = "delivery_id state outcome reason attempts died_at"
+
+
+def _cells(value: dict[str, Any], names: str) -> list[str]:
+    return [str(value.get(name, "")) for name in names.split()]
+
+
+@dead.command("show")
+@click.argument("delivery_id")
+def dead_show(delivery_id: str) -> None:
+    """Show the event of a dead delivery (as `consent status`)."""
+    from pipeline.domain import split_delivery_id
+
+    event_id, _ = split_delivery_id(delivery_id)
+    with common.opened("dead") as parts:
+        view = parts.ledger.event(event_id) if event_id else None
+    if view is None:
+        raise click.ClickException(f"no delivery {delivery_id}")
+    _show_event(view)
+
+
+@dead.command("replay")
+@click.argument("delivery_ids", nargs=-1)
+@click.option("--destination", help="All of this destination.")
+@click.option("--reason", help="All with this reason.")
+@click.option("--state", type=click.Choice(["given", "withdrawn"]), help="All of this state.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be replayed.")
+def dead_replay(delivery_ids: tuple[str, ...], destination: str | None, reason: str | None, state: str | None, dry_run: bool) -> None:
+    """Tell dead deliveries again, by id or by filter; what a newer word has overtaken is left alone.
+
+    \b
+    Examples:
+      consent dead replay 6ksd...v2.dinamize-news
+      consent dead replay --destination dinamize-news --reason http_400 --dry-run
+    """  # noqa: D301 - click reads the backspace
+    chosen = {name: value for name, value in (("destination", destination), ("reason", reason), ("state", state)) if value}
+    if bool(delivery_ids) == bool(chosen):
+        raise click.UsageError("name delivery ids or a filter (--destination, --reason, --state), and not both")
+    with common.opened("dead") as parts:
+        report = parts.dead_letters.replay(delivery_ids or None, filter=chosen or None, dry_run=dry_run)
+    common.show(common.as_dict(report), as_json=True, pretty=lambda: None)
+
+
+@dead.command("discard")
+@click.argument("delivery_ids", nargs=-1, required=True)
+@click.option("--reason", required=True, help="Why these need not be told; kept with them.")
+def dead_discard(delivery_ids: tuple[str, ...], reason: str) -> None:
+    """Close dead deliveries without telling anybody. The reason must not name a person."""
+    with common.opened("dead") as parts:
+        report = parts.dead_letters.discard(delivery_ids, reason)
+    common.show({"discarded": common.as_dict(report)}, as_json=True, pretty=lambda: None)
