@@ -64,13 +64,15 @@ class DestinationReader:
         if vendor is None:
             return None
         declared = adapter_class(vendor)
+        count_before = len(self.lines.complaints)
         credentials = {key: value for key, value in self._declared(parts.get("credentials"), declared.credentials, "credential", name).items() if value != ""}
         options = self._declared(parts.get("options"), declared.options, "option", name)
         by_purpose = self._options_by_purpose(parts.get("options_by_purpose"), declared, name)
         base_url = self._base_url(parts.get("base_url"), name)
-        adapter = self._adapter(
-            node, declared, base_url, credentials, [options, *({**options, **by_purpose.get(purpose, EMPTY)} for purpose in sorted(routed))]
-        )
+        if len(self.lines.complaints) > count_before:
+            return None
+        variants = [options, *({**options, **by_purpose.get(purpose, EMPTY)} for purpose in sorted(routed))]
+        adapter = self._adapter(node, declared, base_url, credentials, variants)
         if adapter is None:
             return None
         destination = Destination(

@@ -27,6 +27,8 @@ class LineReader:
     def __init__(self, filename: str, environment: Mapping[str, str]) -> None:
         self._filename = filename
         self._environment = environment
+        self._root: yaml.Node | None = None
+        self._key_lines: dict[int, int] = {}
         self.complaints: list[tuple[int, str]] = []
 
     def root(self, text: str) -> yaml.Node:
@@ -40,14 +42,15 @@ class LineReader:
             raise ConfigurationError(f"{self._filename}:1: is not YAML: it has characters that YAML does not allow") from None
         if node is None:
             raise ConfigurationError(f"{self._filename}:1: is empty; expected version, sources, purposes, destinations and triggers")
+        self._root = node  # keeps every node alive, so that their ids stay unique
         return node
 
     def complain(self, node: yaml.Node, text: str) -> None:
-        self.complaints.append((node.start_mark.line + 1, text))
+        self.complaints.append((self._line(node), text))
 
     def at(self, node: yaml.Node) -> str:
         """Where a node stands, as `file:line`."""
-        return f"{self._filename}:{node.start_mark.line + 1}"
+        return f"{self._filename}:{self._line(node)}"
 
     def raise_complaints(self) -> None:
         """Raise ConfigurationError with every complaint so far, by line, one a line."""
@@ -71,6 +74,7 @@ class LineReader:
                 self.complain(key, f"{what} has an unknown key {key.value!r}; {suggestion(key.value, known)}")
             else:
                 found[key.value] = value
+                self._key_lines.setdefault(id(value), key.start_mark.line + 1)
         return found
 
     def items(self, node: yaml.Node | None, what: str, *, may_be_single: bool = False) -> list[yaml.Node]:
@@ -139,6 +143,10 @@ class LineReader:
         if expected is dict:
             return {name: text for name, item in self.mapping(node, what).items() if (text := self.text(item, f"{what} {name}")) is not None}
         return self.text(node, what)
+
+    def _line(self, node: yaml.Node) -> int:
+        """The line of the name of a named value, as a block of values begins one line later; else its own."""
+        return self._key_lines.get(id(node), node.start_mark.line + 1)
 
     def _item(self, node: yaml.Node, what: str) -> str | int | None:
         text = self.text(node, f"each of {what}")
