@@ -63,32 +63,36 @@ class Acceptor(Protocol):
     def accept_many(self, items: Sequence[Item]) -> Sequence[Answer]: ...
 
 
-class EventView(Protocol):
-    """An event as the contract shows it."""
-
-    @property
-    def source(self) -> str: ...
-
-    def as_json(self) -> Mapping[str, Any]: ...
-
-
 class DeadLetterPage(Protocol):
     """One page of dead letters, and all of them counted by cause."""
 
     @property
-    def items(self) -> Sequence[Any]: ...
+    def items(self) -> Sequence[Mapping[str, Any]]: ...
 
     @property
-    def groups(self) -> Sequence[Any]: ...
+    def groups(self) -> Sequence[Mapping[str, Any]]: ...
 
     @property
     def next_cursor(self) -> str | None: ...
 
 
-class Ledger(Protocol):
-    """The reading side of the ledger, and replay. Every call raises LedgerUnavailable if the server cannot answer."""
+class ReplayReport(Protocol):
+    """Delivery ids that were (would be) replayed, and `{"delivery_id", "reason"}` of those that were not."""
 
-    def event(self, event_id: str) -> EventView | None: ...
+    @property
+    def replayed(self) -> Sequence[str]: ...
+
+    @property
+    def skipped(self) -> Sequence[Mapping[str, str]]: ...
+
+
+class Ledger(Protocol):
+    """The reading side of the ledger, and replay. Every call raises LedgerUnavailable if the server cannot answer.
+
+    `event` and the items of a page are in the form of the public answer; `dead_letters` raises ValueError for a cursor that is none of its own.
+    """
+
+    def event(self, event_id: str) -> Mapping[str, Any] | None: ...
 
     def dead_letters(
         self,
@@ -102,6 +106,6 @@ class Ledger(Protocol):
         source: str | None = None,
     ) -> DeadLetterPage: ...
 
-    def replay(self, ids: Sequence[str], dry_run: bool) -> Any: ...
+    def replay(self, ids: Sequence[str], dry_run: bool) -> ReplayReport: ...
 
     def gauges(self) -> Any: ...

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import falcon.asgi
 
 from pipeline.domain import split_delivery_id
+from pipeline.errors import FieldError, InvalidInput
 from pipeline.ingest.body import media_type_of, read_body
 from pipeline.ingest.queries import LARGEST_PAGE, read_page, read_replay
 from pipeline.ingest.services import Services, answer_json
@@ -31,8 +31,11 @@ class DeadLetters:
         answer_json(response, 200, await self._services.reads.run(self._page, source, page))
 
     def _page(self, source: Source, page: Mapping[str, Any]) -> dict[str, Any]:
-        found = self._services.ledger.dead_letters(**page, source=own_only(source))
-        return {"items": plain(found.items), "groups": plain(found.groups), "next_cursor": found.next_cursor}
+        try:
+            found = self._services.ledger.dead_letters(**page, source=own_only(source))
+        except ValueError:
+            raise InvalidInput([FieldError("cursor", "is no cursor of this list")]) from None
+        return {"items": list(found.items), "groups": list(found.groups), "next_cursor": found.next_cursor}
 
 
 class Replay:
@@ -54,9 +57,9 @@ class Replay:
         own = ids if source.all_sources or "filter" in wanted else [value for value in ids if self._is_own(source, value)]
         answer: dict[str, Any] = {"dry_run": wanted["dry_run"], "replayed": [], "not_replayed": []}
         for start in range(0, len(own), LARGEST_PAGE):
-            report = plain(self._services.ledger.replay(own[start : start + LARGEST_PAGE], wanted["dry_run"]))
-            answer["replayed"] += report["replayed"]
-            answer["not_replayed"] += report["not_replayed"]
+            report = self._services.ledger.replay(own[start : start + LARGEST_PAGE], wanted["dry_run"])
+            answer["replayed"] += report.replayed
+            answer["not_replayed"] += report.skipped
         answer["not_replayed"] += [{"delivery_id": value, "reason": "not_found"} for value in sorted(set(ids) - set(own))]
         return {**answer, "more": more}
 
@@ -65,7 +68,7 @@ class Replay:
         cursor: str | None = None
         while len(ids) < LARGEST_REPLAY:
             page = self._services.ledger.dead_letters(**conditions, cursor=cursor, limit=LARGEST_PAGE, source=own_only(source))
-            ids += [item["delivery_id"] for item in plain(page.items)]
+            ids += [item["delivery_id"] for item in page.items]
             cursor = page.next_cursor
             if cursor is None:
                 break
@@ -73,20 +76,9 @@ class Replay:
 
     def _is_own(self, source: Source, delivery_id: str) -> bool:
         event = self._services.ledger.event(split_delivery_id(delivery_id)[0])
-        return event is not None and event.source == source.name
+        return event is not None and event["source"] == source.name
 
 
 def own_only(source: Source) -> str | None:
     """The source a key may see, or None for all of them."""
     return None if source.all_sources else source.name
-
-
-def plain(value: Any) -> Any:
-    """A ledger's value as JSON material."""
-    if hasattr(value, "as_json"):
-        return value.as_json()
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(item) for item in value]
-    return value

@@ -46,6 +46,6 @@ class Event:
     async def on_get(self, request: falcon.asgi.Request, response: falcon.asgi.Response, event_id: str) -> None:
         source = self._services.doorkeeper.caller(request, "read")
         found = await self._services.reads.run(self._services.ledger.event, event_id)
-        if found is None or not (source.all_sources or found.source == source.name):
+        if found is None or not (source.all_sources or found["source"] == source.name):
             raise problem(Kind.NOT_FOUND, "no such event", path="event_id")
-        answer_json(response, 200, found.as_json())
+        answer_json(response, 200, found)

@@ -91,19 +91,16 @@ class FakeAcceptor:
 
 
 @dataclass(frozen=True)
-class FakeEvent:
-    event_id: str
-    source: str
-
-    def as_json(self):
-        return {"event_id": self.event_id, "source": self.source, "deliveries": []}
-
-
-@dataclass(frozen=True)
 class FakePage:
     items: list
     groups: list
     next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class FakeReport:
+    replayed: list
+    skipped: list = field(default_factory=list)
 
 
 @dataclass
@@ -118,7 +115,7 @@ class FakeLedger:
 
     def event(self, event_id):
         self._asked("event", event_id)
-        return FakeEvent(event_id, self.sources[event_id]) if event_id in self.sources else None
+        return {"event_id": event_id, "source": self.sources[event_id], "deliveries": []} if event_id in self.sources else None
 
     def dead_letters(self, destination=None, reason=None, state=None, since=None, cursor=None, limit=100, source=None):  # noqa: PLR0917
         self._asked(
@@ -131,7 +128,7 @@ class FakeLedger:
 
     def replay(self, ids, dry_run):
         self._asked("replay", (list(ids), dry_run))
-        return {"replayed": list(ids), "not_replayed": []}
+        return FakeReport(list(ids))
 
     def gauges(self):
         self._asked("gauges", None)

@@ -68,6 +68,12 @@ def test_a_bad_query_is_named_by_its_parameter(query, path):
     assert (answer.status_code, paths_of(answer), relay.ledger.calls) == (422, [path], [])
 
 
+def test_a_cursor_of_somewhere_else_is_refused():
+    """Given a cursor the ledger does not know as its own, 422 names it."""
+    answer = make_relay(ledger=ledger_of_two_sources()).get(LETTERS, query_string="cursor=abc")
+    assert (answer.status_code, errors_of(answer)) == (422, [("cursor", "is no cursor of this list")])
+
+
 def test_own_letters_are_replayed_and_others_are_not_found():
     """Given ids of the own and of another source, only the own are replayed; the others look as if they did not exist."""
     relay = make_relay(ledger=ledger_of_two_sources())
