@@ -44,4 +44,4 @@ def release_due(**_: Any) -> None:
 
 @shared_task(name="audit")
 def audit(**_: Any) -> None:
-    wiring.current().audit.run()
+    wiring.current().release.fold_leftovers()

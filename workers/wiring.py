@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -27,14 +28,15 @@ from workers.app import create_app
 from workers.queues import CeleryPublisher
 
 if TYPE_CHECKING:
-    from pipeline.deliver import Deliver
     from pipeline.exchange import Exchange
-    from pipeline.release import Audit, Backfill, ReleaseDue
 
     from pipeline.accept import Acceptor
+    from pipeline.deliver import Deliver
     from pipeline.fanout import FanOut
     from pipeline.ledger import Ledger
-    from pipeline.limits import Limits
+    from pipeline.limits import LimitOptions
+    from pipeline.release import Release
+    from pipeline.settle import Settler
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +116,7 @@ class Parts:
         return self.built("_exchange", self._build_exchange)
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> LimitOptions:
         return self.built("_limits", self._build_limits)
 
     @property
@@ -126,16 +128,12 @@ class Parts:
         return self.built("_deliver", self._build_deliver)
 
     @property
-    def release(self) -> ReleaseDue:
+    def settler(self) -> Settler:
+        return self.built("_settler", self._build_settler)
+
+    @property
+    def release(self) -> Release:
         return self.built("_release", self._build_release)
-
-    @property
-    def audit(self) -> Audit:
-        return self.built("_audit", self._build_audit)
-
-    @property
-    def backfill(self) -> Backfill:
-        return self.built("_backfill", self._build_backfill)
 
     def close(self) -> None:
         """Let go of what was built, senders first."""
@@ -172,41 +170,60 @@ class Parts:
         section = self.settings.exchange
         return Exchange(
             build_transport(section.transport),
-            self.ledger,
+            self.ledger.accounts,
             total_timeout_seconds=section.total_timeout_seconds,
             connect_timeout_seconds=section.connect_timeout_seconds,
             max_response_bytes=section.max_response_bytes,
         )
 
-    def _build_limits(self) -> Limits:
-        from pipeline.limits import Limits
+    def _build_limits(self) -> LimitOptions:
+        from pipeline.limits import LimitOptions
 
-        return Limits(self.ledger)
+        limits, deliver = self.settings.limits, self.settings.deliver
+        return LimitOptions(
+            total_timeout_seconds=self.settings.exchange.total_timeout_seconds,
+            start_window_seconds=deliver.chunk_seconds,
+            claim_margin_seconds=deliver.claim_margin_seconds,
+            late_write_seconds=deliver.late_write_seconds,
+            withdrawal_reserve_share=limits.withdrawal_reserve_share,
+            breaker_failures=limits.breaker_failures,
+            breaker_wait_seconds=limits.breaker_wait_seconds,
+            breaker_wait_max_seconds=limits.breaker_wait_max_seconds,
+            misconfigured_probe_seconds=limits.misconfigured_probe_seconds,
+        )
 
     def _build_fan_out(self) -> FanOut:
         from pipeline.fanout import FanOut
 
         return FanOut(self.ledger, self.vault, self.publisher, lambda: self.routing, chunk_size=self.settings.deliver.chunk_size)
 
+    def _build_settler(self) -> Settler:
+        from pipeline.settle import SettleOptions, Settler
+
+        options = SettleOptions(misconfigured_probe_seconds=self.settings.limits.misconfigured_probe_seconds)
+        return Settler(self.ledger, self.publisher, options, Random())  # noqa: S311 - jitter, no secret
+
     def _build_deliver(self) -> Deliver:
-        from pipeline.deliver import Deliver
+        from pipeline.deliver import Deliver, DeliverOptions
+        from pipeline.limits import Bulkhead
+        from pipeline.prepare import Preparer
 
-        return Deliver(self.ledger, self.vault, self.routing, self.exchange, self.limits, self.publisher)
+        section = self.settings.deliver
+        return Deliver(
+            self.ledger,
+            self.exchange,
+            Preparer(self.ledger, self.vault),
+            self.settler,
+            lambda: self.routing,
+            Bulkhead(self.settings.worker.threads, section.threads_reserved_for_withdrawals),
+            self.limits,
+            DeliverOptions(chunk_seconds=section.chunk_seconds, lease_seconds=section.lease_seconds),
+        )
 
-    def _build_release(self) -> ReleaseDue:
-        from pipeline.release import ReleaseDue
+    def _build_release(self) -> Release:
+        from pipeline.release import Release
 
-        return ReleaseDue(self.ledger, self.routing, self.publisher)
-
-    def _build_audit(self) -> Audit:
-        from pipeline.release import Audit
-
-        return Audit(self.ledger)
-
-    def _build_backfill(self) -> Backfill:
-        from pipeline.release import Backfill
-
-        return Backfill(self.ledger, self.routing, self.publisher)
+        return Release(self.ledger, self.publisher, lambda: self.routing, self.limits, chunk_size=self.settings.deliver.chunk_size)
 
 
 def ledger_client(url: str) -> redis.Redis:
