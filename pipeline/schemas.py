@@ -190,7 +190,7 @@ def read_json(body: bytes, max_depth: int = MAX_DEPTH) -> Any:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidInput([FieldError("", f"is not valid JSON at line {error.lineno}, column {error.colno}")], status=400) from None
+        raise InvalidInput([FieldError("", _unreadable(body, error))], status=400) from None
     if body.count(b"{") + body.count(b"[") > max_depth and _is_deeper(value, max_depth):
         raise InvalidInput([FieldError("", f"is nested deeper than {max_depth} levels")], status=400)
     return value
@@ -212,6 +212,14 @@ def read_batch(body: bytes, media_type: str, max_items: int = MAX_BATCH_ITEMS) -
         raise InvalidInput([FieldError("", "must be an array of consent events")])
     _require_count(len(items), max_items)
     return items
+
+
+def _unreadable(body: bytes, error: orjson.JSONDecodeError) -> str:
+    try:
+        body.decode()
+    except UnicodeDecodeError as wrong:
+        return f"is not UTF-8 at byte {wrong.start + 1}"
+    return f"is not valid JSON at line {error.lineno}, column {error.colno}"
 
 
 def _read_line(line: bytes) -> Any:
