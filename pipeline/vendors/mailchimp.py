@@ -10,7 +10,7 @@ import base64
 import hashlib
 import ipaddress
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
@@ -28,6 +28,7 @@ NOT_MAILED: Final = frozenset({"unsubscribed", "cleaned", "archived"})
 COMPLIANCE_TITLE: Final = "member in compliance state"
 MOST_MEMBERS: Final = 500
 MOST_CALLS: Final = 4
+KEPT_OUT: Final = VendorResult(outcome=Outcome.NOT_APPLICABLE, reason="withdrawn_for_another_purpose")
 JSON_HEADERS: Final = (("content-type", "application/json"),)
 # Without this a list with required merge fields refuses members that come without them, withdrawals included.
 QUERY: Final = (("skip_merge_validation", "true"),)
@@ -35,11 +36,11 @@ QUERY: Final = (("skip_merge_validation", "true"),)
 
 @dataclass(slots=True)
 class _Call:
-    """What one request tells: the instructions, by their place in the chunk, that go to one list together."""
+    """What one request tells: to which list, and for each address the places of its instructions in the chunk."""
 
     list_id: str
     permission: str | None
-    members: dict[str, list[int]] = field(default_factory=dict, repr=False)
+    places: dict[str, list[int]] = field(default_factory=dict, repr=False)
 
 
 class Adapter(base.Adapter):
@@ -76,12 +77,16 @@ class Adapter(base.Adapter):
         later = VendorResult(outcome=Outcome.THROTTLED, reason="next_dialogue", retry_after_seconds=0.0)
         results = [later if instruction.subject.email else base.missing_identifier() for instruction in instructions]
         for call in self._calls(instructions)[:MOST_CALLS]:
-            if len(instructions) == 1 or call.permission:
-                results_of = yield from self._tell_one(call, instructions)
-            else:
-                results_of = yield from self._tell_many(call, instructions)
-            for position, result in results_of.items():
-                results[position] = result
+            told = {email: _deciding([instructions[place] for place in places]) for email, places in call.places.items()}
+            is_single = bool(call.permission) or len(instructions) == 1
+            response = yield _put_member(call, told) if is_single else _post_members(call, told)
+            refused = _refusal(response)
+            reports = dict.fromkeys(told, _object(response)) if is_single else _by_email(_object(response))
+            for email, places in call.places.items():
+                state = told[email].state
+                result = refused or (base.unreadable() if reports is None else _read_report(reports.get(email), state, call.permission))
+                for place in places:
+                    results[place] = result if instructions[place].state is state else KEPT_OUT
         return results
 
     def ask(self, subject: Subject, options: Mapping[str, Any]) -> base.AskDialogue:
@@ -104,52 +109,32 @@ class Adapter(base.Adapter):
     def _calls(self, instructions: Sequence[Instruction]) -> list[_Call]:
         """Group by list; a person who is in the chunk twice is sent once, because Mailchimp takes the first and refuses the second."""
         calls: dict[tuple[str, ...], _Call] = {}
-        for position, instruction in enumerate(instructions):
+        for place, instruction in enumerate(instructions):
             email = (instruction.subject.email or "").lower()
             if email:
                 list_id, permission = (self.option(instruction.options, name) for name in ("list_id", "marketing_permission_id"))
-                key = (list_id, permission, email) if permission else (list_id,)
-                call = calls.setdefault(key, _Call(list_id, permission))
-                call.members.setdefault(email, []).append(position)
+                call = calls.setdefault((list_id, permission, email) if permission else (list_id,), _Call(list_id, permission))
+                call.places.setdefault(email, []).append(place)
         return list(calls.values())
 
-    def _tell_one(self, call: _Call, instructions: Sequence[Instruction]) -> Generator[VendorRequest, VendorResponse, dict[int, VendorResult]]:
-        ((email, positions),) = call.members.items()
-        told = _deciding(instructions, positions)
-        status = STATUS[told.state]
-        member = {**_member(told), "status_if_new": status}
-        if call.permission:
-            member["marketing_permissions"] = [{"marketing_permission_id": call.permission, "enabled": told.state is State.GIVEN}]
-        response = yield VendorRequest(
-            operation="put_member", method="PUT", path=_member_path(call.list_id, email), query=QUERY, headers=JSON_HEADERS, body=orjson.dumps(member)
-        )
-        result = _refusal(response) or _read_member(_object(response), told.state, call.permission)
-        return _for_each(instructions, positions, told, result)
 
-    def _tell_many(self, call: _Call, instructions: Sequence[Instruction]) -> Generator[VendorRequest, VendorResponse, dict[int, VendorResult]]:
-        told = {email: _deciding(instructions, positions) for email, positions in call.members.items()}
-        body = {"members": [_member(instruction) for instruction in told.values()], "update_existing": True}
-        response = yield VendorRequest(
-            operation="post_members", path=f"/lists/{quote(call.list_id, safe='')}", query=QUERY, headers=JSON_HEADERS, body=orjson.dumps(body)
-        )
-        refused = _refusal(response)
-        reports = {} if refused else _by_email(_object(response))
-        results: dict[int, VendorResult] = {}
-        for email, positions in call.members.items():
-            result = refused or (base.unreadable() if reports is None else _read_report(reports.get(email), told[email].state))
-            results |= _for_each(instructions, positions, told[email], result)
-        return results
-
-
-def _deciding(instructions: Sequence[Instruction], positions: Sequence[int]) -> Instruction:
-    """The word that holds for a member named twice: a withdrawal, because one status stands for all purposes of a list."""
-    said = [instructions[position] for position in positions]
+def _deciding(said: Sequence[Instruction]) -> Instruction:
+    """The word that holds for a member named more than once: a withdrawal, because one status stands for all purposes of a list."""
     return next((one for one in said if one.state is State.WITHDRAWN), said[-1])
 
 
-def _for_each(instructions: Sequence[Instruction], positions: Sequence[int], told: Instruction, result: VendorResult) -> dict[int, VendorResult]:
-    kept = VendorResult(outcome=Outcome.NOT_APPLICABLE, reason="withdrawn_for_another_purpose")
-    return {position: result if instructions[position].state is told.state else kept for position in positions}
+def _put_member(call: _Call, told: Mapping[str, Instruction]) -> VendorRequest:
+    ((email, instruction),) = told.items()
+    member = {**_member(instruction), "status_if_new": STATUS[instruction.state]}
+    if call.permission:
+        member["marketing_permissions"] = [{"marketing_permission_id": call.permission, "enabled": instruction.state is State.GIVEN}]
+    path = _member_path(call.list_id, email)
+    return VendorRequest(operation="put_member", method="PUT", path=path, query=QUERY, headers=JSON_HEADERS, body=orjson.dumps(member))
+
+
+def _post_members(call: _Call, told: Mapping[str, Instruction]) -> VendorRequest:
+    body = orjson.dumps({"members": [_member(instruction) for instruction in told.values()], "update_existing": True})
+    return VendorRequest(operation="post_members", path=f"/lists/{quote(call.list_id, safe='')}", query=QUERY, headers=JSON_HEADERS, body=body)
 
 
 def _member(instruction: Instruction) -> dict[str, Any]:
@@ -184,7 +169,7 @@ def _object(response: VendorResponse) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _read_member(member: Mapping[str, Any], wanted: State, permission: str | None = None) -> VendorResult:
+def _read_member(member: Mapping[str, Any], wanted: State, permission: str | None) -> VendorResult:
     """A member as it came back against what was told."""
     status = member.get("status")
     reference = str(member.get("contact_id") or "")  # Not `id`, which is a plain hash of the address.
@@ -210,12 +195,12 @@ def _by_email(answer: Mapping[str, Any]) -> dict[str, Mapping[str, Any]] | None:
     return {str(item.get("email_address", "")).lower(): item for part in parts for item in part or () if isinstance(item, dict)}
 
 
-def _read_report(report: Mapping[str, Any] | None, wanted: State) -> VendorResult:
-    """The result of one member of a bulk call; one who is not in the answer was left as he is."""
+def _read_report(report: Mapping[str, Any] | None, wanted: State, permission: str | None) -> VendorResult:
+    """The result of one member; one whom a bulk answer does not show was left as he is."""
     if report is None:
         return VendorResult(outcome=Outcome.REJECTED, reason="compliance_state") if wanted is State.GIVEN else base.unreadable()
-    if "status" in report:
-        return _read_member(report, wanted)
+    if not report.keys() & {"error", "error_code"}:
+        return _read_member(report, wanted, permission)
     if "compliance state" in str(report.get("error", "")).lower():
         return VendorResult(outcome=Outcome.REJECTED, reason="compliance_state")
     exists = report.get("error_code") == "ERROR_CONTACT_EXISTS"

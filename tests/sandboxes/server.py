@@ -175,7 +175,10 @@ class SandboxServer:
         if not request.path.startswith(sandbox.version_path):
             return as_json({"error": "no such path"}, 404)
         request.path = request.path.removeprefix(sandbox.version_path)
-        return sandbox.handle(request)
+        try:
+            return sandbox.handle(request)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:  # A body of another shape; no vendor documents what comes then.
+            return as_json({"error": f"the sandbox cannot read this: {type(error).__name__}"}, 500)
 
     def control(self, request: Request) -> Reply:
         """`GET .../state`, `POST .../reset|faults|settings|contacts`; everything answers JSON."""
