@@ -92,9 +92,7 @@ class Acceptor:
         standings = self._ledger.standings
         merged_items = [(source, event) for (source, event), fact in zip(items, facts, strict=True) if fact is not False]
         merges = [merge for source, event in merged_items for merge in merges_of(event, standings, links=source.links)]
-        newest = dict(
-            zip((event.event_id for _, event in merged_items), newest_by_event([e for _, e in merged_items], standings.merge(merges)), strict=True)
-        )
+        newest = dict(zip((event.event_id for _, event in merged_items), newest_by_event([e for _, e in merged_items], standings.merge(merges)), strict=True))
         statuses = []
         for (_, event), fact in zip(items, facts, strict=True):
             if fact is True:
@@ -107,7 +105,7 @@ class Acceptor:
         for state in (State.WITHDRAWN, State.GIVEN):
             event_ids = [event.event_id for event in events if event.state is state]
             for first in range(0, len(event_ids), FAN_OUT_CHUNK):
-                self._publisher.fan_out(state[0], event_ids[first : first + FAN_OUT_CHUNK])
+                self._publisher.fan_out(state.value, event_ids[first : first + FAN_OUT_CHUNK])
 
 
 def order_time(incoming: IncomingEvent, received_at: datetime) -> datetime:
@@ -136,4 +134,3 @@ def _facts(event: ConsentEvent) -> Facts:
 def _as_first_accepted(event: ConsentEvent, fact: Facts | bool) -> ConsentEvent:
     """A duplicate keeps the place in the order that its original was given."""
     return replace(event, order_us=fact.order_us) if isinstance(fact, Facts) else event
-

@@ -270,7 +270,11 @@ class Deliver:
         """Hand permits and claims back, move the account's gate, and note what came of each delivery."""
         if not landed:
             return
-        results = [(task, result, late) for flight, work in landed for task, result, late in zip(flight.tasks, _results(flight, work), flight.late_until_ms, strict=True)]
+        results = [
+            (task, result, late)
+            for flight, work in landed
+            for task, result, late in zip(flight.tasks, _results(flight, work), flight.late_until_ms, strict=True)
+        ]
         gate, pause_seconds = gate_word([result for _, result, _ in results], self._limits.misconfigured_probe_seconds)
         farewells = [self._farewell(chunk, task, definite=result.definite) for task, result, _ in results]
         permits = [(flight.permit, work.calls) for flight, work in landed]

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pipeline.domain import ConsentEvent, Word, delivery_id
 from pipeline.envelope import open_event
 from pipeline.errors import PayloadUnreadable
+from pipeline.hints import publish_chunks
 from pipeline.ledger import Ledger
 from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.standings import Merge, Reach
 from pipeline.ports import Publisher
-from pipeline.routing import Destination, Routing
+from pipeline.routing import Routing
 from pipeline.subjects import COMPLETION_DEPTH, complete, merges_of, newest_by_event, spread
 from pipeline.vault import Vault
 
@@ -116,24 +117,13 @@ class FanOut:
             for destination in plan.destinations:
                 if destination not in stored[event.event_id].results:
                     received_ms = stored[event.event_id].facts.received_us // 1000
-                    wanted.setdefault((destination, event.state[0]), []).append((event.event_id, received_ms))
+                    wanted.setdefault((destination, event.state.value), []).append((event.event_id, received_ms))
         chunks: dict[tuple[str, str], list[str]] = {}
         for (destination, lane), events in wanted.items():
             fresh = self._ledger.deliveries.plan(destination, lane, events)
             chunks[destination, lane] = [event_id for (event_id, _), is_new in zip(events, fresh, strict=True) if is_new]
         self._ledger.events.mark_fanned_out([(plan.event.event_id, plan.destinations, plan.superseded_by) for plan in plans])
         return chunks
-
-
-def publish_chunks(
-    publisher: Publisher, settings: Destination | None, destination: str, lane: str, event_ids: Sequence[str], attempt: int, chunk_size: int
-) -> None:
-    """Publish deliver messages of a size that suits the destination; one that is disabled or no longer configured gets none and its deliveries wait."""
-    if settings is None or not settings.enabled:
-        return
-    size = max(chunk_size, settings.adapter.batch_size())
-    for first in range(0, len(event_ids), size):
-        publisher.deliver(destination, lane, event_ids[first : first + size], attempt)
 
 
 def _links(event: ConsentEvent, routing: Routing) -> bool:

@@ -85,7 +85,7 @@ class Bulkhead:
             mine = self._running.setdefault((destination, lane), [])
             if len(mine) >= self._share and now - mine[0] > self._slow_seconds:
                 return None
-            if lane == "g" and sum(len(chunks) for (_, other), chunks in self._running.items() if other == "g") >= self._most_given:
+            if lane == "given" and sum(len(chunks) for (_, other), chunks in self._running.items() if other == "given") >= self._most_given:
                 return None
             mine.append(now)
             return now

@@ -1,4 +1,7 @@
-"""What the steps need from outside: somebody who publishes hints. Losing a hint costs time, never data."""
+"""What the steps need from outside: somebody who publishes hints. Losing a hint costs time, never data.
+
+A lane is the name of a state: `withdrawn` travels apart from, and ahead of, `given`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,3 @@ class Publisher(Protocol):
 
     def fan_out_depth(self, lane: str) -> int:
         """Messages waiting to be fanned out; 0 if nobody can tell."""
-
-
-LANE_NAMES = {"w": "withdrawn", "g": "given"}
-"""Lane letters of the ledger and the names that people and queues see."""

@@ -26,7 +26,10 @@ UNREADABLE_WAIT_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One delivery ready to be told, with the keys of every identifier that the vendor will be sent."""
+    """One delivery ready to be told, with the keys of every identifier that the vendor will be sent.
+
+    Tasks of one `place` may share a dialogue; one that awaits confirmation is asked about alone, never told again.
+    """
 
     leased: Leased
     event: ConsentEvent
@@ -56,6 +59,8 @@ class Preparer:
                 endings.append(opened)
             elif opened.state not in destination.adapter.capabilities.states:
                 endings.append(_ending(each, opened, Outcome.UNSUPPORTED, f"cannot_express_{opened.state}"))
+            elif each.row.awaiting and not destination.adapter.capabilities.reads_back:
+                endings.append(_ending(each, opened, Outcome.PENDING_CONFIRMATION, each.row.reason))
             elif destination.adapter.contact_of(opened.subject):
                 tasks.append(_task(destination, each, opened))
             elif opened.state is State.WITHDRAWN:
@@ -125,7 +130,8 @@ def _task(destination: Destination, leased: Leased, event: ConsentEvent) -> Task
         metadata=event.metadata,
     )
     contact_keys = tuple(event.identifier_keys[kind] for kind in destination.adapter.contact_of(event.subject))
-    return Task(leased=leased, event=event, instruction=instruction, contact_keys=contact_keys, place=destination.adapter.place_of(options))
+    place = f"ask {event.event_id}" if leased.row.awaiting else destination.adapter.place_of(options)
+    return Task(leased=leased, event=event, instruction=instruction, contact_keys=contact_keys, place=place)
 
 
 def _ending(leased: Leased, event: ConsentEvent, outcome: Outcome, reason: str) -> Ending:

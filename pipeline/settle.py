@@ -1,17 +1,17 @@
 """What follows from each outcome: the one table, and the writing of it into the ledger.
 
-    outcome               a given becomes                a withdrawal becomes                 counts as attempt
-    applied, unchanged    delivered                      delivered (told again while a        yes
-                                                         late write may still come)
-    pending_confirmation  awaiting confirmation          awaiting confirmation                yes
-    not_applicable        skipped                        dead, alert; skipped if a written    no
-                                                         rule keeps the contact
-    superseded            superseded                     superseded                           no
-    unsupported           skipped                        dead, alert                          no
-    rejected              dead                           dead, alert                          yes
-    misconfigured         waiting, account probed        waiting, account probed, alert       no
-    throttled             waiting until then             waiting until then                   no
-    unavailable           waiting, in the end dead       waiting, in the end alert, tried on  yes
+outcome               a given becomes                a withdrawal becomes                 counts as attempt
+applied, unchanged    delivered                      delivered (told again while a        yes
+                                                     late write may still come)
+pending_confirmation  awaiting confirmation          awaiting confirmation                yes
+not_applicable        skipped                        dead, alert; skipped if a written    no
+                                                     rule keeps the contact
+superseded            superseded                     superseded                           no
+unsupported           skipped                        dead, alert                          no
+rejected              dead                           dead, alert                          yes
+misconfigured         waiting, account probed        waiting, account probed, alert       no
+throttled             waiting until then             waiting until then                   no
+unavailable           waiting, in the end dead       waiting, in the end alert, tried on  yes
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.domain import ConsentEvent, DeliveryStatus, Outcome, State, Vendor
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Row, Settlement, Verb
 from pipeline.ledger.events import DeliveryResult
-from pipeline.ports import LANE_NAMES, Publisher
+from pipeline.ports import Publisher
 from pipeline.retry import gives_up, is_overdue, wait_seconds
 from pipeline.routing import Destination
 
@@ -223,5 +223,5 @@ class Settler:
             if decision.alert:
                 log.error("alert", extra={"alert": decision.alert, "delivery_id": name, "destination": destination, "reason": settlement.row.reason})
         for reason, names in dead.items():
-            log.warning("dead_letter", extra={"destination": destination, "lane": LANE_NAMES[lane], "reason": reason, "deliveries": len(names)})
+            log.warning("dead_letter", extra={"destination": destination, "lane": lane, "reason": reason, "deliveries": len(names)})
             self._publisher.dead_letter(destination, reason, names)

@@ -1,7 +1,7 @@
 -- Admits dialogues with one account: gate, concurrency and rate for the call, and the exclusive claim of every contact it will name.
 -- The rate is exact over any window: a call occupies its place from here until `per` after its answer, and while it is under way.
 -- KEYS  gate, window, flight, wanted
--- ARGV  1 token   2 lane w|g   3 concurrent   4 calls (0: no limit)   5 per in ms   6 calls a dialogue may make   7 batch size
+-- ARGV  1 token   2 lane   3 concurrent   4 calls (0: no limit)   5 per in ms   6 calls a dialogue may make   7 batch size
 --       8 claim in ms   9 late-write time in ms   10 share kept for withdrawals, in calls   11 the same in dialogues   12 key prefix of claims
 --       13 key prefix of marks   14 first permit number   then for each instruction: number of identifier keys, the keys
 -- Returns {dialogues admitted, when to come back in ms, why, then for each instruction: 1 admitted, n > 1 admitted but a late write may come until n,
@@ -12,19 +12,19 @@ local token, lane = ARGV[1], ARGV[2]
 local concurrent, calls, per, cost, batch = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local claim_ms, late_ms = tonumber(ARGV[8]), tonumber(ARGV[9])
 local wanted = 0
-if lane == 'g' then wanted = tonumber(redis.call('GET', KEYS[4]) or '0') end
+if lane == 'given' then wanted = tonumber(redis.call('GET', KEYS[4]) or '0') end
 
 local room, retry_at, why = concurrent, now + 100, ''
 local function narrow(most, at, reason)
   if most < room then room, retry_at, why = math.max(0, most), at, reason end
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
-local reserved = lane == 'g' and tonumber(ARGV[11]) or 0
+local reserved = lane == 'given' and tonumber(ARGV[11]) or 0
 narrow(concurrent - redis.call('ZCARD', KEYS[3]) - math.max(reserved, math.min(wanted, concurrent)), now + 100, 'concurrency')
 if calls > 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
   local left = calls - redis.call('ZCARD', KEYS[2])
-  if lane == 'g' then left = left - math.max(tonumber(ARGV[10]), wanted * cost) end
+  if lane == 'given' then left = left - math.max(tonumber(ARGV[10]), wanted * cost) end
   local at = now + 100
   if left < cost then
     local oldest = redis.call('ZRANGE', KEYS[2], cost - left - 1, cost - left - 1, 'WITHSCORES')
@@ -58,7 +58,7 @@ while a <= #ARGV do
         redis.call('SET', ARGV[12] .. ARGV[k], token, 'PX', claim_ms)
         local mark = ARGV[13] .. ARGV[k]
         local left = redis.call('PTTL', mark)
-        if lane == 'g' then
+        if lane == 'given' then
           redis.call('SET', mark, left > 0 and 'kept' or token, 'PX', math.max(left, claim_ms + late_ms))
         elseif left > 0 then
           late = math.max(late, now + left)
@@ -83,7 +83,7 @@ end
 if gate[2] and dialogues > 0 then redis.call('HSET', KEYS[1], 'probe', now + claim_ms) end
 local refused = 0
 for i = 4, #answer do if answer[i] == 0 then refused = refused + 1 end end
-if lane == 'w' then
+if lane == 'withdrawn' then
   if refused > 0 then redis.call('SET', KEYS[4], refused, 'PX', 3000) else redis.call('DEL', KEYS[4]) end
 end
 answer[1], answer[2], answer[3] = dialogues, retry_at, why

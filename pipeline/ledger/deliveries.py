@@ -7,7 +7,7 @@ look at it again: `due` (waiting) or `out` (pushed to a queue or leased to a wor
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -16,7 +16,7 @@ import orjson
 from pipeline.domain import DeliveryStatus, State
 from pipeline.ledger.events import DeliveryResult, Lifetimes
 from pipeline.ledger.keys import DESTINATIONS, LANES, Keys
-from pipeline.ledger.store import Store, text
+from pipeline.ledger.store import Store, pairs_of, text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class Deliveries:
     def plan(self, destination: str, lane: str, events: Sequence[tuple[str, int]]) -> list[bool]:
         """Plan deliveries of events (id, receipt in ms); True for those that are new."""
         names = [*self._lane(destination, lane), *self._names(destination, "dead", "result", "untold", "n")]
-        arguments = [self._lifetimes.push_rescue_ms, int(lane == "w"), *(value for event in events for value in event)]
+        arguments = [self._lifetimes.push_rescue_ms, int(lane == LANES[0]), *(value for event in events for value in event)]
         planned = self._store.run([self._store.script("plan", names, arguments), ("SADD", DESTINATIONS, destination)])[0]
         return [bool(value) for value in planned]
 
@@ -122,7 +122,7 @@ class Deliveries:
     def reopen(self, destination: str, lane: str, events: Sequence[tuple[str, int, str]], row: Row, *, only_dead: bool) -> list[bool]:
         """Bring ended deliveries (event id, receipt in ms, reason it died of) back to be told again."""
         names = [*self._lane(destination, lane), *self._names(destination, "row", "result", "dead", "untold", "n", "dead_counts")]
-        arguments: list[Any] = [int(only_dead), int(lane == "w"), row.encode()]
+        arguments: list[Any] = [int(only_dead), int(lane == LANES[0]), row.encode()]
         for event_id, received_ms, reason in events:
             arguments += [event_id, received_ms, f"{row.state}|{reason}"]
         return [bool(value) for value in self._store.call("reopen", names, arguments)]
@@ -138,9 +138,7 @@ class Deliveries:
     def results(self, destination: str, most: int) -> list[tuple[str, str]]:
         """Results that are not yet copied into their events' records."""
         reply = self._store.run([("HSCAN", self._keys.destination(destination, "result"), 0, "COUNT", most)])[0]
-        found = reply[1]
-        pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
-        return [(text(event_id), text(result)) for event_id, result in pairs]
+        return [(text(event_id), text(result)) for event_id, result in pairs_of(reply[1])]
 
     def unfold(self, destination: str, results: Sequence[tuple[str, str]]) -> None:
         """Drop results that have been copied."""
@@ -211,7 +209,7 @@ class Deliveries:
     def dead_counts(self, destination: str) -> dict[tuple[str, str], int]:
         """(state, reason) -> number of dead letters."""
         reply = self._store.run([("HGETALL", self._keys.destination(destination, "dead_counts"))])[0]
-        counts = {tuple(text(name).split("|", 1)): int(value) for name, value in reply.items()}
+        counts = {tuple(text(name).split("|", 1)): int(value) for name, value in pairs_of(reply)}
         return {(state, reason): count for (state, reason), count in counts.items() if count > 0}
 
     def known_destinations(self) -> list[str]:
@@ -226,16 +224,19 @@ class Deliveries:
     def figures(self, destination: str) -> dict[str, Any]:
         """Counters, index sizes, oldest untold withdrawal (ms) and whether it is paused."""
         names = [name for lane in LANES for name in self._lane(destination, lane)]
-        commands: list[tuple[Any, ...]] = [("ZCARD", name) for name in names]
-        commands += [("HGETALL", self._keys.destination(destination, "n")), ("ZRANGE", self._keys.destination(destination, "untold"), 0, 0, "WITHSCORES")]
-        commands += [("HEXISTS", self._keys.destination(destination, "flags"), "paused")]
-        replies = self._store.run(commands)
-        oldest = _pairs(replies[5])
+        counted, oldest, paused = self._store.run(
+            [
+                self._store.script("count", [self._keys.destination(destination, "n"), *names], []),
+                ("ZRANGE", self._keys.destination(destination, "untold"), 0, 0, "WITHSCORES"),
+                ("HEXISTS", self._keys.destination(destination, "flags"), "paused"),
+            ]
+        )
+        sizes = counted[1:]
         return {
-            "waiting": {lane: replies[2 * n] + replies[2 * n + 1] for n, lane in enumerate(LANES)},
-            "counters": {text(name): float(value) for name, value in replies[4].items()},
-            "oldest_untold_ms": int(oldest[0][1]) if oldest else None,
-            "paused": bool(replies[6]),
+            "waiting": {lane: sizes[2 * n] + sizes[2 * n + 1] for n, lane in enumerate(LANES)},
+            "counters": {text(name): float(value) for name, value in pairs_of(counted[0])},
+            "oldest_untold_ms": next((int(score) for _, score in _pairs(oldest)), None),
+            "paused": bool(paused),
         }
 
     def _lane(self, destination: str, lane: str) -> list[str]:
@@ -246,13 +247,8 @@ class Deliveries:
 
 
 def lane_of(state: State) -> str:
-    """The lane letter of a state: withdrawals have their own."""
-    return state[0]
-
-
-def row_for(row: Row, **changes: Any) -> Row:
-    """A row with some fields changed."""
-    return replace(row, **changes)
+    """The lane of a state: withdrawals have their own."""
+    return state.value
 
 
 def _pairs(reply: Iterable[Any]) -> list[tuple[Any, float]]:

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.domain import FINAL_STATUSES, DeliveryStatus, State, Word
 from pipeline.ledger.identity import Durability, confirmed
 from pipeline.ledger.keys import Keys
-from pipeline.ledger.store import Store, text
+from pipeline.ledger.store import Store, pairs_of, text
 
 _LETTERS = {
     DeliveryStatus.DELIVERED: "D",
@@ -74,9 +74,7 @@ class DeliveryResult:
     @classmethod
     def decode(cls, value: bytes | str) -> DeliveryResult:
         letter, updated_ms, outcome, reason, attempts, reference = text(value).split("|", 5)
-        return cls(
-            status=_STATUSES[letter], updated_ms=int(updated_ms), outcome=outcome, reason=reason, attempts=int(attempts), vendor_reference=reference
-        )
+        return cls(status=_STATUSES[letter], updated_ms=int(updated_ms), outcome=outcome, reason=reason, attempts=int(attempts), vendor_reference=reference)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,12 +190,11 @@ class Events:
 
     def counts(self) -> dict[str, int]:
         """Sums over all partitions: accepted, finished, unfinished, rescued, duplicates."""
-        commands: list[tuple[Any, ...]] = [("HGETALL", self._keys.event(partition, "n")) for partition in self._keys.all]
-        commands += [("ZCARD", self._keys.event(partition, "open")) for partition in self._keys.all]
-        replies = self._store.run(commands)
-        sums = {"accepted": 0, "finished": 0, "rescued": 0, "duplicates": 0, "open": sum(replies[self._keys.partitions :])}
-        for counters in replies[: self._keys.partitions]:
-            for name, value in counters.items():
+        names = [[self._keys.event(partition, "n"), self._keys.event(partition, "open")] for partition in self._keys.all]
+        sums = {"accepted": 0, "finished": 0, "rescued": 0, "duplicates": 0, "open": 0}
+        for counters, unfinished in self._store.run([self._store.script("count", keys, []) for keys in names]):
+            sums["open"] += unfinished
+            for name, value in pairs_of(counters):
                 sums[text(name)] = sums.get(text(name), 0) + int(value)
         return sums
 
@@ -218,7 +215,7 @@ class Events:
 def _stored(event_id: str, record: Any, payload: bytes | None) -> StoredEvent | None:
     if not record:
         return None
-    fields = {text(name): value for name, value in (record.items() if isinstance(record, dict) else zip(record[::2], record[1::2], strict=True))}
+    fields = {text(name): value for name, value in pairs_of(record)}
     planned = fields.get("n")
     return StoredEvent(
         event_id=event_id,

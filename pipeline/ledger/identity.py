@@ -11,7 +11,7 @@ from redis import exceptions
 
 from pipeline.errors import ConfigurationError, LedgerMismatch, LedgerUnavailable
 from pipeline.ledger.keys import META
-from pipeline.ledger.store import Store, text
+from pipeline.ledger.store import Store, pairs_of, text
 
 SCHEMA_VERSION = 1
 
@@ -52,12 +52,10 @@ def recognise(store: Store, *, partitions: int, pepper_fingerprint: str, expecte
 
 def read(store: Store) -> Identity | None:
     """The ledger's identity, None if it is empty."""
-    fields = {text(name): text(value) for name, value in store.run([("HGETALL", META)])[0].items()}
+    fields = {text(name): text(value) for name, value in pairs_of(store.run([("HGETALL", META)])[0])}
     if not {"id", "schema", "partitions", "pepper"} <= fields.keys():
         return None
-    return Identity(
-        ledger_id=fields["id"], schema_version=int(fields["schema"]), partitions=int(fields["partitions"]), pepper_fingerprint=fields["pepper"]
-    )
+    return Identity(ledger_id=fields["id"], schema_version=int(fields["schema"]), partitions=int(fields["partitions"]), pepper_fingerprint=fields["pepper"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +96,7 @@ def _setting(store: Store, name: str) -> str | None:
         reply = store.run([("CONFIG GET", name)])[0]
     except exceptions.ResponseError:
         return None
-    values = {text(key): text(value) for key, value in (reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True))}
+    values = {text(key): text(value) for key, value in pairs_of(reply)}
     return values.get(name)
 
 

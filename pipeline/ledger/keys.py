@@ -1,10 +1,10 @@
 """The names of all keys; braces mark the part that decides the cluster slot, and no script ever leaves one slot.
 
-    cr:{e<n>}:…       events of partition n: record `e:<id>`, sealed payload `p:<id>`, index of unfinished ones `open`, counters `n`
-    cr:{i<n>}:…       identifiers of partition n: record `i:<key>` (standings, links, sealed value), deliveries that miss it `m:<key>`
-    cr:{d:<name>}:…   one destination: due and out indexes by lane, leases, rows, dead letters, results, counters
-    cr:{a:<name>}:…   one vendor account: gate, rate window, dialogues under way, claims, late-write marks, session
-    cr:{meta}:…       identity of the ledger, known destinations, beat
+cr:{e<n>}:…       events of partition n: record `e:<id>`, sealed payload `p:<id>`, index of unfinished ones `open`, counters `n`
+cr:{i<n>}:…       identifiers of partition n: record `i:<key>` (standings, links, sealed value), deliveries that miss it `m:<key>`
+cr:{d:<name>}:…   one destination: due and out indexes by lane, leases, rows, dead letters, results, counters
+cr:{a:<name>}:…   one vendor account: gate, rate window, dialogues under way, claims, late-write marks, session
+cr:{meta}:…       identity of the ledger, known destinations, beat
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ PREFIX = "cr"
 META = f"{PREFIX}:{{meta}}:ledger"
 DESTINATIONS = f"{PREFIX}:{{meta}}:destinations"
 BEAT = f"{PREFIX}:{{meta}}:beat"
-LANES = ("w", "g")
-"""Lane letters, withdrawals first."""
+LANES = ("withdrawn", "given")
+"""A lane for each state, withdrawals first."""
 
 
 class Keys:

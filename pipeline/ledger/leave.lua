@@ -3,7 +3,7 @@
 -- ARGV  1 token   2 per in ms   3 calls reserved for a dialogue (0: no rate)   4 late-write time in ms   5 claim prefix   6 mark prefix
 --       7 gate word: "" | ok | failed | paused | misconfigured   8 pause in ms   9 failures that open the breaker   10 first wait in ms   11 longest wait in ms
 --       12 number of dialogues, then for each: permit number, calls made
---       then for each instruction: lane w|g, 1 if the answer was definite, number of identifier keys, the keys
+--       then for each instruction: lane, 1 if the answer was definite, number of identifier keys, the keys
 -- Returns {1 if the gate opened or closed now, then for each instruction: 1 its claim was still ours, 0 it was outlived}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -26,7 +26,7 @@ while a <= #ARGV do
   for k = a + 3, a + 2 + count do
     local claim, mark = ARGV[5] .. ARGV[k], ARGV[6] .. ARGV[k]
     if redis.call('GET', claim) == token then redis.call('DEL', claim) else ours = 0 end
-    if lane == 'g' then
+    if lane == 'given' then
       if not definite then
         redis.call('SET', mark, 'kept', 'PX', math.max(redis.call('PTTL', mark), late_ms))
       elseif redis.call('GET', mark) == token then

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import redis
 
-from pipeline.domain import State, format_time, utc_from_us
+from pipeline.domain import format_time, utc_from_us
 from pipeline.ledger import identity
 from pipeline.ledger.accounts import Accounts
 from pipeline.ledger.deliveries import Deliveries
@@ -69,9 +68,7 @@ class Ledger:
     def recognise(self) -> identity.Identity:
         """Check again that this is the ledger we work with; also done whenever the server has forgotten our scripts."""
         options = self._options
-        found = identity.recognise(
-            self.store, partitions=options.partitions, pepper_fingerprint=options.pepper_fingerprint, expected_id=self._expected_id
-        )
+        found = identity.recognise(self.store, partitions=options.partitions, pepper_fingerprint=options.pepper_fingerprint, expected_id=self._expected_id)
         self._expected_id = found.ledger_id
         return found
 
@@ -154,7 +151,9 @@ class Ledger:
         return shown
 
 
-def _delivery(event_id: str, destination: str, status: Any, outcome: str, reason: str, attempts: int, at_ms: int | None, reference: str, updated_ms: int) -> Any:
+def _delivery(
+    event_id: str, destination: str, status: Any, outcome: str, reason: str, attempts: int, at_ms: int | None, reference: str, updated_ms: int
+) -> Any:
     return {
         "delivery_id": f"{event_id}.{destination}",
         "destination": destination,
@@ -171,8 +170,3 @@ def _delivery(event_id: str, destination: str, status: Any, outcome: str, reason
 def time_of(milliseconds: int | None) -> str | None:
     """A ledger time as RFC 3339, None for none."""
     return format_time(utc_from_us(milliseconds * 1000)) if milliseconds else None
-
-
-def lanes_of(states: Sequence[State]) -> list[str]:
-    """The lane letters of some states."""
-    return [state[0] for state in states]

@@ -90,7 +90,7 @@ class Letters:
 
     def find(self, wanted: LetterFilter, *, most: int | None = None) -> list[DeadLetter]:
         """All dead letters that fit."""
-        found = []
+        found: list[DeadLetter] = []
         for letter in self._walk(wanted, None):
             if most is not None and len(found) >= most:
                 break

@@ -1,5 +1,5 @@
 -- Plans deliveries of one destination and lane; one that is known already is left as it is, so fan-out may be repeated.
--- KEYS  out index, due index, dead index, results, untold withdrawals ("" lane g: unused), counters
+-- KEYS  out index, due index, dead index, results, untold withdrawals, counters
 -- ARGV  push rescue in ms, 1 for withdrawals, then for each delivery: event id, time of receipt in ms
 -- Returns for each delivery: 1 planned now, 0 known already
 local time = redis.call('TIME')

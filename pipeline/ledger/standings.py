@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.domain import KIND_LETTERS, Word
 from pipeline.ledger.keys import Keys
-from pipeline.ledger.store import Store, text
+from pipeline.ledger.store import Store, pairs_of, text
 from pipeline.vault import Vault
 
 MAX_REACH = 32
@@ -165,8 +165,7 @@ def _next_ring(levels: Sequence[tuple[str, ...]], known: Mapping[str, Identifier
 
 def _record(key: str, reply: Any) -> IdentifierRecord:
     words, links, value = {}, set(), None
-    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-    for name, content in pairs:
+    for name, content in pairs_of(reply):
         field_name = text(name)
         if field_name == "v":
             value = content

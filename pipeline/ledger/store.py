@@ -99,6 +99,11 @@ class Store:
         return error
 
 
+def pairs_of(reply: Any) -> list[tuple[Any, Any]]:
+    """A Redis hash as pairs, whichever protocol version it came by."""
+    return list(reply.items()) if isinstance(reply, dict) else list(zip(reply[::2], reply[1::2], strict=True))
+
+
 def text(value: Any) -> str:
     """A Redis answer as text."""
     return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,60 @@
+"""Computes every figure that operators watch from the ledger, so that it is right whichever process is asked and after any crash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.ledger import Ledger
+from pipeline.ledger.keys import LANES
+from pipeline.metrics import LatencyHistogram, MetricsSnapshot
+from pipeline.routing import Routing
+from pipeline.settle import LATENCY_BUCKETS_SECONDS
+
+
+def collect(ledger: Ledger, routing: Routing) -> MetricsSnapshot:
+    """One snapshot; reads a few keys for each destination and partition, never a whole index."""
+    events = ledger.events.counts()
+    names = sorted({*ledger.deliveries.known_destinations(), *routing.destinations})
+    figures = {name: ledger.deliveries.figures(name) for name in names}
+    now_ms = ledger.clock_ms()
+    return MetricsSnapshot(
+        unaccounted=unaccounted(events, {name: (figure["counters"], figure["waiting"]) for name, figure in figures.items()}),
+        rescued_total=events["rescued"] + sum(int(figure["counters"].get("rescued", 0)) for figure in figures.values()),
+        stale_sends_total=ledger.stale_sends(),
+        deliveries=[
+            (name, outcome, state, int(count))
+            for name, figure in figures.items()
+            for field, count in sorted(figure["counters"].items())
+            if field.startswith("o|")
+            for _, outcome, state in [field.split("|")]
+        ],
+        dead_letters=[(name, state, reason, count) for name in names for (state, reason), count in sorted(ledger.deliveries.dead_counts(name).items())],
+        oldest_untold_withdrawal_seconds={
+            name: max(0.0, (now_ms - figure["oldest_untold_ms"]) / 1000) if figure["oldest_untold_ms"] else 0.0 for name, figure in figures.items()
+        },
+        last_beat_seconds=ledger.last_beat_seconds(),
+        accept_to_told=_latency([figure["counters"] for figure in figures.values()]),
+        waiting=[(name, lane, figure["waiting"][lane]) for name, figure in figures.items() for lane in LANES],
+        breaker_open={account: ledger.accounts.gate_is_open(account) for account in sorted({each.account for each in routing.destinations.values()})},
+        events={"accepted": events["accepted"], "duplicate": events["duplicates"]},
+    )
+
+
+def unaccounted(events: Mapping[str, int], destinations: Mapping[str, tuple[Mapping[str, float], Mapping[str, int]]]) -> int:
+    """Accepted events that are neither finished nor in the open index, and planned deliveries that are neither done nor in an index; always 0.
+
+    `destinations`: name -> (counters, unfinished deliveries by lane).
+    """
+    lost = abs(events["accepted"] - events["finished"] - events["open"])
+    for counters, waiting in destinations.values():
+        lost += abs(int(counters.get("planned", 0) - counters.get("done", 0)) - sum(waiting.values()))
+    return lost
+
+
+def _latency(counters: list[Mapping[str, float]]) -> LatencyHistogram:
+    buckets, total = [], 0
+    for bound in LATENCY_BUCKETS_SECONDS:
+        total += sum(int(each.get(f"h|{bound}", 0)) for each in counters)
+        buckets.append((bound, total))
+    told = sum(int(each.get("told", 0)) for each in counters)
+    return LatencyHistogram(buckets=buckets, sum_seconds=sum(each.get("told_seconds", 0.0) for each in counters), count=told)

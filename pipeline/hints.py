@@ -1,0 +1,19 @@
+"""Cuts deliveries into messages of a size that suits their destination."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.ports import Publisher
+from pipeline.routing import Destination
+
+
+def publish_chunks(
+    publisher: Publisher, settings: Destination | None, destination: str, lane: str, event_ids: Sequence[str], attempt: int, chunk_size: int
+) -> None:
+    """Publish deliver messages of a size that suits the destination; one that is disabled or no longer configured gets none and its deliveries wait."""
+    if settings is None or not settings.enabled:
+        return
+    size = max(chunk_size, settings.adapter.batch_size())
+    for first in range(0, len(event_ids), size):
+        publisher.deliver(destination, lane, event_ids[first : first + size], attempt)

@@ -1,0 +1,108 @@
+"""Brings work back: what is due is pushed again, withdrawals first; what was pushed or leased and never heard of is rescued; what does not add up is mended.
+
+Run by beat every second or two; safe to run twice, late, or not at all for a while.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from pipeline.hints import publish_chunks
+from pipeline.ledger import Ledger
+from pipeline.ledger.keys import LANES
+from pipeline.limits import LimitOptions, traffic_of
+from pipeline.ports import Publisher
+from pipeline.routing import Destination, Routing
+
+log = logging.getLogger(__name__)
+
+QUEUE_MESSAGES = 20
+"""Messages that a destination's queue may hold before no more is pushed, so that a backlog is not multiplied."""
+RESCUE_DEPTH = 2
+"""A queue longer than this may still hold the very messages that seem lost."""
+EVENTS_AT_ONCE = 500
+"""Unfinished events of one partition looked at in one run."""
+
+
+class Release:
+    """Pushes what is due and rescues what is overdue; safe to share between threads and to run in several processes."""
+
+    def __init__(self, ledger: Ledger, publisher: Publisher, routing: Callable[[], Routing], limits: LimitOptions, *, chunk_size: int) -> None:
+        self._ledger, self._publisher, self._routing, self._limits, self._chunk_size = ledger, publisher, routing, limits, chunk_size
+
+    def run(self) -> int:
+        """One round over all destinations and events; returns how many deliveries and events were pushed."""
+        self._ledger.beat()
+        pushed = self._release_events()
+        for lane in LANES:
+            for destination in self._routing().destinations.values():
+                if destination.enabled:
+                    pushed += self._release_deliveries(destination, lane)
+        return pushed
+
+    def _release_deliveries(self, destination: Destination, lane: str) -> int:
+        depth = self._publisher.depth(destination.name, lane)
+        most = self._room(destination, depth)
+        if most <= 0:
+            return 0
+        due, rescued = self._ledger.deliveries.release(destination.name, lane, most, rescue=depth <= RESCUE_DEPTH)
+        by_attempt: dict[int, list[str]] = {}
+        for delivery in due:
+            by_attempt.setdefault(delivery.row.attempts + 1, []).append(delivery.event_id)
+        for attempt, event_ids in by_attempt.items():
+            publish_chunks(self._publisher, destination, destination.name, lane, event_ids, attempt, self._chunk_size)
+        if rescued:
+            log.warning("rescued", extra={"destination": destination.name, "lane": lane, "deliveries": len(rescued)})
+            publish_chunks(self._publisher, destination, destination.name, lane, rescued, 1, self._chunk_size)
+        return len(due) + len(rescued)
+
+    def _room(self, destination: Destination, depth: int) -> int:
+        """How many deliveries are worth pushing now: as many as the queue may hold and the account could take."""
+        batch = destination.adapter.batch_size()
+        most = (QUEUE_MESSAGES - depth) * max(self._chunk_size, batch)
+        traffic = traffic_of(destination, self._limits)
+        room, closed = self._ledger.accounts.room(traffic)
+        if closed:
+            return 0
+        return min(most, -(-room // traffic.calls_per_dialogue) * batch) if traffic.calls else most
+
+    def _release_events(self) -> int:
+        """Events whose fan-out was lost are fanned out again; those open for long are audited."""
+        lost, stale = self._ledger.events.take_due(EVENTS_AT_ONCE)
+        if lost and self._publisher.fan_out_depth("withdrawn") <= RESCUE_DEPTH:
+            log.warning("rescued", extra={"stage": "fan_out", "events": len(lost)})
+            for first in range(0, len(lost), self._chunk_size):
+                # Urgent by now, and there may be withdrawals among them.
+                self._publisher.fan_out("withdrawn", lost[first : first + self._chunk_size])
+        self.audit(stale)
+        return len(lost)
+
+    def audit(self, event_ids: Sequence[str]) -> int:
+        """Check that every planned delivery of these open events stands in some index; plan again what does not. Returns how many did not."""
+        missing = 0
+        wanted: dict[tuple[str, str], list[tuple[str, int]]] = {}
+        for event in self._ledger.events.load(event_ids, payloads=False):
+            if event is not None and event.planned:
+                for destination in event.planned:
+                    if destination not in event.results or event.results[destination].encode()[0] in "WA":
+                        wanted.setdefault((destination, event.facts.state.value), []).append((event.event_id, event.facts.received_us // 1000))
+        for (destination, lane), events in wanted.items():
+            known = self._ledger.deliveries.is_known(destination, [event_id for event_id, _ in events])
+            lost = [event for event, is_known in zip(events, known, strict=True) if not is_known]
+            if lost:
+                missing += len(lost)
+                log.error("alert", extra={"alert": "unaccounted", "destination": destination, "deliveries": len(lost)})
+                self._ledger.deliveries.plan(destination, lane, lost)
+        return missing
+
+    def fold_leftovers(self) -> int:
+        """Copy results into their events' records that a worker settled but could not copy any more."""
+        copied = 0
+        for destination in self._ledger.deliveries.known_destinations():
+            results = self._ledger.deliveries.results(destination, EVENTS_AT_ONCE)
+            if results:
+                self._ledger.events.fold([(event_id, destination, result) for event_id, result in results])
+                self._ledger.deliveries.unfold(destination, results)
+                copied += len(results)
+        return copied

@@ -1,0 +1,261 @@
+"""The whole way of an event in one process and one thread: a real ledger, the real steps, a queue that tests can lose, double and reorder.
+
+Vendors are played by `Vendor`: it keeps every state it was ever told, and can be made to fail, to lose its answer, or to act late.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any, ClassVar
+
+import orjson
+import redis
+
+from pipeline.accept import Accepted, Acceptor
+from pipeline.deliver import Deliver, DeliverOptions
+from pipeline.domain import IncomingEvent, Instruction, Outcome, State, Subject, VendorResult
+from pipeline.exchange import Work, WorkResult
+from pipeline.fanout import FanOut
+from pipeline.figures import collect
+from pipeline.identifiers import Hasher
+from pipeline.ledger import Ledger, LedgerOptions
+from pipeline.limits import Bulkhead, LimitOptions
+from pipeline.metrics import MetricsSnapshot
+from pipeline.prepare import Preparer
+from pipeline.release import Release
+from pipeline.routing import Conditions, Destination, Purpose, RetryPolicy, Routing, Source, Trigger
+from pipeline.settle import Settler, SettleOptions
+from pipeline.vault import Vault
+from pipeline.vendors.base import Adapter, Capabilities, Rate, TellDialogue, VendorRequest, VendorResponse
+
+PEPPER = b"pepper-for-tests"
+BASE_TIME = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
+
+
+class PlainAdapter(Adapter):
+    """A vendor that is told as JSON and answers by status: enough to exercise every step."""
+
+    title: ClassVar[str] = "Plain"
+    docs_url: ClassVar[str] = "https://vendor.example/docs"
+    base_url: ClassVar[str] = "https://vendor.example"
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def tell(self, instructions: Sequence[Instruction]) -> TellDialogue:
+        told = [{"to": self.contact_of(each.subject), "purpose": each.purpose, "state": each.state, "id": each.event_id} for each in instructions]
+        response = yield VendorRequest(operation="tell", path="/tell", body=orjson.dumps(told))
+        return [_read(response)] * len(instructions)
+
+
+def _read(response: VendorResponse) -> VendorResult:
+    if response.status == 200:
+        return VendorResult(outcome=Outcome.APPLIED, vendor_reference=response.headers.get("reference", ""))
+    outcome = {429: Outcome.THROTTLED, 401: Outcome.MISCONFIGURED, 400: Outcome.REJECTED}.get(response.status, Outcome.UNAVAILABLE)
+    seconds = response.headers.get("retry-after")
+    return VendorResult(
+        outcome=outcome, reason=f"http_{response.status}", retry_after_seconds=float(seconds) if seconds else None, definite=response.status < 500
+    )
+
+
+def adapter(**capabilities: Any) -> type[PlainAdapter]:
+    """A plain vendor with other capabilities."""
+    return type("Adapter", (PlainAdapter,), {"capabilities": Capabilities(**capabilities)})
+
+
+@dataclass(slots=True)
+class Vendor:
+    """One vendor's side: `held` is (identifier, purpose) -> state, `calls` every tell in order of arrival.
+
+    `answers` is consumed one for each call: a status, "lost" (acts, then no answer), "late" (no answer; acts when `act_late` is called), else 200.
+    """
+
+    held: dict[tuple[str, str], str] = field(default_factory=dict)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
+    late: list[list[dict[str, Any]]] = field(default_factory=list)
+
+    def receive(self, body: bytes) -> VendorResponse | None:
+        told = orjson.loads(body)
+        self.calls += told
+        answer = self.answers.pop(0) if self.answers else 200
+        if answer == "late":
+            self.late.append(told)
+            return None
+        if answer in (200, "lost"):
+            self._apply(told)
+        if answer == "lost":
+            return None
+        status, headers = answer if isinstance(answer, tuple) else (answer, {})
+        return VendorResponse(status=status, headers=headers)
+
+    def act_late(self) -> None:
+        """The requests that were never answered take effect now."""
+        while self.late:
+            self._apply(self.late.pop(0))
+
+    def _apply(self, told: Sequence[Mapping[str, Any]]) -> None:
+        for each in told:
+            for value in each["to"].values():
+                self.held[value, each["purpose"]] = each["state"]
+
+
+class DirectExchange:
+    """Drives each dialogue at once, on the caller's thread."""
+
+    def __init__(self, vendors: Mapping[str, Vendor]) -> None:
+        self.vendors = vendors
+        self.before: Callable[[Work], None] = lambda _: None
+
+    def start(self, work: Work, on_done: Callable[[Work, WorkResult], None]) -> None:
+        self.before(work)
+        response: VendorResponse | None = None
+        calls = 0
+        try:
+            request = next(work.dialogue)
+            while True:
+                calls += 1
+                response = self.vendors[work.account].receive(request.body)
+                if response is None:
+                    lost = VendorResult(outcome=Outcome.UNAVAILABLE, reason="timed_out", definite=False)
+                    return on_done(work, WorkResult(results=(lost,) * work.size, calls=calls, definite=False))
+                request = work.dialogue.send(response)
+        except StopIteration as end:
+            return on_done(work, WorkResult(results=tuple(end.value), calls=calls, definite=all(result.definite for result in end.value)))
+
+
+@dataclass(slots=True)
+class Queue:
+    """The broker, as a list of messages: nothing happens until somebody takes one."""
+
+    messages: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
+    dead: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
+
+    def fan_out(self, lane: str, event_ids: Sequence[str]) -> None:
+        self.messages.append(("fan_out", (lane, tuple(event_ids))))
+
+    def deliver(self, destination: str, lane: str, event_ids: Sequence[str], attempt: int) -> None:
+        self.messages.append(("deliver", (destination, lane, tuple(event_ids), attempt)))
+
+    def dead_letter(self, destination: str, reason: str, delivery_ids: Sequence[str]) -> None:
+        self.dead.append((destination, reason, tuple(delivery_ids)))
+
+    def depth(self, destination: str, lane: str) -> int:
+        return sum(1 for kind, values in self.messages if kind == "deliver" and values[:2] == (destination, lane))
+
+    def fan_out_depth(self, lane: str) -> int:
+        return sum(1 for kind, values in self.messages if kind == "fan_out" and values[0] == lane)
+
+
+def destination(name: str, kind: type[Adapter] = PlainAdapter, **values: Any) -> Destination:
+    """A destination at a vendor of its own, tried again almost at once."""
+    values.setdefault("retry", RetryPolicy(waits_seconds=(0.01,), give_up_after_seconds=3600))
+    values.setdefault("rate", Rate(concurrent=8))
+    values.setdefault("account", name)
+    return Destination(name=name, vendor="plain", adapter=kind(), **values)
+
+
+def routing(destinations: Sequence[Destination], *, triggers: Sequence[Trigger] | None = None, sources: Sequence[Source] = (Source(name="web"),)) -> Routing:
+    """A routing in which every destination is told of everything, unless triggers say otherwise."""
+    everything = Trigger(deliver_to=tuple(each.name for each in destinations), when=Conditions())
+    return Routing(
+        version_hash="test",
+        sources={source.name: source for source in sources},
+        purposes={name: Purpose(name=name, title=name) for name in ("news", "sms")},
+        destinations={each.name: each for each in destinations},
+        triggers=tuple(triggers) if triggers is not None else (everything,),
+    )
+
+
+class Relay:
+    """Everything between a source and the vendors, driven by hand."""
+
+    def __init__(self, client: redis.Redis, rules: Routing, *, seconds: float = 0.03, chunk_size: int = 100, limits: Mapping[str, Any] | None = None) -> None:
+        self.rules = rules
+        self.clock_offset = timedelta()
+        self.hasher, self.vault = Hasher(PEPPER), Vault([b"k" * 32])
+        options = LedgerOptions(
+            partitions=4, pepper_fingerprint=self.hasher.fingerprint(), fan_out_rescue_seconds=seconds, audit_seconds=seconds, push_rescue_seconds=seconds
+        )
+        self.ledger = Ledger(client, self.vault, options)
+        self.queue = Queue()
+        self.vendors = {each.account: Vendor() for each in rules.destinations.values()}
+        self.exchange = DirectExchange(self.vendors)
+        self.limits = LimitOptions(
+            **{
+                "total_timeout_seconds": seconds / 2,
+                "start_window_seconds": seconds / 2,
+                "claim_margin_seconds": seconds / 2,
+                "late_write_seconds": seconds,
+                "misconfigured_probe_seconds": seconds,
+                "breaker_wait_seconds": seconds,
+                "breaker_wait_max_seconds": seconds,
+                **(limits or {}),
+            }
+        )
+        self.acceptor = Acceptor(self.ledger, self.hasher, self.vault, self.queue, now=self.now)
+        self.settler = Settler(self.ledger, self.queue, SettleOptions(misconfigured_probe_seconds=seconds), Random(7))
+        self.fan_out = FanOut(self.ledger, self.vault, self.queue, lambda: self.rules, chunk_size=chunk_size)
+        self.deliver = Deliver(
+            self.ledger,
+            self.exchange,  # type: ignore[arg-type]
+            Preparer(self.ledger, self.vault),
+            self.settler,
+            lambda: self.rules,
+            Bulkhead(16, 4),
+            self.limits,
+            DeliverOptions(chunk_seconds=5.0, lease_seconds=seconds),
+        )
+        self.release = Release(self.ledger, self.queue, lambda: self.rules, self.limits, chunk_size=chunk_size)
+        self._serial = itertools.count()
+
+    def now(self) -> datetime:
+        return self.ledger.now() + self.clock_offset
+
+    def event(self, state: str, minute: float, *, purpose: str = "news", key: str | None = None, source: str = "web", **subject: Any) -> str:
+        """Accept one event said `minute` minutes after the base time; returns its id."""
+        return self.accept(state, minute, purpose=purpose, key=key, source=source, **subject).event_id
+
+    def accept(self, state: str, minute: float, *, purpose: str = "news", key: str | None = None, source: str = "web", **subject: Any) -> Accepted:
+        incoming = IncomingEvent(
+            subject=Subject(**subject),
+            purpose=purpose,
+            state=State(state),
+            event_time=BASE_TIME + timedelta(minutes=minute),
+            idempotency_key=key or f"key-{next(self._serial)}",
+        )
+        answer = self.acceptor.accept_many([(self.rules.sources[source], incoming)])[0]
+        if not isinstance(answer, Accepted):
+            raise answer
+        return answer
+
+    def step(self, position: int = 0) -> None:
+        """Carry out one message of the queue."""
+        kind, values = self.queue.messages.pop(position)
+        self.carry_out(kind, values)
+
+    def carry_out(self, kind: str, values: tuple[Any, ...]) -> None:
+        if kind == "fan_out":
+            self.fan_out.run(values[1])
+        else:
+            self.deliver.run(values[0], values[1], values[2])
+
+    def drain(self) -> None:
+        """Carry out messages until there are none."""
+        while self.queue.messages:
+            self.step()
+
+    def beat(self) -> None:
+        self.release.run()
+        self.release.fold_leftovers()
+
+    def deliveries(self, event_id: str) -> dict[str, tuple[str, str | None]]:
+        """Destination -> (status, reason) of one event."""
+        view = self.ledger.event(event_id)
+        assert view is not None
+        return {each["destination"]: (each["status"], each["reason"]) for each in view["deliveries"]}
+
+    def figures(self) -> MetricsSnapshot:
+        return collect(self.ledger, self.rules)
