@@ -1,0 +1,65 @@
+# Consent Relay. `make` prints what there is. Needs Python 3.11 or newer and make, nothing else.
+# Put the virtual environment elsewhere with VENV=..., choose the interpreter with PYTHON=...
+
+SHELL := /bin/sh
+VENV ?= .venv
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	command -v $$name >/dev/null 2>&1 && $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
+BIN := $(VENV)/bin
+RUN_STAMP := $(VENV)/.run-installed
+DEV_STAMP := $(VENV)/.dev-installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run demo test lint types imports format lock clean
+
+help: ## Print this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(RUN_STAMP) ## Make .venv with everything needed to run, and the command .venv/bin/consent
+
+run: $(RUN_STAMP) ## The main job: everything with sandboxes, the sample events, a table; stays up until Ctrl-C
+	@exec $(BIN)/consent demo --stay
+
+demo: $(RUN_STAMP) ## The same, but ends by itself: exit code 0 once every sample is told
+	@exec $(BIN)/consent demo
+
+test: $(DEV_STAMP) lint types imports ## Lint, types, import contracts and all tests
+	$(BIN)/python -m pytest
+
+lint: $(DEV_STAMP) ## Check the code's style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV_STAMP) ## Check the types of pipeline and config
+	$(BIN)/mypy
+
+imports: $(DEV_STAMP) ## Check who imports whom
+	$(BIN)/lint-imports
+
+format: $(DEV_STAMP) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(DEV_STAMP) ## Lock the dependencies of pyproject.toml anew, with hashes (needs the tool uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes pyproject.toml -o requirements/run.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes pyproject.toml --group dev -c requirements/run.txt -o requirements/dev.txt
+
+clean: ## Remove .venv and caches; what `consent up` keeps in .consent stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer is needed and was not found; name one with: make PYTHON=/path/to/python3" >&2; exit 1; fi
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+$(RUN_STAMP): requirements/run.txt workers/launcher.py | $(BIN)/python
+	@echo "installing what runs (about a minute the first time)"
+	@$(PIP) install --quiet --require-hashes -r requirements/run.txt
+	@$(BIN)/python workers/launcher.py $(BIN)
+	@touch $@
+
+$(DEV_STAMP): requirements/dev.txt $(RUN_STAMP)
+	@echo "installing what tests"
+	@$(PIP) install --quiet --require-hashes -r requirements/dev.txt
+	@touch $@
