@@ -38,6 +38,8 @@ class LineReader:
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise ConfigurationError(f"{self._filename}:{line}: is not YAML: {error.problem}") from None
+        except RecursionError:
+            raise ConfigurationError(f"{self._filename}:1: is nested too deeply to be a routing file") from None
         except yaml.YAMLError:
             raise ConfigurationError(f"{self._filename}:1: is not YAML: it has characters that YAML does not allow") from None
         if node is None:

@@ -276,6 +276,7 @@ def test_all_problems_come_at_once_in_the_order_of_lines():
         ("version: 1\n\ttabs: 1\n", 2, "is not YAML"),
         ("version: 1\nsources: *nobody\n", 2, "is not YAML"),
         ("a\x00b", 1, "is not YAML"),
+        ("[" * 5000, 1, "is nested too deeply"),
         ("- 1\n", 1, "the routing file must be a mapping"),
         ("version: 1\npurposes: {}\ndestinations: {}\n", 1, "sources is missing"),
         ("version: 1\nsources: 5\npurposes: {}\ndestinations: {}\n", 2, "sources must be a mapping"),

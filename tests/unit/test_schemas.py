@@ -6,6 +6,8 @@ import orjson
 import pytest
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
+from hypothesis import given
+from hypothesis import strategies as st
 from marshmallow import Schema
 
 from pipeline import answers
@@ -132,6 +134,23 @@ def test_times_are_rfc_3339(text, microseconds):
 def test_each_wrong_field_is_named_by_its_path(changes, path, message):
     """One thing is wrong and one error says so."""
     assert paths(body(**changes)) == {path: message}
+
+
+NAMES = st.sampled_from(["subject", "email", "phone", "purpose", "state", "event_time", "metadata", "profile", "key", "value", "_schema"]) | st.text(max_size=5)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_any_json_is_read_or_refused(item):
+    """Whatever comes, the answer is an event or InvalidInput with at least one error."""
+    try:
+        assert isinstance(READER.read(item), IncomingEvent)
+    except InvalidInput as error:
+        assert error.errors  # noqa: PT017  either ending is right
 
 
 @pytest.mark.parametrize("item", [None, 5, "x", [], True])
