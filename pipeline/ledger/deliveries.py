@@ -221,6 +221,13 @@ class Deliveries:
         name = self._keys.destination(destination, "flags")
         self._store.run([("HSET", name, "paused", 1) if paused else ("HDEL", name, "paused")])
 
+    def overdue(self, destination: str, milliseconds: int) -> bool:
+        """Whether something was pushed or leased so long ago that it should have been rescued since then."""
+        now = self._store.run([("TIME",)])[0]
+        latest = int(now[0]) * 1000 - milliseconds
+        names = [self._lane(destination, lane)[0] for lane in LANES]
+        return any(self._store.run([("ZCOUNT", name, "-inf", latest) for name in names]))
+
     def figures(self, destination: str) -> dict[str, Any]:
         """Counters, index sizes, oldest untold withdrawal (ms) and whether it is paused."""
         names = [name for lane in LANES for name in self._lane(destination, lane)]

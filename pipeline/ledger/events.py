@@ -175,6 +175,11 @@ class Events:
         fixed = [self._lifetimes.audit_ms, self._lifetimes.record_ms, self._lifetimes.payload_ms]
         self._per_event("fold", [(event_id, [destination, result]) for event_id, destination, result in results], fixed)
 
+    def reopen_for(self, destination: str, event_ids: Sequence[str], now_ms: int) -> None:
+        """Add a planned delivery to events that are fanned out already."""
+        waiting = DeliveryResult(status=DeliveryStatus.WAITING, updated_ms=now_ms).encode()
+        self.fold([(event_id, destination, waiting) for event_id in event_ids])
+
     def take_due(self, most: int) -> tuple[list[str], list[str]]:
         """Events to fan out again, and events whose deliveries should be audited; each is put off by its own interval."""
         commands = []

@@ -58,6 +58,9 @@ for i = 1, (#KEYS - 2) / 2 do
     elseif known[2] then
       set_lifetime(record, payload)
     elseif known[4] then
+      if not string.find(',' .. known[4] .. ',', ',' .. ARGV[a + 1] .. ',', 1, true) then
+        redis.call('HSET', record, 'n', known[4] .. ',' .. ARGV[a + 1])
+      end
       local final = tonumber(known[3] or '0') + step
       if final >= count_destinations(record) then
         redis.call('HSET', record, 'z', 1)

@@ -1,0 +1,119 @@
+"""What operators read and decide: events, dead letters, replay that looks at the standing again, discarding with a reason, readiness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pipeline.domain import State, delivery_id
+from pipeline.envelope import open_event
+from pipeline.errors import ConsentRelayError, PayloadUnreadable
+from pipeline.fence import judge
+from pipeline.figures import collect
+from pipeline.ledger import Ledger
+from pipeline.ledger.deliveries import DeadLetter
+from pipeline.ledger.letters import DeadLetterPage, LetterFilter, ReplayReport
+from pipeline.metrics import MetricsSnapshot
+from pipeline.routing import Routing
+from pipeline.vault import Vault
+
+BEAT_SECONDS = 30.0
+"""Beat releases every second or two; without it for this long, waiting work does not progress."""
+STUCK_MS = 120_000
+"""Work pushed or leased this long ago and not rescued means that nothing progresses."""
+
+
+class Desk:
+    """The operators' side of the relay; safe to share between threads. Raises LedgerUnavailable if the ledger is away."""
+
+    def __init__(self, ledger: Ledger, vault: Vault, routing: Callable[[], Routing]) -> None:
+        self._ledger, self._vault, self._routing = ledger, vault, routing
+
+    def event(self, event_id: str) -> dict[str, Any] | None:
+        """One event and its deliveries in the public form, None if unknown."""
+        return self._ledger.event(event_id)
+
+    def dead_letters(
+        self,
+        *,
+        destination: str | None = None,
+        reason: str | None = None,
+        state: str | None = None,
+        since: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+        source: str | None = None,
+    ) -> DeadLetterPage:
+        """A page of dead letters, newest first by destination, and all of them counted by cause. Raises ValueError for a wrong cursor."""
+        wanted = LetterFilter(destination=destination, reason=reason, state=State(state) if state else None, since=since, source=source)
+        return self._ledger.letters.page(wanted, cursor=cursor, limit=limit)
+
+    def replay(self, ids: Sequence[str] | None = None, dry_run: bool = False, *, filter: Mapping[str, str] | None = None) -> ReplayReport:  # noqa: A002 (the contract's word)
+        """Tell dead deliveries again, by id or by filter.
+
+        What a newer word has overtaken is not told: it is reported as skipped and, unless this is a dry run, closed as superseded.
+        """
+        if ids is not None:
+            letters, unknown = self._ledger.letters.by_id(ids)
+        else:
+            chosen = dict(filter or {})
+            state = chosen.pop("state", None)
+            letters, unknown = self._ledger.letters.find(LetterFilter(**chosen, state=State(state) if state else None)), []
+        reasons = self._why_not(letters)
+        skipped = [{"delivery_id": name, "reason": "not_found"} for name in unknown]
+        skipped += [{"delivery_id": _name(letter), "reason": reasons[_name(letter)]} for letter in letters if _name(letter) in reasons]
+        if not dry_run:
+            # A superseded one goes the same way: the fence ends it without a word to the vendor.
+            self._ledger.letters.reopen([letter for letter in letters if reasons.get(_name(letter), "superseded") == "superseded"], reason="replayed")
+        return ReplayReport(replayed=[_name(letter) for letter in letters if _name(letter) not in reasons], skipped=skipped)
+
+    def discard(self, ids: Sequence[str], reason: str) -> list[str]:
+        """Close dead letters without telling anybody; returns the delivery ids that were dead."""
+        letters, _ = self._ledger.letters.by_id(ids)
+        return self._ledger.letters.discard(letters, reason, self._ledger.clock_ms())
+
+    def gauges(self) -> MetricsSnapshot:
+        """Every figure that operators watch."""
+        return collect(self._ledger, self._routing())
+
+    def problems(self) -> list[str]:
+        """What keeps events from being taken or told; empty means ready. Never raises for a ledger that is away."""
+        try:
+            self._ledger.ping()
+            self._ledger.recognise()
+            found = []
+            beat = self._ledger.last_beat_seconds()
+            if beat is not None and beat > BEAT_SECONDS:
+                found.append(f"beat has not released due work for {beat:.0f} seconds")
+            overdue = [name for name in self._routing().destinations if self._ledger.deliveries.overdue(name, STUCK_MS)]
+            return found + [f"deliveries to {name} do not progress" for name in overdue]
+        except ConsentRelayError as error:
+            return [str(error)]
+
+    def _why_not(self, letters: Sequence[DeadLetter]) -> dict[str, str]:
+        """Delivery id -> why it is not worth replaying."""
+        routing = self._routing()
+        stored = self._ledger.events.load([letter.event_id for letter in letters])
+        reasons: dict[str, str] = {}
+        for letter, event in zip(letters, stored, strict=True):
+            destination = routing.destinations.get(letter.destination)
+            if destination is None:
+                reasons[_name(letter)] = "destination_not_configured"
+                continue
+            try:
+                opened = open_event(event, self._vault) if event else None
+            except PayloadUnreadable:
+                opened = None
+            if opened is None:
+                reasons[_name(letter)] = "payload_unreadable"
+                continue
+            reach = self._ledger.standings.reach([opened.identifier_keys.values()])[0]
+            verdict = judge(opened, reach, destination, routing.purposes_of(destination.name))
+            if verdict.result is not None:
+                reasons[_name(letter)] = verdict.result.outcome.value
+        return reasons
+
+
+def _name(letter: DeadLetter) -> str:
+    return delivery_id(letter.event_id, letter.destination)
