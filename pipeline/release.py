@@ -70,11 +70,15 @@ class Release:
     def _release_events(self) -> int:
         """Events whose fan-out was lost are fanned out again; those open for long are audited."""
         lost, stale = self._ledger.events.take_due(EVENTS_AT_ONCE)
-        if lost and self._publisher.fan_out_depth("withdrawn") <= RESCUE_DEPTH:
-            log.warning("rescued", extra={"stage": "fan_out", "events": len(lost)})
-            for first in range(0, len(lost), self._chunk_size):
-                # Urgent by now, and there may be withdrawals among them.
-                self._publisher.fan_out("withdrawn", lost[first : first + self._chunk_size])
+        by_lane: dict[str, list[str]] = {lane: [] for lane in LANES}
+        for event in self._ledger.events.load(lost, payloads=False):
+            if event is not None:
+                by_lane[event.facts.state.value].append(event.event_id)
+        for lane, event_ids in by_lane.items():
+            if event_ids and self._publisher.fan_out_depth(lane) <= RESCUE_DEPTH:
+                log.warning("rescued", extra={"stage": "fan_out", "lane": lane, "events": len(event_ids)})
+                for first in range(0, len(event_ids), self._chunk_size):
+                    self._publisher.fan_out(lane, event_ids[first : first + self._chunk_size])
         self.audit(stale)
         return len(lost)
 
@@ -95,14 +99,3 @@ class Release:
                 log.error("alert", extra={"alert": "unaccounted", "destination": destination, "deliveries": len(lost)})
                 self._ledger.deliveries.plan(destination, lane, lost)
         return missing
-
-    def fold_leftovers(self) -> int:
-        """Copy results into their events' records that a worker settled but could not copy any more."""
-        copied = 0
-        for destination in self._ledger.deliveries.known_destinations():
-            results = self._ledger.deliveries.results(destination, EVENTS_AT_ONCE)
-            if results:
-                self._ledger.events.fold([(event_id, destination, result) for event_id, result in results])
-                self._ledger.deliveries.unfold(destination, results)
-                copied += len(results)
-        return copied

@@ -16,6 +16,7 @@ import orjson
 import redis
 
 from pipeline.accept import Accepted, Acceptor
+from pipeline.audit import Audit
 from pipeline.deliver import Deliver, DeliverOptions
 from pipeline.domain import IncomingEvent, Instruction, Outcome, State, Subject, VendorResult
 from pipeline.exchange import Work, WorkResult
@@ -209,6 +210,7 @@ class Relay:
             DeliverOptions(chunk_seconds=5.0, lease_seconds=seconds),
         )
         self.release = Release(self.ledger, self.queue, lambda: self.rules, self.limits, chunk_size=chunk_size)
+        self.audit = Audit(self.ledger, lambda: self.rules)
         self._serial = itertools.count()
 
     def now(self) -> datetime:
@@ -249,7 +251,7 @@ class Relay:
 
     def beat(self) -> None:
         self.release.run()
-        self.release.fold_leftovers()
+        self.audit.run()
 
     def deliveries(self, event_id: str) -> dict[str, tuple[str, str | None]]:
         """Destination -> (status, reason) of one event."""

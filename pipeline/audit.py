@@ -1,0 +1,53 @@
+"""Looks over the ledger's books now and then: copies what a worker settled but could not copy, and says aloud what does not add up.
+
+Run by beat every few seconds; safe to run twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from pipeline.figures import collect
+from pipeline.ledger import Ledger
+from pipeline.routing import Routing
+
+log = logging.getLogger(__name__)
+
+RESULTS_AT_ONCE = 500
+
+
+class Audit:
+    """Keeps the books; safe to share between threads."""
+
+    def __init__(self, ledger: Ledger, routing: Callable[[], Routing]) -> None:
+        self._ledger, self._routing = ledger, routing
+
+    def run(self) -> None:
+        """One look: leftovers, the `unaccounted` figure, withdrawals that take too long, deliveries of destinations that are gone."""
+        self.fold_leftovers()
+        routing = self._routing()
+        snapshot = collect(self._ledger, routing)
+        if snapshot.unaccounted:
+            log.error("alert", extra={"alert": "unaccounted", "items": snapshot.unaccounted})
+        for name, seconds in snapshot.oldest_untold_withdrawal_seconds.items():
+            destination = routing.destinations.get(name)
+            if destination is not None and seconds >= destination.retry.give_up_after_seconds:
+                log.error("alert", extra={"alert": "withdrawal_overdue", "destination": name, "seconds": int(seconds)})
+        waiting: dict[str, int] = {}
+        for name, _, count in snapshot.waiting:
+            waiting[name] = waiting.get(name, 0) + count
+        for name, count in waiting.items():
+            if count and name not in routing.destinations:
+                log.error("alert", extra={"alert": "destination_removed", "destination": name, "deliveries": count})
+
+    def fold_leftovers(self) -> int:
+        """Copy results into their events' records that a worker settled but could not copy any more; returns how many."""
+        copied = 0
+        for destination in self._ledger.deliveries.known_destinations():
+            results = self._ledger.deliveries.results(destination, RESULTS_AT_ONCE)
+            if results:
+                self._ledger.events.fold([(event_id, destination, result) for event_id, result in results])
+                self._ledger.deliveries.unfold(destination, results)
+                copied += len(results)
+        return copied
