@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 BUSY_WAIT_MS = 1000
 """When to look again at a contact that another worker is talking about; talks mostly take far less than their claim."""
+SETTLE_AT_ONCE = 50
+SETTLE_SECONDS = 0.1
+"""Endings are written down when there are so many, or the first of them is this old: a crash repeats at most those calls."""
 HELD_BACK_MS = 500
 """When to look again at a chunk that found no room in this process."""
 
@@ -65,6 +68,7 @@ class Chunk:
     endings: list[Ending]
     stop_at: float
     renew_at: float
+    settle_at: float
     permits: Any = field(default_factory=itertools.count)
     flying: dict[int, Flight] = field(default_factory=dict)
     landed: SimpleQueue[tuple[Flight, WorkResult]] = field(default_factory=SimpleQueue)
@@ -125,6 +129,7 @@ class Deliver:
             endings=endings,
             stop_at=now + self._options.chunk_seconds,
             renew_at=now + self._options.lease_seconds / 3,
+            settle_at=now + SETTLE_SECONDS,
         )
 
     def _give_back(self, destination: str, lane: str, token: str, event_ids: Sequence[str], wait_ms: int) -> None:
@@ -136,12 +141,18 @@ class Deliver:
         while chunk.pending or chunk.flying or chunk.endings:
             if chunk.pending:
                 self._start(chunk)
-            if chunk.endings:
-                endings, chunk.endings = chunk.endings, []
-                self._settler.settle(chunk.destination, chunk.lane, chunk.token, endings)
+            self._settle(chunk)
             if chunk.flying:
                 self._land(chunk, self._wait(chunk))
             self._renew(chunk)
+
+    def _settle(self, chunk: Chunk) -> None:
+        """Write endings down: many at once while dialogues are under way, but never long after they came."""
+        now = time.monotonic()
+        if chunk.endings and (not chunk.flying or len(chunk.endings) >= SETTLE_AT_ONCE or now >= chunk.settle_at):
+            endings, chunk.endings = chunk.endings, []
+            self._settler.settle(chunk.destination, chunk.lane, chunk.token, endings)
+            chunk.settle_at = now + SETTLE_SECONDS
 
     def _start(self, chunk: Chunk) -> None:
         """Admit as many pending deliveries as there is room for, judge them, and start their dialogues; give the rest back when nothing moves."""
