@@ -27,6 +27,7 @@ _QUIET: Final = {
     "celery.worker.strategy": "WARNING",
     "celery.app.trace": "ERROR",
     "celery.redirected": "WARNING",
+    "celery.beat": "WARNING",
     "kombu": "WARNING",
     "tornado.access": "ERROR",
     "asyncio": "WARNING",

@@ -43,7 +43,7 @@ def _finding(name: str, check: Callable[[Parts], str], parts: Parts) -> Finding:
         return Finding(name, good=False, text=describe(error))
 
 
-class NotWell(Exception):  # noqa: N818 - reads as what it is
+class NotWell(Exception):
     """A check found something wrong."""
 
 

@@ -25,7 +25,7 @@ START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 10.0
 
 
-class ServerFailed(Exception):  # noqa: N818 - reads as what happened
+class ServerFailed(Exception):
     """The embedded server cannot run here; the text says why."""
 
 

@@ -5,9 +5,10 @@ Flower's own command is not used: it reads a Python file of the working director
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import signal
-import sys
 from typing import Any
 
 from config.settings import Settings, SettingsError
@@ -26,13 +27,12 @@ def run_flower(settings: Settings) -> None:
     if not is_free(section.port, section.host):
         raise SettingsError(f"port {section.port} on {section.host} is in use: stop what listens there or set CONSENT_FLOWER_PORT")
     flower = _build(settings)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Flower keeps nothing, and its own stop waits for a broker answer that may never come.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     flower.start_http_server()
     logger.info("flower_started", extra={"host": section.host, "port": section.port})
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         flower.start()
-    except (KeyboardInterrupt, SystemExit):
-        flower.stop()
 
 
 def _build(settings: Settings) -> Any:

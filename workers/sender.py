@@ -19,7 +19,7 @@ ATTEMPTS: Final = 6
 BUSY: Final = (429, 502, 503, 504)
 
 
-class SendingFailed(ConsentRelayError):  # noqa: N818 - reads as what happened
+class SendingFailed(ConsentRelayError):
     """The relay could not be reached or refused the request as a whole; events sent before are safe."""
 
 

@@ -15,6 +15,7 @@ import uvloop
 from granian.constants import Interfaces
 from granian.server.embed import Server
 
+from config.logging import setup_logging
 from config.settings import SettingsError
 from pipeline.ingest.application import build_application
 from pipeline.ingest.ports import IngestLimits, Readiness
@@ -29,11 +30,10 @@ def serve(parts: Parts) -> None:
     section = parts.settings.ingest
     if not is_free(section.port, section.host):
         raise SettingsError(f"port {section.port} on {section.host} is in use: stop what listens there or set CONSENT_INGEST_PORT")
-    logging.getLogger("_granian").setLevel(logging.ERROR)
     application = build_application(
         routing=lambda: parts.routing,
         acceptor=parts.acceptor,
-        ledger=parts.ledger,
+        ledger=parts.desk,
         readiness=lambda: readiness(parts),
         limits=ingest_limits(parts),
     )
@@ -44,6 +44,7 @@ async def _run(application: Any, parts: Parts) -> None:
     section = parts.settings.ingest
     server = Server(application, address=section.host, port=section.port, interface=Interfaces.ASGI, websockets=False, backlog=1024, log_access=False)
     server.workers_kill_timeout = section.stop_seconds
+    _take_over_logging(parts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
@@ -68,6 +69,15 @@ def ingest_limits(parts: Parts) -> IngestLimits:
 
 
 def readiness(parts: Parts) -> Readiness:
-    """Whether events can be taken: the ledger answers, confirms writes, and is the one we know."""
-    problems = parts.ledger.problems()
+    """Whether events can be taken and work progresses."""
+    problems = parts.desk.problems()
     return Readiness(ready=not problems, problems=problems)
+
+
+def _take_over_logging(parts: Parts) -> None:
+    """Granian configures all logging when it is built; its lines go our way, and only what is wrong."""
+    granian = logging.getLogger("_granian")
+    granian.handlers.clear()
+    granian.propagate = True
+    granian.setLevel(logging.ERROR)
+    setup_logging(parts.settings, "ingest")

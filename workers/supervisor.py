@@ -21,7 +21,7 @@ STEADY_SECONDS: Final = 60.0
 """A child that lived this long starts with the first wait again."""
 
 
-class StartFailed(Exception):  # noqa: N818 - reads as what happened
+class StartFailed(Exception):
     """A process ended while it was being started; the text names it, its log and the log's last line."""
 
 

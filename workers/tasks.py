@@ -17,7 +17,7 @@ from workers import wiring
 logger = logging.getLogger(__name__)
 
 
-class DeadLettered(Exception):  # noqa: N818 - the word that Flower shows
+class DeadLettered(Exception):
     """Deliveries died; raised only so that Flower shows it."""
 
 

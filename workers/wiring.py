@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from pipeline.exchange import Exchange
 
     from pipeline.accept import Acceptor
+    from pipeline.backfill import Backfill
     from pipeline.deliver import Deliver
+    from pipeline.desk import Desk
     from pipeline.fanout import FanOut
     from pipeline.ledger import Ledger
     from pipeline.limits import LimitOptions
@@ -135,6 +137,14 @@ class Parts:
     def release(self) -> Release:
         return self.built("_release", self._build_release)
 
+    @property
+    def desk(self) -> Desk:
+        return self.built("_desk", self._build_desk)
+
+    @property
+    def backfill(self) -> Backfill:
+        return self.built("_backfill", self._build_backfill)
+
     def close(self) -> None:
         """Let go of what was built, senders first."""
         for name in ("_publisher", "_exchange", "_redis"):
@@ -219,6 +229,16 @@ class Parts:
             self.limits,
             DeliverOptions(chunk_seconds=section.chunk_seconds, lease_seconds=section.lease_seconds),
         )
+
+    def _build_desk(self) -> Desk:
+        from pipeline.desk import Desk
+
+        return Desk(self.ledger, self.vault, lambda: self.routing)
+
+    def _build_backfill(self) -> Backfill:
+        from pipeline.backfill import Backfill
+
+        return Backfill(self.ledger, self.vault, lambda: self.routing)
 
     def _build_release(self) -> Release:
         from pipeline.release import Release

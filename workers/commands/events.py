@@ -101,7 +101,7 @@ def dead() -> None:
 def dead_list(destination: str | None, reason: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List dead letters, and all of them counted by cause."""
     with common.opened("dead") as parts:
-        page = parts.dead_letters.list(destination=destination, reason=reason, state=state, limit=limit)
+        page = parts.desk.dead_letters(destination=destination, reason=reason, state=state, limit=limit)
     items, groups = [common.as_dict(item) for item in page.items], [common.as_dict(group) for group in page.groups]
 
     def pretty() -> None:
@@ -153,8 +153,8 @@ def dead_replay(delivery_ids: tuple[str, ...], destination: str | None, reason: 
     if bool(delivery_ids) == bool(chosen):
         raise click.UsageError("name delivery ids or a filter (--destination, --reason, --state), and not both")
     with common.opened("dead") as parts:
-        report = parts.dead_letters.replay(delivery_ids or None, filter=chosen or None, dry_run=dry_run)
-    common.show(common.as_dict(report), as_json=True, pretty=lambda: None)
+        report = parts.desk.replay(list(delivery_ids) or None, dry_run, filter=chosen)
+    common.show({"dry_run": dry_run, "replayed": list(report.replayed), "not_replayed": list(report.skipped)}, as_json=True, pretty=lambda: None)
 
 
 @dead.command("discard")
@@ -163,5 +163,5 @@ def dead_replay(delivery_ids: tuple[str, ...], destination: str | None, reason: 
 def dead_discard(delivery_ids: tuple[str, ...], reason: str) -> None:
     """Close dead deliveries without telling anybody. The reason must not name a person."""
     with common.opened("dead") as parts:
-        report = parts.dead_letters.discard(delivery_ids, reason)
-    common.show({"discarded": common.as_dict(report)}, as_json=True, pretty=lambda: None)
+        report = parts.desk.discard(delivery_ids, reason)
+    common.show({"discarded": report}, as_json=True, pretty=lambda: None)
