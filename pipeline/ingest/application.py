@@ -35,6 +35,15 @@ BATCH_THREADS = 2
 """Batches written at a time; more would only compete for the same processor."""
 
 
+class Application(falcon.asgi.App[Any, Any]):
+    """Falcon's application, for every HTTP/1 client: granian calls HTTP/1.0, which older proxies speak, `1`, and falcon knows only `1.0`."""
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:  # type: ignore[override]  # falcon overrides its own WSGI signature too
+        if scope.get("http_version") == "1":
+            scope["http_version"] = "1.0"
+        await super().__call__(scope, receive, send)
+
+
 def build_application(
     *,
     routing: Callable[[], Routing],
@@ -43,7 +52,7 @@ def build_application(
     readiness: Callable[[], Readiness],
     limits: IngestLimits = IngestLimits(),  # noqa: B008 - frozen
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
-) -> falcon.asgi.App[Any, Any]:
+) -> Application:
     """The application; the server must run its lifespan, which starts and, after the last request, drains the group commit.
 
     `routing` is asked on every request, so a reload takes effect at once.
@@ -62,7 +71,7 @@ def build_application(
         readiness=readiness,
     )
     middleware: list[Any] = [_Lifespan(services), _Finish()]
-    application: falcon.asgi.App[Any, Any] = falcon.asgi.App(middleware=middleware)
+    application = Application(middleware=middleware)
     application.add_error_handler(Exception, _unexpected)
     application.add_error_handler(falcon.HTTPError, _refused_by_framework)
     application.add_error_handler(ConsentRelayError, _refused)
@@ -70,7 +79,7 @@ def build_application(
     return application
 
 
-def _add_routes(application: falcon.asgi.App[Any, Any], services: Services) -> None:
+def _add_routes(application: Application, services: Services) -> None:
     document = build_document()
     application.add_route("/v1/consent-events", Events(services))
     application.add_route("/v1/consent-events/batch", Batch(services))
@@ -106,11 +115,16 @@ class _Finish:
         response.set_header("X-Content-Type-Options", "nosniff")
         if not req_succeeded:
             response.set_header("Cache-Control", "no-store")
+        if not req_succeeded and response.status_code != Kind.TIMEOUT.status:
             await discard_rest(request)
 
 
-async def _refused(_request: falcon.asgi.Request, response: falcon.asgi.Response, error: ConsentRelayError, _params: dict[str, Any]) -> None:
-    write(response, refusal_of(error))
+async def _refused(request: falcon.asgi.Request, response: falcon.asgi.Response, error: ConsentRelayError, params: dict[str, Any]) -> None:
+    refusal = refusal_of(error)
+    if refusal is None:
+        await _unexpected(request, response, error, params)
+    else:
+        write(response, refusal)
 
 
 async def _refused_by_framework(_request: falcon.asgi.Request, response: falcon.asgi.Response, error: falcon.HTTPError, _params: dict[str, Any]) -> None:

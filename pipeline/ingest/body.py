@@ -13,7 +13,7 @@ from pipeline.ingest.problems import Kind, Problem, problem
 logger = logging.getLogger(__name__)
 
 DISCARD_BYTES = 32 * MEBIBYTE
-DISCARD_SECONDS = 5.0
+DISCARD_SECONDS = 2.0
 
 
 def media_type_of(request: falcon.asgi.Request, accepted: tuple[str, ...] | None = None) -> str:
@@ -65,15 +65,14 @@ async def discard_rest(request: falcon.asgi.Request) -> None:
 
     A server that answers and closes while the client still sends resets the connection, and the client never sees the refusal.
     """
-    declared = declared_length(request) or 0
-    if request.method in ("GET", "HEAD") or request.stream.eof or declared > DISCARD_BYTES:
-        return
     left = DISCARD_BYTES
     try:
+        if request.method in ("GET", "HEAD") or (declared_length(request) or 0) > left or request.stream.eof:
+            return
         async with asyncio.timeout(DISCARD_SECONDS):
             while left > 0 and (chunk := await request.stream.read(65_536)):
                 left -= len(chunk)
-    except (TimeoutError, falcon.errors.OperationNotAllowed):
+    except (TimeoutError, Problem, falcon.errors.OperationNotAllowed):
         logger.debug("rest_of_body_left")
 
 

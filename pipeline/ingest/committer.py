@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import InvalidInput, KeyReused, LedgerUnavailable
+from pipeline.errors import InvalidInput, KeyReused, LedgerMismatch, LedgerUnavailable
 from pipeline.ingest.ports import Acceptor, Answer, IngestLimits, Item
 from pipeline.ingest.problems import failure_of, overloaded, unavailable
 
@@ -119,7 +119,7 @@ def commit(acceptor: Acceptor, items: Sequence[Item]) -> list[Outcome]:
         if len(answers) != len(items):
             raise RuntimeError("the acceptor gave another number of answers than it was given items")
         return [*answers]
-    except LedgerUnavailable as error:
+    except (LedgerUnavailable, LedgerMismatch) as error:
         return [error] * len(items)
     except Exception as error:  # noqa: BLE001 - each caller gets its own 500, and the thread lives on
         if len(items) > 1:

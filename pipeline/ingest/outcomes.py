@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.errors import FieldError, InvalidInput, KeyReused, LedgerUnavailable
+from pipeline.errors import ConsentRelayError, FieldError, InvalidInput, KeyReused, LedgerMismatch, LedgerUnavailable
 from pipeline.ingest.committer import Outcome
 from pipeline.ingest.problems import BY_STATUS, Kind, Problem, errors_json, unavailable
 
@@ -15,23 +15,23 @@ COUNTS = {"accepted": "accepted", "duplicate": "duplicates", "superseded": "supe
 KEY_REUSED = FieldError("idempotency_key", "stands for an event with other content already")
 
 
-def refusal_of(error: Exception) -> Problem:
-    """The problem that fits an exception the pipeline raises on purpose; anything else is raised again and becomes a 500."""
+def refusal_of(error: Exception) -> Problem | None:
+    """The problem that fits an exception that callers are meant to see; None for one that is a fault of ours."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, InvalidInput):
         return Problem(BY_STATUS.get(error.status, Kind.INVALID), error.errors)
     if isinstance(error, KeyReused):
         return Problem(Kind.KEY_REUSED, (KEY_REUSED,))
-    if isinstance(error, LedgerUnavailable):
+    if isinstance(error, LedgerUnavailable | LedgerMismatch):
         return unavailable("the ledger cannot confirm a write; sending the same event again is safe")
-    raise error
+    return None
 
 
 def single_answer(outcome: Outcome) -> dict[str, str]:
     """The 202 body of one event; raises the refusal if it was not accepted."""
     if isinstance(outcome, Exception):
-        raise refusal_of(outcome)
+        raise refusal_of(outcome) or outcome
     return {"event_id": outcome.event_id, "status": outcome.status}
 
 
@@ -45,10 +45,12 @@ def batch_answer(outcomes: Sequence[Outcome]) -> tuple[int, dict[str, Any]]:
 
 
 def _item_answer(index: int, outcome: Outcome) -> dict[str, Any]:
-    if isinstance(outcome, KeyReused | InvalidInput):
-        return {"index": index, "status": "rejected", "errors": errors_json(refusal_of(outcome).errors)}
-    if isinstance(outcome, LedgerUnavailable | Problem):
-        raise refusal_of(outcome)
+    if isinstance(outcome, KeyReused):
+        return {"index": index, "status": "rejected", "errors": errors_json([KEY_REUSED])}
+    if isinstance(outcome, InvalidInput):
+        return {"index": index, "status": "rejected", "errors": errors_json(outcome.errors)}
+    if isinstance(outcome, ConsentRelayError):
+        raise outcome
     if isinstance(outcome, Exception):
         return {"index": index, "status": "rejected", "errors": [{"path": "", "message": "could not be processed; it may be sent again"}]}
     return {"index": index, "status": outcome.status, "event_id": outcome.event_id}

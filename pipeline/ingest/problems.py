@@ -51,7 +51,7 @@ BY_STATUS: Final[Mapping[int, Kind]] = {kind.status: kind for kind in Kind}
 
 
 @dataclass(eq=False)
-class Problem(ConsentRelayError):  # noqa: N818 - the word of RFC 9457
+class Problem(ConsentRelayError):
     """A refusal on its way to the caller; nothing of it repeats what was sent."""
 
     kind: Kind

@@ -33,8 +33,7 @@ class Reader:
         self._routing = routing
         self._limits = limits
         self._now = now
-        self._made_for: Routing | None = None
-        self._native: NativeReader | None = None
+        self._native: tuple[Routing, NativeReader] | None = None
 
     def one(self, source: Source, body: bytes) -> IncomingEvent:
         """The native event of a body; raises InvalidInput."""
@@ -53,8 +52,7 @@ class Reader:
         return Reading(items, is_single=len(items) == 1 and not is_list)
 
     def _reader(self) -> NativeReader:
-        routing = self._routing()
-        if self._native is None or routing is not self._made_for:
-            self._native = NativeReader(routing.purposes, self._now, self._limits.allowed_skew_seconds)
-            self._made_for = routing
-        return self._native
+        routing, native = self._routing(), self._native
+        if native is None or native[0] is not routing:
+            native = self._native = (routing, NativeReader(routing.purposes, self._now, self._limits.allowed_skew_seconds))
+        return native[1]

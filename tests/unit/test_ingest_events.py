@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 import pytest
+from falcon.testing import ASGIConductor, create_scope
 from ingest_fakes import EVENT, IMPORT, KEYS, URL_KEY, FakeAcceptor, FakeLedger, errors_of, make_relay, paths_of
 
 from pipeline.domain import State
-from pipeline.errors import LedgerUnavailable
+from pipeline.errors import LedgerMismatch, LedgerUnavailable, PayloadUnreadable
 from pipeline.ingest import IngestLimits
 
 BATCH = "/v1/consent-events/batch"
@@ -62,6 +65,15 @@ def test_an_unexpected_failure_tells_nothing_and_logs_no_text(caplog):
     assert {record.message for record in caplog.records} == {"event_poisoned", "request_failed"}
     assert all(record.error == "ZeroDivisionError" for record in caplog.records)
     assert "ana@example.com" not in caplog.text + answer.text
+
+
+@pytest.mark.parametrize("failure, status", [(LedgerMismatch("other pepper"), 503), (PayloadUnreadable("key 3"), 500), (KeyError("ana@example.com"), 500)])
+def test_no_failure_of_ours_is_told(failure, status):
+    """Given whatever the acceptor may raise, the answer is a plain problem without its text."""
+    relay = make_relay(acceptor=FakeAcceptor(failure=failure))
+    answer = relay.post(json=EVENT)
+    assert (answer.status_code, paths_of(answer)) == (status, [""])
+    assert not any(text in answer.text for text in ("pepper", "key 3", "ana@"))
 
 
 def test_a_batch_answers_each_item_in_order():
@@ -170,6 +182,46 @@ def test_other_addresses_and_methods_are_problems_too(method, path, status):
     answer = make_relay().call(method, path)
     assert (answer.status_code, paths_of(answer)) == (status, [""])
     assert ("allow" in answer.headers) == (status == 405)
+
+
+async def raw_status(relay, *, http_version="1.1", body=b"", more_body=False, headers=()):
+    """The status of a post whose body arrives as given; after that the client is silent."""
+    scope = create_scope(
+        method="POST", path="/v1/consent-events", headers={"Authorization": "Bearer key-web-forms", "Content-Type": "application/json", **dict(headers)}
+    )
+    scope["http_version"] = http_version
+    events = [{"type": "http.request", "body": body, "more_body": more_body}]
+    sent = []
+
+    async def receive():
+        return events.pop() if events else await asyncio.Event().wait()
+
+    async def send(event):
+        sent.append(event)
+
+    async with ASGIConductor(relay.application):
+        await relay.application(scope, receive, send)
+    return sent[0]["status"]
+
+
+def test_an_old_client_is_served():
+    """Given HTTP/1.0 as granian names it, the event is accepted."""
+    assert asyncio.run(raw_status(make_relay(), http_version="1", body=orjson.dumps(EVENT))) == 202
+
+
+@pytest.mark.parametrize("length", ["ten", "-1", "1.5"])
+def test_a_length_that_is_no_number_is_refused(length):
+    """Given a declared length that cannot be read, 400 and nothing is written."""
+    relay = make_relay()
+    assert asyncio.run(raw_status(relay, body=orjson.dumps(EVENT), headers={"Content-Length": length})) == 400
+    assert relay.acceptor.groups == []
+
+
+def test_a_body_that_does_not_arrive_is_given_up():
+    """Given a client that falls silent within the body, 408 after the time for bodies, and nothing is written."""
+    relay = make_relay(limits=IngestLimits(body_timeout_seconds=0.02))
+    assert asyncio.run(raw_status(relay, body=orjson.dumps(EVENT), more_body=True)) == 408
+    assert relay.acceptor.groups == []
 
 
 def test_a_full_process_asks_to_come_back():
