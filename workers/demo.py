@@ -73,16 +73,10 @@ class Demo:
             first = [sample, view["subject_key"], view["purpose"], view["state"]]
             for delivery in view["deliveries"] or [{"destination": "-", "status": view["status"], "outcome": "", "reason": ""}]:
                 word = delivery["status"]
-                rows.append(
-                    [
-                        *first,
-                        delivery["destination"],
-                        f"[{STYLES.get(word, 'default')}]{word}[/]",
-                        " ".join(filter(None, (delivery["outcome"], delivery["reason"]))),
-                    ]
-                )
+                came_of_it = " ".join(filter(None, (word, delivery["outcome"], delivery["reason"])))
+                rows.append([*first, delivery["destination"], f"[{STYLES.get(word, 'default')}]{came_of_it}[/]"])
                 first = [""] * 4
-        screen.print(table("what every destination was told", ("sample", "subject", "purpose", "state", "destination", "status", "outcome"), rows))
+        screen.print(table("what every destination was told", ("sample", "subject", "purpose", "state", "destination", "outcome"), rows))
         for problem in self._problems:
             screen.print(f"[bold red]{problem}[/]")
         return FAILED if self._problems else 0
@@ -98,7 +92,7 @@ class Demo:
         events = read_events(str(path))
         result = sender.send_to_source(source, events) if source else sender.send(events)
         self._problems += [f"{file} {index + 1}: {why}" for index, why in result.refused]
-        return [(f"{Path(file).stem} {place}", event_id) for place, event_id in enumerate(result.event_ids, start=1)]
+        return [(f"{Path(file).stem.removeprefix('privacy-tools-')} {place}", event_id) for place, event_id in enumerate(result.event_ids, start=1)]
 
     def _follow(self, events: list[tuple[str, str]]) -> None:
         operator = Sender(self._relay.ingest_url, self._relay.state.sample_key("operator"))

@@ -16,7 +16,7 @@ from granian.constants import Interfaces
 from granian.server.embed import Server
 
 from config.logging import setup_logging
-from config.settings import SettingsError
+from config.settings import Settings, SettingsError
 from pipeline.ingest.application import build_application
 from pipeline.ingest.ports import IngestLimits, Readiness
 from workers.embedded import is_free
@@ -25,11 +25,15 @@ from workers.wiring import Parts
 logger = logging.getLogger(__name__)
 
 
-def serve(parts: Parts) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads the routing file again."""
-    section = parts.settings.ingest
+def refuse_taken_port(settings: Settings) -> None:
+    """Raise SettingsError where the port is taken: granian would share it with whoever has it, in silence."""
+    section = settings.ingest
     if not is_free(section.port, section.host):
         raise SettingsError(f"port {section.port} on {section.host} is in use: stop what listens there or set CONSENT_INGEST_PORT")
+
+
+def serve(parts: Parts) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reads the routing file again."""
     application = build_application(
         routing=lambda: parts.routing,
         acceptor=parts.acceptor,

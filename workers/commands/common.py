@@ -42,9 +42,9 @@ class Group(click.Group):
 
 
 def environment(*, of_running: bool = False) -> dict[str, str]:
-    """The environment of the command; with `of_running`, completed by what a running `consent up` of the same state directory says."""
+    """The environment of the command; with `of_running` and no CONSENT_REDIS_URL, as a running `consent up` of the same state directory has it."""
     own = dict(os.environ)
-    return {**_of_running(own), **own} if of_running and not own.get("CONSENT_REDIS_URL") else own
+    return {**own, **_of_running(own)} if of_running and not own.get("CONSENT_REDIS_URL") else own
 
 
 def _of_running(own: Mapping[str, str]) -> dict[str, str]:
@@ -76,10 +76,11 @@ def parts(role: str, *, of_running: bool = False) -> Parts:
 
 
 def console(*, to_error: bool = False) -> Console:
-    """A terminal that knows its width, or plain text where there is none."""
+    """A terminal that knows its width; elsewhere (a file, a pipe) lines are wide enough for ids."""
     from rich.console import Console
 
-    return Console(stderr=to_error, highlight=False)
+    found = Console(stderr=to_error, highlight=False)
+    return found if found.is_terminal else Console(stderr=to_error, highlight=False, width=150)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:

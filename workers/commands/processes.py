@@ -37,15 +37,24 @@ def up(sandbox: bool) -> None:
 
 
 @click.command()
-def serve() -> None:
+@click.option("--single", is_flag=True, help="Run one server in this very process, whatever ingest.processes says.")
+def serve(single: bool) -> None:
     """Run the HTTP interface that takes events.
 
     Needs CONSENT_REDIS_URL, CONSENT_SUBJECT_PEPPER and CONSENT_VAULT_KEYS. With ingest.processes above 1 that many server
     processes share the port.
     """
+    from workers.group import run_group
+    from workers.serve import refuse_taken_port
     from workers.serve import serve as run
 
-    run(common.parts("ingest"))
+    built = common.parts("ingest")
+    if not single:
+        refuse_taken_port(built.settings)
+    if single or built.settings.ingest.processes == 1:
+        run(built)
+    else:
+        run_group(built, "ingest", ["serve", "--single"], built.settings.ingest.processes, built.settings.ingest.stop_seconds, rereads=True)
 
 
 @click.command()
@@ -64,9 +73,11 @@ def worker(single: bool, name: str) -> None:
         built = wiring.current()
         common.set_up_logging(built.settings, name)
         sys.exit(run_worker(built, name))
-    from workers.worker_group import run_workers
+    from workers.group import run_group
 
-    run_workers(common.parts("worker"))
+    built = common.parts("worker")
+    section = built.settings.worker
+    run_group(built, "worker", ["worker", "--single"], section.processes, section.stop_seconds)
 
 
 @click.command()
