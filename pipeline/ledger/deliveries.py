@@ -221,6 +221,10 @@ class Deliveries:
         name = self._keys.destination(destination, "flags")
         self._store.run([("HSET", name, "paused", 1) if paused else ("HDEL", name, "paused")])
 
+    def untold(self, destination: str) -> int:
+        """Withdrawals this destination has not been told of, the dead ones included."""
+        return int(self._store.run([("ZCARD", self._keys.destination(destination, "untold"))])[0])
+
     def overdue(self, destination: str, milliseconds: int) -> bool:
         """Whether something was pushed or leased so long ago that it should have been rescued since then."""
         now = self._store.run([("TIME",)])[0]
