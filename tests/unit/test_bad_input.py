@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import orjson
 import pytest
-from ingest_fakes import EVENT, IMPORT, KEYS, URL_KEY, make_relay, paths_of
 
 from pipeline.ingest import IngestLimits
+from tests.unit.ingest_fakes import EVENT, IMPORT, KEYS, URL_KEY, make_relay, paths_of
 
 NATIVE = "/v1/consent-events"
 BATCH = "/v1/consent-events/batch"

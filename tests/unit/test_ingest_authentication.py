@@ -10,7 +10,8 @@ from datetime import timedelta
 
 import orjson
 import pytest
-from ingest_fakes import EVENT, KEYS, NOW, SECRET, digest, errors_of, make_relay, make_routing
+
+from tests.unit.ingest_fakes import EVENT, KEYS, NOW, SECRET, digest, errors_of, make_relay, make_routing
 
 HOOKS = "/v1/sources/hooks"
 BODY = orjson.dumps(EVENT)

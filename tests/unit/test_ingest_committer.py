@@ -7,7 +7,6 @@ import threading
 import time
 
 import pytest
-from ingest_fakes import FakeAcceptor, make_routing
 
 from pipeline.domain import IncomingEvent, State, Subject
 from pipeline.errors import LedgerUnavailable
@@ -15,13 +14,14 @@ from pipeline.ingest.blocking import BlockingCalls
 from pipeline.ingest.committer import GroupCommitter
 from pipeline.ingest.ports import IngestLimits
 from pipeline.ingest.problems import Problem
+from tests.unit.ingest_fakes import FakeAcceptor, make_routing
 
 SOURCE = make_routing().sources["web-forms"]
 LONG_WAIT = IngestLimits(group_commit_wait_seconds=5.0)
 
 
 def item(name: str):
-    from ingest_fakes import NOW
+    from tests.unit.ingest_fakes import NOW
 
     return (SOURCE, IncomingEvent(subject=Subject(external_id=name), purpose="newsletter", state=State.GIVEN, event_time=NOW, idempotency_key=name))
 

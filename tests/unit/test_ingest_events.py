@@ -7,11 +7,11 @@ import asyncio
 import orjson
 import pytest
 from falcon.testing import ASGIConductor, create_scope
-from ingest_fakes import EVENT, IMPORT, KEYS, URL_KEY, FakeAcceptor, FakeLedger, errors_of, make_relay, paths_of
 
 from pipeline.domain import State
 from pipeline.errors import LedgerMismatch, LedgerUnavailable, PayloadUnreadable
 from pipeline.ingest import IngestLimits
+from tests.unit.ingest_fakes import EVENT, IMPORT, KEYS, URL_KEY, FakeAcceptor, FakeLedger, errors_of, make_relay, paths_of
 
 BATCH = "/v1/consent-events/batch"
 NDJSON = {"Content-Type": "application/x-ndjson"}

@@ -6,7 +6,6 @@ import html.parser
 from datetime import UTC, datetime
 
 import pytest
-from ingest_fakes import EVENT, KEYS, FakeLedger, errors_of, make_relay, paths_of
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
@@ -15,6 +14,7 @@ from pipeline.errors import LedgerUnavailable
 from pipeline.ingest import Readiness, examples
 from pipeline.ingest.openapi import build_document
 from pipeline.metrics import LatencyHistogram, MetricsSnapshot, render_metrics
+from tests.unit.ingest_fakes import EVENT, KEYS, FakeLedger, errors_of, make_relay, paths_of
 
 LETTERS = "/v1/dead-letters"
 REPLAY = "/v1/dead-letters/replay"

@@ -18,7 +18,7 @@ import asyncio, signal, sys, time
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
-from ingest_fakes import FakeAcceptor, make_relay
+from tests.unit.ingest_fakes import FakeAcceptor, make_relay
 
 class Slow(FakeAcceptor):
     def accept_many(self, items):
@@ -42,7 +42,7 @@ EVENT = b'{"subject": {"email": "ana@example.com"}, "purpose": "newsletter", "st
 def server():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/unit'}"})
+    process = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], env={"PYTHONPATH": str(ROOT)})
     for _ in range(200):
         try:
             socket.create_connection(("127.0.0.1", port)).close()
