@@ -25,7 +25,7 @@ _URL_KEY: Final = re.compile(r"(/v1/sources/[^/\s?]+/)[^/\s?'\"]+")
 _OWN: Final = ("pipeline", "config", "workers")
 _QUIET: Final = {
     "celery.worker.strategy": "WARNING",
-    "celery.app.trace": "ERROR",
+    "celery.app.trace": "CRITICAL",
     "celery.redirected": "WARNING",
     "celery.beat": "WARNING",
     "kombu": "WARNING",

@@ -36,10 +36,3 @@ def _unknown_task(name: str = "", **_: Any) -> None:
 @signals.task_rejected.connect
 def _rejected_message(**_: Any) -> None:
     logger.error("hint_lost", extra={"reason": "unreadable_message"})
-
-
-@signals.task_failure.connect
-def _failed_task(sender: Any = None, exception: BaseException | None = None, **_: Any) -> None:
-    name, kind = getattr(sender, "name", ""), type(exception).__name__
-    if name != "dead_letter":
-        logger.error("task_failed", extra={"task": name, "reason": kind}, exc_info=exception)

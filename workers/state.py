@@ -16,6 +16,9 @@ from workers.embedded import write_private
 
 ENVIRONMENT_FILE: Final = "environment.json"
 """What a running `consent up` tells other commands of the same user: addresses and secrets."""
+LEDGER_FILE: Final = "ledger_id"
+"""The id of the ledger that this folder worked with."""
+LARGEST_LOG_BYTES: Final = 20_000_000
 SAMPLE_KEYS: Final = {
     "native": "CONSENT_SAMPLE_KEY_SHA256",
     "privacy_tools": "CONSENT_SAMPLE_PRIVACY_TOOLS_KEY_SHA256",
@@ -52,6 +55,9 @@ class StateFolder:
             raise SettingsError(
                 f"{self.path} is in use by process {owner}: stop that `consent up`, or give this one its own CONSENT_STATE_DIR and ports (CONSENT_INGEST_PORT, CONSENT_FLOWER_PORT, CONSENT_SANDBOX_PORT)"
             ) from error
+        for log in self.logs.glob("*.log"):
+            if log.stat().st_size > LARGEST_LOG_BYTES:
+                log.replace(log.with_suffix(".log.1"))
         os.ftruncate(self._lock_file, 0)
         os.write(self._lock_file, str(os.getpid()).encode())
 

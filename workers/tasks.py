@@ -10,8 +10,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from celery import shared_task
+from celery import Task, shared_task
 
+from config.logging import describe
 from workers import wiring
 
 logger = logging.getLogger(__name__)
@@ -21,27 +22,44 @@ class DeadLettered(Exception):
     """Deliveries died; raised only so that Flower shows it."""
 
 
-@shared_task(name="fan_out")
+class TaskFailed(Exception):
+    """A bug or an outage in a task, told without the text of an exception that may quote a person."""
+
+
+class Scrubbed(Task):  # type: ignore[misc]
+    """A task whose exceptions are logged here and reach Celery's events, and so Flower, by their kind only."""
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return super().__call__(*arguments, **keywords)
+        except DeadLettered:
+            raise
+        except Exception as error:
+            logger.exception("task_failed", extra={"task": self.name})
+            raise TaskFailed(describe(error)) from None
+
+
+@shared_task(base=Scrubbed, name="fan_out")
 def fan_out(lane: str, event_ids: Sequence[str], **_: Any) -> None:  # noqa: ARG001 - the lane is for people who watch
     wiring.current().fan_out.run(event_ids)
 
 
-@shared_task(name="deliver")
+@shared_task(base=Scrubbed, name="deliver")
 def deliver(destination: str, lane: str, event_ids: Sequence[str], **_: Any) -> None:
     wiring.current().deliver.run(destination, lane, event_ids)
 
 
-@shared_task(name="dead_letter", throws=(DeadLettered,))
+@shared_task(base=Scrubbed, name="dead_letter", throws=(DeadLettered,))
 def dead_letter(destination: str, reason: str, delivery_ids: Sequence[str], **_: Any) -> None:
     logger.error("dead_letter", extra={"destination": destination, "reason": reason, "count": len(delivery_ids), "first": delivery_ids[:1]})
     raise DeadLettered(f"{destination}: {reason} ({len(delivery_ids)})")
 
 
-@shared_task(name="release_due")
+@shared_task(base=Scrubbed, name="release_due")
 def release_due(**_: Any) -> None:
     wiring.current().release.run()
 
 
-@shared_task(name="audit")
+@shared_task(base=Scrubbed, name="audit")
 def audit(**_: Any) -> None:
     wiring.current().release.fold_leftovers()

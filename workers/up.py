@@ -16,7 +16,7 @@ from config.logging import setup_logging
 from config.settings import Settings, SettingsError, check_invariants, load_settings
 from workers.embedded import EmbeddedServer, free_port, is_free
 from workers.process import python
-from workers.state import ENVIRONMENT_FILE, StateFolder
+from workers.state import ENVIRONMENT_FILE, LEDGER_FILE, StateFolder
 from workers.supervisor import Child, Service, Supervisor
 from workers.wiring import Parts
 
@@ -35,7 +35,13 @@ class Relay:
         self.state = StateFolder(settings.state_path())
         self.state.lock()
         self.sandbox = sandbox
-        self.environment = {**environment, "CONSENT_STATE_DIR": str(self.state.path.resolve()), **self._ports(settings), **self.state.secrets(environment)}
+        self.environment = {
+            "CONSENT_LEDGER_EXPECTED_ID": self.state.recall(LEDGER_FILE),
+            **environment,
+            "CONSENT_STATE_DIR": str(self.state.path.resolve()),
+            **self._ports(settings),
+            **self.state.secrets(environment),
+        }
         self.settings = load_settings(self.environment)
         self.supervisor = Supervisor(self.state.logs)
         self.stopping = False
@@ -66,6 +72,7 @@ class Relay:
         self._started(self._ours("flower", FLOWER))
         for child in (*first, *workers, *others):
             self.supervisor.wait_ready(child, lambda: self.stopping)
+        self._remember_ledger()
 
     def watch(self) -> None:
         """Restart what died; call it a few times a second."""
@@ -102,6 +109,13 @@ class Relay:
         self.supervisor.wait_ready(child, lambda: self.stopping)
         self.environment["CONSENT_REDIS_URL"] = server.url
         self.settings = load_settings(self.environment)
+
+    def _remember_ledger(self) -> None:
+        """Next time only this ledger will do: an empty or another one in its place is refused."""
+        if not self.stopping and not self.environment.get("CONSENT_LEDGER_EXPECTED_ID"):
+            parts = Parts(self.environment)
+            self.state.remember(LEDGER_FILE, parts.ledger.identity.ledger_id)
+            parts.close()
 
     def _sandbox(self) -> Service:
         ready_file = self.state.path / "sandbox-ready"
