@@ -48,7 +48,7 @@ class Vault:
             raise PayloadUnreadable("sealed with a vault key that is not configured")
         try:
             return cipher.decrypt(sealed[_ID_BYTES : _ID_BYTES + _NONCE_BYTES], sealed[_ID_BYTES + _NONCE_BYTES :], context.encode())
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # ValueError: cut so short that there is no whole nonce
             raise PayloadUnreadable("sealed value was changed or belongs to another place") from None
 
     def is_current(self, sealed: bytes) -> bool:

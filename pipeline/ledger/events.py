@@ -68,8 +68,8 @@ class DeliveryResult:
     vendor_reference: str = ""
 
     def encode(self) -> str:
-        reference = self.vendor_reference.replace("|", "/")[:MAX_REFERENCE]
-        return f"{_LETTERS[self.status]}|{self.updated_ms}|{self.outcome}|{self.reason}|{self.attempts}|{reference}"
+        reason, reference = self.reason.replace("|", "/"), self.vendor_reference.replace("|", "/")[:MAX_REFERENCE]
+        return f"{_LETTERS[self.status]}|{self.updated_ms}|{self.outcome}|{reason}|{self.attempts}|{reference}"
 
     @classmethod
     def decode(cls, value: bytes | str) -> DeliveryResult:

@@ -12,19 +12,22 @@ for i = 1, (#KEYS - 2) / 2 do
     answers[i] = 0
   else
     if ARGV[a + 2] ~= '' then redis.call('HSET', record, 's', ARGV[a + 2]) end
-    local count, final = 0, 0
+    local count, final, dead = 0, 0, false
     for destination in string.gmatch(ARGV[a + 1], '[^,]+') do
       count = count + 1
       local told = redis.call('HGET', record, 'd:' .. destination)
       if told and string.find('DKSX', string.sub(told, 1, 1), 1, true) then final = final + 1 end
+      if told and string.sub(told, 1, 1) == 'X' then dead = true end
     end
     if final >= count then
       redis.call('HSET', record, 'z', 1)
       redis.call('HDEL', record, 'k', 'n')
       redis.call('ZREM', KEYS[1], ARGV[a])
       redis.call('HINCRBY', KEYS[2], 'finished', 1)
-      redis.call('PEXPIRE', record, ARGV[2])
-      redis.call('PEXPIRE', payload, ARGV[3])
+      if not dead then
+        redis.call('PEXPIRE', record, ARGV[2])
+        redis.call('PEXPIRE', payload, ARGV[3])
+      end
       answers[i] = 1
     else
       redis.call('HSET', record, 'n', ARGV[a + 1], 'k', final)
