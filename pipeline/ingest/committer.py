@@ -1,8 +1,8 @@
 """Group commit: single events that arrive together are written together, and each caller gets its own answer after the write.
 
-One thread writes. A lone event is written at once; whatever arrives during a write forms the next group. Only when
-the group before held several callers does the thread wait a moment for them to come back, because a client that has just got its answer
-sends its next event within microseconds, and groups of one and the rest would otherwise alternate.
+One thread writes. A lone event is written at once; whatever arrives during a write forms the next group. Where several callers are
+active, the thread waits a moment (`group_commit_wait_seconds` at most) until those just answered are back, because a client that has its answer sends its next event within
+microseconds, and small groups would otherwise stay small.
 """
 
 from __future__ import annotations
@@ -93,8 +93,9 @@ class GroupCommitter:
         """The next group; empty once closing and all is written."""
         size = self._limits.group_commit_events
         with self._changed:
-            if returning > 1:
-                self._wait_for(min(returning, size), self._limits.group_commit_wait_seconds)
+            active = returning + len(self._waiting)
+            if active > 1:
+                self._wait_for(min(active, size), self._limits.group_commit_wait_seconds)
             self._wait_for(1)
             group = [self._waiting.popleft() for _ in range(min(size, len(self._waiting)))]
             self._in_progress = len(group)
