@@ -81,19 +81,19 @@ class GroupCommitter:
         return [await one.answer for one in waiting]
 
     def _run(self) -> None:
-        returning = 1
-        while group := self._next_group(returning):
+        active = 1
+        while group := self._next_group(active):
             outcomes = commit(self._acceptor, [waiting.item for waiting in group])
             with self._changed:
                 self._in_progress = 0
+                # Counted before anybody is answered: a caller who comes back at once must not count twice.
+                active = len(group) + len(self._waiting)
             _resolve(group, outcomes)
-            returning = len(group)
 
-    def _next_group(self, returning: int) -> list[_Waiting]:
+    def _next_group(self, active: int) -> list[_Waiting]:
         """The next group; empty once closing and all is written."""
         size = self._limits.group_commit_events
         with self._changed:
-            active = returning + len(self._waiting)
             if active > 1:
                 self._wait_for(min(active, size), self._limits.group_commit_wait_seconds)
             self._wait_for(1)
