@@ -1,0 +1,300 @@
+"""Runs vendor dialogues by the hundreds: the only place that does vendor I/O.
+
+A dialogue yields a request, the exchange signs and sends it, hands back the answer, and so on until the dialogue returns its results. Everything here
+runs on the transport's one thread, so nothing needs a lock; `start` may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from pipeline.domain import Outcome, VendorResult
+from pipeline.sessions import OnToken, Sessions, SignedIn, Tokens
+from pipeline.transports.base import Answer, Call, Failure, Transport
+from pipeline.vendors.base import Adapter, AskDialogue, Held, SignIn, TellDialogue, VendorRequest, VendorResponse
+
+__all__ = ["Exchange", "Sessions", "Work", "WorkResult"]
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_ERROR: Final = "adapter_error"
+DEADLINE_PASSED: Final = "deadline_passed"
+SESSION_REFUSED: Final = "session_refused"
+UNSAFE_REQUEST: Final = "unsafe_request"
+
+
+_CLOSED: Final = VendorResult(outcome=Outcome.UNAVAILABLE, reason=Failure.CONNECTION_LOST)
+_TOO_LATE: Final = VendorResult(outcome=Outcome.THROTTLED, reason=DEADLINE_PASSED)
+_SESSION_REFUSED: Final = VendorResult(outcome=Outcome.MISCONFIGURED, reason=SESSION_REFUSED)
+_UNSAFE: Final = VendorResult(outcome=Outcome.REJECTED, reason=UNSAFE_REQUEST)
+_DOT_SEGMENT: Final = re.compile(r"/(?:\.|%2e){1,2}(?:[/?#]|$)", re.IGNORECASE)
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One dialogue to run: a tell of `size` instructions, or an ask (`size` 0).
+
+    `account` names whose session is used. No request starts after `deadline` (time.monotonic()); one begun before may end after it.
+    """
+
+    adapter: Adapter
+    dialogue: TellDialogue | AskDialogue = field(repr=False)
+    account: str
+    size: int
+    allow_private_network: bool = False
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkResult:
+    """What came of a dialogue: one result for each instruction, or what the vendor holds.
+
+    `calls` counts requests really made, sign-in included. `definite` is False when a request may still take effect at the vendor.
+    `failure` is the result that ended the dialogue from outside the vendor file, if one did (an ask has no other place for it).
+    """
+
+    results: tuple[VendorResult, ...] | Held
+    calls: int
+    definite: bool
+    failure: VendorResult | None = None
+
+
+OnDone = Callable[[Work, WorkResult], None]
+
+
+class Exchange:
+    """Drives dialogues over one transport; one for each process, and its thread starts with the first work."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        sessions: Sessions,
+        *,
+        total_timeout_seconds: float = 20.0,
+        connect_timeout_seconds: float = 5.0,
+        max_response_bytes: int = 1_048_576,
+    ) -> None:
+        self._transport = transport
+        self._tokens = Tokens(sessions, transport.post)
+        self._total_timeout_seconds = total_timeout_seconds
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._max_response_bytes = max_response_bytes
+
+    def start(self, work: Work, on_done: OnDone) -> None:
+        """Begin a dialogue; `on_done` is called exactly once, on the exchange's thread, and must be quick. Callable from any thread."""
+
+        def on_end(value: object, failure: VendorResult | None, calls: int) -> None:
+            _hand_over(work, _result(work, value, failure, calls), on_done)
+
+        talk = _Talk(self, work, work.dialogue, on_end, with_session=work.adapter.needs_session(), deadline=work.deadline)
+        if not self._transport.post(talk.begin):
+            talk.fail(_CLOSED)
+
+    def run(self, work: Work) -> WorkResult:
+        """Run a dialogue and wait for its end; never call it on the exchange's thread."""
+        ended = threading.Event()
+        results: list[WorkResult] = []
+
+        def on_done(_work: Work, result: WorkResult) -> None:
+            results.append(result)
+            ended.set()
+
+        self.start(work, on_done)
+        ended.wait()
+        return results[0]
+
+    def close(self) -> None:
+        """End everything in flight as `connection_lost`; later work ends at once without being sent."""
+        self._transport.close()
+        self._tokens.close()
+
+    def send(self, work: Work, request: VendorRequest, token: str | None, on_answer: Callable[[Answer], None]) -> None:
+        """Sign a request and send it; for dialogues under way. Raises _UnsafeRequest before anything is sent."""
+        signed = work.adapter.sign(request, token)
+        call = Call(
+            method=signed.method,
+            url=_url(work.adapter.address, signed),
+            headers=_checked(signed.headers),
+            body=signed.body,
+            connect_timeout_seconds=self._connect_timeout_seconds,
+            total_timeout_seconds=work.adapter.timeout_seconds or self._total_timeout_seconds,
+            max_response_bytes=self._max_response_bytes,
+            allow_private_network=work.allow_private_network,
+        )
+        self._transport.submit(call, on_answer)
+
+    def token(self, work: Work, stale: str | None, on_token: OnToken) -> None:
+        """The account's session token, by signing in if need be; for dialogues under way."""
+
+        def sign_in(on_signed_in: Callable[[SignIn, int], None]) -> None:
+            def on_end(value: object, failure: VendorResult | None, calls: int) -> None:
+                on_signed_in(value if isinstance(value, SignIn) else SignIn(refusal=failure), calls)
+
+            # Not bound to the deadline of the work that came first: others wait for the same token, and it is about no subject.
+            talk = _Talk(self, work, work.adapter.sign_in(), on_end, with_session=False, deadline=float("inf"))
+            talk.begin()
+
+        self._tokens.request(work.account, stale, sign_in, on_token)
+
+
+class _UnsafeRequest(Exception):
+    """A request that would reach another place, or carry other headers, than its vendor file meant."""
+
+
+class _Talk:
+    """One dialogue under way: which request waits for an answer, with which token, and how many were sent."""
+
+    __slots__ = ("_calls", "_deadline", "_dialogue", "_ended", "_exchange", "_on_end", "_renewed", "_request", "_token", "_with_session", "_work")
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        work: Work,
+        dialogue: Generator[VendorRequest, VendorResponse, object],
+        on_end: Callable[[object, VendorResult | None, int], None],
+        *,
+        with_session: bool,
+        deadline: float,
+    ) -> None:
+        self._exchange, self._work, self._dialogue, self._on_end = exchange, work, dialogue, on_end
+        self._with_session, self._deadline = with_session, deadline
+        self._calls = 0
+        self._token: str | None = None
+        self._renewed = self._ended = False
+        self._request: VendorRequest | None = None
+
+    def begin(self) -> None:
+        self._guarded(self._begin)
+
+    def fail(self, failure: VendorResult) -> None:
+        """End the dialogue from outside: its vendor file gets no answer any more."""
+        if not self._ended:
+            self._ended = True
+            self._close_dialogue()
+            self._on_end(None, failure, self._calls)
+
+    def _begin(self) -> None:
+        if not self._with_session:
+            self._advance(None)
+        elif time.monotonic() > self._deadline:
+            self.fail(_TOO_LATE)
+        else:
+            self._exchange.token(self._work, None, self._on_token)
+
+    def _on_token(self, signed: SignedIn) -> None:
+        self._calls += signed.calls
+        if signed.token is None:
+            # Whatever became of the sign-in, the request that waited for it was not sent.
+            self.fail(replace(signed.refusal, definite=True) if signed.refusal else self._broken("SignInWithoutToken"))
+            return
+        self._token = signed.token
+        self._guarded(self._send if self._request else self._first)
+
+    def _first(self) -> None:
+        self._advance(None)
+
+    def _advance(self, response: VendorResponse | None) -> None:
+        try:
+            self._request = self._dialogue.send(response)  # type: ignore[arg-type]  # None starts a generator
+        except StopIteration as end:
+            self._ended = True
+            self._on_end(end.value, None, self._calls)
+        else:
+            self._send()
+
+    def _send(self) -> None:
+        assert self._request is not None
+        if time.monotonic() > self._deadline:
+            self.fail(_TOO_LATE)
+            return
+        try:
+            self._exchange.send(self._work, self._request, self._token, self._on_answer)
+        except _UnsafeRequest:
+            self.fail(_UNSAFE)
+        else:
+            self._calls += 1
+
+    def _on_answer(self, answer: Answer) -> None:
+        if answer.response is None:
+            self.fail(_failed(answer))
+        else:
+            self._guarded(self._read, answer.response)
+
+    def _read(self, response: VendorResponse) -> None:
+        if not self._with_session or not self._work.adapter.is_signed_out(response):
+            self._advance(response)
+        elif self._renewed:
+            self.fail(_SESSION_REFUSED)
+        else:
+            self._renewed = True
+            self._exchange.token(self._work, self._token, self._on_token)
+
+    def _guarded(self, step: Callable[..., None], *arguments: Any) -> None:
+        try:
+            step(*arguments)
+        except Exception as error:  # noqa: BLE001  # a vendor file's bug ends its own dialogue only
+            self.fail(self._broken(type(error).__name__))
+
+    def _broken(self, error: str) -> VendorResult:
+        logger.error(ADAPTER_ERROR, extra={"vendor": _vendor(self._work.adapter), "error": error})
+        return VendorResult(outcome=Outcome.UNAVAILABLE, reason=ADAPTER_ERROR, definite=self._calls == 0)
+
+    def _close_dialogue(self) -> None:
+        try:
+            self._dialogue.close()
+        except Exception as error:  # noqa: BLE001  # as above
+            logger.warning(ADAPTER_ERROR, extra={"vendor": _vendor(self._work.adapter), "error": type(error).__name__})
+
+
+def _failed(answer: Answer) -> VendorResult:
+    reason = answer.failure or Failure.CONNECTION_LOST
+    outcome = Outcome.MISCONFIGURED if reason is Failure.ADDRESS_REFUSED else Outcome.UNAVAILABLE
+    return VendorResult(outcome=outcome, reason=reason.value, definite=not answer.may_have_arrived)
+
+
+def _result(work: Work, value: object, failure: VendorResult | None, calls: int) -> WorkResult:
+    if failure is None and work.size == 0 and isinstance(value, Held):
+        return WorkResult(results=value, calls=calls, definite=True)
+    if failure is None and work.size and isinstance(value, list | tuple) and len(value) == work.size:
+        return WorkResult(results=tuple(value), calls=calls, definite=all(result.definite for result in value))
+    if failure is None:
+        logger.error(ADAPTER_ERROR, extra={"vendor": _vendor(work.adapter), "error": "WrongResult"})
+        failure = VendorResult(outcome=Outcome.UNAVAILABLE, reason=ADAPTER_ERROR, definite=calls == 0)
+    results = (failure,) * work.size if work.size else Held(readable=False)
+    return WorkResult(results=results, calls=calls, definite=failure.definite, failure=failure)
+
+
+def _hand_over(work: Work, result: WorkResult, on_done: OnDone) -> None:
+    try:
+        on_done(work, result)
+    except Exception as error:  # noqa: BLE001  # the exchange outlives whoever waits for a result
+        logger.error("exchange_result_not_taken", extra={"vendor": _vendor(work.adapter), "error": type(error).__name__})  # noqa: TRY400
+
+
+def _url(address: str, request: VendorRequest) -> str:
+    """The whole address. Raises _UnsafeRequest if part of the path would be read as `go up`: an identifier may be `..`."""
+    url = address + request.path
+    if request.query:
+        url += ("&" if "?" in url else "?") + urlencode(request.query, quote_via=quote)
+    if not (url.isascii() and url.isprintable()) or " " in url or _DOT_SEGMENT.search(request.path):
+        raise _UnsafeRequest
+    return url
+
+
+def _checked(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    text = "".join(map("".join, headers))
+    if not text.isascii() or _CONTROL.search(text):
+        raise _UnsafeRequest
+    return headers
+
+
+def _vendor(adapter: Adapter) -> str:
+    return type(adapter).__module__.rpartition(".")[2]

@@ -1,0 +1,124 @@
+"""Session tokens of vendor accounts: one sign-in serves everything that waits for it, here and in the other processes.
+
+The store may be slow (it is the ledger), so it is asked on a thread of its own; everything else runs on the exchange's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, Protocol, TypeVar
+
+from pipeline.domain import Outcome, VendorResult
+from pipeline.vendors.base import SignIn
+
+logger = logging.getLogger(__name__)
+
+_CLOSED: Final = VendorResult(outcome=Outcome.UNAVAILABLE, reason="connection_lost")
+
+
+class Sessions(Protocol):
+    """Where tokens are kept for all processes, by account."""
+
+    def get(self, account: str) -> str | None:
+        """The token kept, if there is one."""
+
+    def put(self, account: str, token: str, ttl_seconds: float | None) -> None:
+        """Keep a token, for so long if the vendor said how long."""
+
+    def drop(self, account: str, token: str) -> None:
+        """Forget this token, but not a newer one that another process has put there."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """A token, or why there is none; `calls` are the requests that the receiver of this value caused."""
+
+    token: str | None = field(default=None, repr=False)
+    refusal: VendorResult | None = None
+    calls: int = 0
+
+
+Value = TypeVar("Value")
+OnToken = Callable[[SignedIn], None]
+SignInNow = Callable[[Callable[[SignIn, int], None]], None]
+
+
+class Tokens:
+    """The tokens of this process; `post` runs something on the exchange's thread, the only one to call `request`."""
+
+    def __init__(self, sessions: Sessions, post: Callable[[Callable[[], None]], bool]) -> None:
+        self._sessions = sessions
+        self._post = post
+        self._held: dict[str, tuple[str, float]] = {}
+        self._waiting: dict[str, list[OnToken]] = {}
+        self._helper: ThreadPoolExecutor | None = None
+
+    def request(self, account: str, stale: str | None, sign_in: SignInNow, on_token: OnToken) -> None:
+        """Hand over a token other than `stale`: the one held, one that another process stored, or a new one."""
+        token, expires_at = self._held.get(account, (None, 0.0))
+        if token is not None and token != stale and time.monotonic() < expires_at:
+            on_token(SignedIn(token))
+        elif account in self._waiting:
+            self._waiting[account].append(on_token)
+        else:
+            self._waiting[account] = [on_token]
+            refused = stale or self._held.pop(account, (None, 0.0))[0]
+            self._aside(lambda: self._look(account, refused, sign_in))
+
+    def close(self) -> None:
+        """Let everything that still waits go without a token; the exchange's thread must have ended."""
+        if self._helper is not None:
+            self._helper.shutdown(wait=True)
+        for account in list(self._waiting):
+            self._settle(account, SignedIn(refusal=_CLOSED))
+
+    def _look(self, account: str, stale: str | None, sign_in: SignInNow) -> None:
+        if stale is not None:
+            self._stored(lambda: self._sessions.drop(account, stale))
+        token = self._stored(lambda: self._sessions.get(account))
+        self._post(lambda: self._found(account, None if token == stale else token, sign_in))
+
+    def _found(self, account: str, token: str | None, sign_in: SignInNow) -> None:
+        if token is not None:
+            self._held[account] = (token, float("inf"))
+            self._settle(account, SignedIn(token))
+            return
+        try:
+            sign_in(lambda signed, calls: self._signed_in(account, signed, calls))
+        except Exception as error:  # noqa: BLE001  # a vendor file's bug
+            logger.warning("adapter_error", extra={"error": type(error).__name__})
+            self._settle(account, SignedIn())
+
+    def _signed_in(self, account: str, signed: SignIn, calls: int) -> None:
+        token, seconds = signed.token, signed.expires_in_seconds
+        if token is not None:
+            self._held[account] = (token, time.monotonic() + seconds if seconds is not None else float("inf"))
+            self._aside(lambda: self._stored(lambda: self._sessions.put(account, token, seconds)))
+        self._settle(account, SignedIn(token, signed.refusal, calls))
+
+    def _settle(self, account: str, signed: SignedIn) -> None:
+        first, *others = self._waiting.pop(account)
+        first(signed)
+        for on_token in others:
+            on_token(SignedIn(signed.token, signed.refusal))
+
+    def _aside(self, action: Callable[[], object]) -> None:
+        if self._helper is None:
+            self._helper = ThreadPoolExecutor(1, thread_name_prefix="exchange-sessions")
+        try:
+            self._helper.submit(action)
+        except RuntimeError:  # shut down: `close` lets those who wait go
+            logger.info("session_store_closed")
+
+    @staticmethod
+    def _stored(action: Callable[[], Value]) -> Value | None:
+        """Ask the store; without it this process signs in for itself."""
+        try:
+            return action()
+        except Exception as error:  # noqa: BLE001  # whatever the store raises
+            logger.warning("session_store_failed", extra={"error": type(error).__name__})
+            return None

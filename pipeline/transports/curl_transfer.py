@@ -1,0 +1,131 @@
+"""One libcurl easy handle and what it needs for a call: options, buffers, the check of the address it dials."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Final
+
+import pycurl
+
+from pipeline.addresses import may_dial
+from pipeline.transports.base import USER_AGENT, Answer, Call, Failure, OnAnswer, read_headers
+from pipeline.vendors.base import VendorResponse
+
+_FAILURES: Final = {
+    pycurl.E_OPERATION_TIMEDOUT: Failure.TIMED_OUT,
+    pycurl.E_COULDNT_RESOLVE_HOST: Failure.CONNECT_FAILED,
+    pycurl.E_COULDNT_CONNECT: Failure.CONNECT_FAILED,
+    pycurl.E_UNSUPPORTED_PROTOCOL: Failure.ADDRESS_REFUSED,
+    pycurl.E_URL_MALFORMAT: Failure.ADDRESS_REFUSED,
+    pycurl.E_SSL_CONNECT_ERROR: Failure.TLS_FAILED,
+    pycurl.E_PEER_FAILED_VERIFICATION: Failure.TLS_FAILED,
+    pycurl.E_SSL_CACERT_BADFILE: Failure.TLS_FAILED,
+    pycurl.E_SSL_CIPHER: Failure.TLS_FAILED,
+    pycurl.E_SSL_ISSUER_ERROR: Failure.TLS_FAILED,
+    pycurl.E_SSL_INVALIDCERTSTATUS: Failure.TLS_FAILED,
+}
+
+
+class Transfer:
+    """An easy handle with its buffers, used for one call after another."""
+
+    __slots__ = ("_allow_private", "_chunks", "_dialled", "_headers", "_limit", "_refused", "_size", "_timeouts", "curl", "on_answer")
+
+    def __init__(self, ca_file: str, *, allow_private: bool) -> None:
+        self._allow_private = allow_private
+        self._headers: list[bytes] = []
+        self._chunks: list[bytes] = []
+        self._timeouts = (0.0, 0.0)
+        self._size = self._limit = 0
+        self._dialled = self._refused = False
+        self.on_answer: OnAnswer = _nobody
+        self.curl: Any = pycurl.Curl()
+        self.curl.transfer = self
+        for option, value in self._fixed_options(ca_file):
+            self.curl.setopt(option, value)
+
+    def _fixed_options(self, ca_file: str) -> list[tuple[int, Any]]:
+        return [
+            (pycurl.NOSIGNAL, 1),
+            (pycurl.FOLLOWLOCATION, 0),
+            (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
+            (pycurl.PROXY, ""),  # an empty proxy keeps libcurl from reading the environment
+            (pycurl.NETRC, pycurl.NETRC_IGNORED),
+            (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
+            (pycurl.SSL_VERIFYPEER, 1),
+            (pycurl.SSL_VERIFYHOST, 2),
+            (pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2),
+            (pycurl.CAINFO, ca_file),
+            (pycurl.PATH_AS_IS, 1),
+            (pycurl.USERAGENT, USER_AGENT),
+            (pycurl.HEADERFUNCTION, self._headers.append),
+            (pycurl.WRITEFUNCTION, self._write),
+            (pycurl.OPENSOCKETFUNCTION, self._open_socket),
+        ]
+
+    def arm(self, call: Call, on_answer: OnAnswer) -> None:
+        self.on_answer = on_answer
+        self._headers.clear()
+        self._chunks.clear()
+        self._size, self._limit = 0, call.max_response_bytes
+        self._dialled = self._refused = False
+        curl = self.curl
+        curl.setopt(pycurl.URL, call.url)
+        curl.setopt(pycurl.HTTPHEADER, _header_lines(call))
+        if call.body or call.method in ("POST", "PUT", "PATCH"):
+            curl.setopt(pycurl.POST, 1)
+            curl.setopt(pycurl.POSTFIELDS, call.body)
+        else:
+            curl.setopt(pycurl.HTTPGET, 1)
+            curl.setopt(pycurl.NOBODY, call.method == "HEAD")
+        curl.setopt(pycurl.CUSTOMREQUEST, call.method)
+        timeouts = (call.connect_timeout_seconds, call.total_timeout_seconds)
+        if timeouts != self._timeouts:
+            curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(timeouts[0] * 1000)))
+            curl.setopt(pycurl.TIMEOUT_MS, max(1, int(timeouts[1] * 1000)))
+            self._timeouts = timeouts
+
+    def answer(self, code: int) -> Answer:
+        if code == 0:
+            status = self.curl.getinfo(pycurl.RESPONSE_CODE)
+            return Answer(VendorResponse(status=status, headers=read_headers(self._headers), body=b"".join(self._chunks)))
+        # libcurl sets this time once name, connection and TLS are done and the request is about to be written.
+        sent = self.curl.getinfo(pycurl.PRETRANSFER_TIME) > 0 or self.curl.getinfo(pycurl.REQUEST_SIZE) > 0
+        if self._size > self._limit:
+            return Answer(None, Failure.RESPONSE_TOO_LARGE, may_have_arrived=True)
+        if self._refused and not self._dialled:
+            return Answer(None, Failure.ADDRESS_REFUSED, may_have_arrived=False)
+        failure = _FAILURES.get(code, Failure.CONNECTION_LOST)
+        if sent and failure is not Failure.TIMED_OUT:
+            failure = Failure.CONNECTION_LOST
+        return Answer(None, failure, may_have_arrived=sent)
+
+    def _write(self, chunk: bytes) -> int | None:
+        self._size += len(chunk)
+        if self._size > self._limit:
+            return 0  # fewer than were offered: libcurl ends the transfer
+        self._chunks.append(chunk)
+        return None
+
+    def _open_socket(self, purpose: int, address: Any) -> Any:
+        family, kind, protocol, target = address
+        if purpose != pycurl.SOCKTYPE_IPCXN or family not in (socket.AF_INET, socket.AF_INET6) or not may_dial(target[0], allow_private=self._allow_private):
+            self._refused = True
+            return pycurl.SOCKET_BAD
+        self._dialled = True
+        return socket.socket(family, kind, protocol)
+
+
+def _header_lines(call: Call) -> list[str]:
+    lines = ["Expect:"]  # without it libcurl waits for a `100 Continue` before a large body
+    typed = False
+    for name, value in call.headers:
+        lines.append(f"{name}: {value}" if value else f"{name};")
+        typed = typed or name.lower() == "content-type"
+    if not typed:
+        lines.append("Content-Type:")
+    return lines
+
+
+def _nobody(_answer: Answer) -> None:
+    return None
