@@ -20,7 +20,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_channel_error_retry": True,
         "broker_connection_max_retries": None,
-        "broker_pool_limit": 4,
+        "broker_pool_limit": 32,
         "task_serializer": "json",
         "accept_content": ["json"],
         "result_accept_content": ["json"],

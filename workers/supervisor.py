@@ -82,9 +82,10 @@ class Child:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
 
-    def last_line(self) -> str:
+    def last_words(self) -> str:
+        """The last line of the log and where to find the others."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self.log and self.log.exists() else []
-        return lines[-1] if lines else "(empty)"
+        return f"{self.log} says last: {lines[-1] if lines else 'nothing'}"
 
 
 class Supervisor:
@@ -103,15 +104,19 @@ class Supervisor:
         return child
 
     def wait_ready(self, child: Child, stopping: Callable[[], bool] = lambda: False) -> None:
-        """Return when a fresh child is ready or `stopping`. Raises StartFailed if it dies first or takes too long: a start that fails is shown, not repeated."""
+        """Return when a fresh child is ready, or `stopping`.
+
+        Raises StartFailed if it takes too long or any child dies meanwhile: a start that fails is shown, not repeated.
+        """
         service, until = child.service, self._clock() + child.service.ready_seconds
         while not stopping():
-            if child.process is not None and child.process.poll() is not None:
-                raise StartFailed(f"{service.name} ended with code {child.process.returncode} while starting; {child.log} says last: {child.last_line()}")
+            for other in self.children:
+                if other.process is not None and other.process.poll() is not None:
+                    raise StartFailed(f"{other.service.name} ended with code {other.process.returncode} while starting; {other.last_words()}")
             if service.is_ready():
                 return
             if self._clock() > until:
-                raise StartFailed(f"{service.name} was not ready within {service.ready_seconds:g} seconds; {child.log} says last: {child.last_line()}")
+                raise StartFailed(f"{service.name} was not ready within {service.ready_seconds:g} seconds; {child.last_words()}")
             time.sleep(0.05)
 
     def watch(self) -> None:
