@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import PayloadUnreadable
 from pipeline.ledger.keys import Keys
 from pipeline.ledger.store import Store, text
 from pipeline.vault import Vault
@@ -110,9 +111,12 @@ class Accounts:
         self._store.run([("DEL", self._keys.account(account, "gate"))])
 
     def get(self, account: str) -> str | None:
-        """The session token of an account, if one is kept."""
+        """The session token of an account, if one is kept; one sealed with a vault key that was retired counts as none."""
         sealed = self._store.run([("GET", self._keys.account(account, "session"))])[0]
-        return self._vault.open(sealed, f"session {account}").decode() if sealed else None
+        try:
+            return self._vault.open(sealed, f"session {account}").decode() if sealed else None
+        except PayloadUnreadable:
+            return None
 
     def put(self, account: str, token: str, ttl_seconds: float | None) -> None:
         """Keep a session token, sealed, for all workers."""

@@ -1,0 +1,161 @@
+"""The ledger's identity and durability: a wrong, empty or forgetful ledger is refused before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import fakeredis
+import pytest
+import redis
+
+from pipeline.errors import ConfigurationError, LedgerMismatch, LedgerUnavailable
+from pipeline.identifiers import Hasher
+from pipeline.ledger.identity import Durability, confirmed
+from pipeline.ledger.keys import META
+from tests.support.parts import new_event, open_ledger
+from tests.support.servers import valkey_server
+
+
+@pytest.fixture
+def fake() -> Iterator[redis.Redis]:
+    with fakeredis.FakeRedis() as client:
+        yield client
+
+
+def reopen(client: redis.Redis, **options):
+    return open_ledger(client, durability="none", **options)
+
+
+def test_same_ledger_is_recognised(fake: redis.Redis):
+    """A second process finds the id the first one gave."""
+    first = reopen(fake).identity
+    assert reopen(fake).identity == first
+    assert reopen(fake, expected_id=first.ledger_id).identity == first
+
+
+def test_other_pepper_is_refused(fake: redis.Redis):
+    """With another pepper every standing would be orphaned: refused, and the text does not show either fingerprint."""
+    reopen(fake)
+    other = Hasher(b"another-pepper")
+    with pytest.raises(LedgerMismatch, match="CONSENT_SUBJECT_PEPPER") as caught:
+        reopen(fake, hasher=other)
+    assert other.fingerprint() not in str(caught.value)
+
+
+def test_other_partitions_are_refused(fake: redis.Redis):
+    """With another number of partitions nothing would be found again."""
+    reopen(fake)
+    with pytest.raises(ConfigurationError, match="4 partitions"):
+        reopen(fake, partitions=8)
+
+
+def test_unexpectedly_empty_ledger_is_refused_and_stays_empty(fake: redis.Redis):
+    """A ledger that was wiped does not quietly begin anew: nothing is written to it."""
+    with pytest.raises(LedgerMismatch, match="ledger accept"):
+        reopen(fake, expected_id="0123456789abcdef")
+    assert fake.keys("*") == []
+
+
+def test_other_ledger_is_refused(fake: redis.Redis):
+    """Pointing at somebody else's ledger is noticed."""
+    reopen(fake)
+    with pytest.raises(LedgerMismatch, match="CONSENT_REDIS_URL"):
+        reopen(fake, expected_id="0123456789abcdef")
+
+
+@pytest.mark.parametrize("schema", [0, 2])
+def test_other_schema_is_refused(fake: redis.Redis, schema: int):
+    """An older or newer schema is not worked on."""
+    reopen(fake)
+    fake.hset(META, "schema", schema)
+    with pytest.raises(LedgerMismatch, match="schema"):
+        reopen(fake)
+
+
+def test_server_that_lost_everything_while_we_run_is_refused(client: redis.Redis):
+    """If the server comes back empty under a running process, the next write is refused rather than begun anew."""
+    ledger = open_ledger(client)
+    ledger.events.commit([new_event("a" * 24)], ledger.durability)
+    client.flushall()
+    client.script_flush()
+    with pytest.raises(LedgerMismatch, match="empty"):
+        ledger.events.commit([new_event("b" * 24)], ledger.durability)
+    assert client.keys("*") == []
+
+
+def test_scripts_are_loaded_again_after_a_restart(client: redis.Redis):
+    """A server that forgot our scripts but kept the data gets them again, within the same call and for each command of it."""
+    ledger = open_ledger(client)
+    client.script_flush()
+    names = [f"{n:024d}" for n in range(12)]
+    assert ledger.events.commit([new_event(name) for name in names], ledger.durability) == [True] * 12
+    assert ledger.events.counts()["accepted"] == 12
+
+
+def test_server_that_is_away_is_one_error():
+    """However the server is away, callers see LedgerUnavailable."""
+    with valkey_server() as url:
+        client = redis.Redis.from_url(url, retry=None)
+        ledger = open_ledger(client)
+    for call in (ledger.ping, ledger.now_ms, lambda: ledger.events.load(["a" * 24, "b" * 24])):
+        with pytest.raises(LedgerUnavailable):
+            call()
+    client.close()
+
+
+def test_server_that_syncs_always_needs_no_wait(client: redis.Redis):
+    """With `appendfsync always` the answer is the confirmation; asking for it by name works as well."""
+    assert open_ledger(client).durability == Durability("fsync")
+    assert open_ledger(client, durability="fsync").durability.mode == "fsync"
+
+
+def test_server_that_syncs_each_second_is_asked_to_wait():
+    """With `everysec` every commit waits until it is on disk, and `fsync` by name is refused."""
+    with valkey_server("--appendfsync", "everysec") as url, redis.Redis.from_url(url) as client:
+        ledger = open_ledger(client, wait_aof_milliseconds=2000)
+        assert ledger.durability.mode == "waitaof"
+        assert ledger.events.commit([new_event("a" * 24), new_event("b" * 24)], ledger.durability) == [True, True]
+        with pytest.raises(ConfigurationError, match="appendfsync"):
+            open_ledger(client, durability="fsync")
+
+
+def test_unconfirmed_write_is_not_accepted():
+    """If the disk does not confirm in time the caller is told to try again; a confirmed one passes."""
+    durability = Durability("waitaof", ("WAITAOF", 1, 0, 1))
+    for reply in ([0, 0], None, []):
+        with pytest.raises(LedgerUnavailable, match="on disk"):
+            confirmed(durability, reply)
+    confirmed(durability, [1, 0])
+
+
+def test_server_without_append_only_file_is_refused():
+    """A server that keeps nothing on disk is refused, unless that is wanted in writing."""
+    with valkey_server("--appendonly", "no") as url, redis.Redis.from_url(url) as client:
+        with pytest.raises(ConfigurationError, match="appendonly"):
+            open_ledger(client)
+        assert open_ledger(client, durability="none").durability.mode == "none"
+
+
+def test_server_that_evicts_is_refused():
+    """A server that may evict keys is refused, whatever durability is wanted."""
+    with valkey_server("--maxmemory-policy", "allkeys-lru") as url, redis.Redis.from_url(url) as client:
+        for wanted in ("auto", "none"):
+            with pytest.raises(ConfigurationError, match="noeviction"):
+                open_ledger(client, durability=wanted)
+
+
+def test_beat_and_periodic_work(client: redis.Redis):
+    """The age of the last beat is known once there was one, and periodic work is done by one caller at a time."""
+    ledger = open_ledger(client)
+    assert ledger.last_beat_seconds() is None
+    ledger.beat()
+    assert 0 <= ledger.last_beat_seconds() < 5
+    assert [ledger.once("audit", 10_000) for _ in range(3)] == [True, False, False]
+    assert ledger.once("other", 10_000) is True
+
+
+def test_clock_follows_the_server(client: redis.Redis):
+    """The clock that is not asked each time agrees with the server's to a few milliseconds."""
+    ledger = open_ledger(client)
+    assert abs(ledger.clock_ms() - ledger.now_ms()) <= 20
+    assert ledger.now().tzinfo is not None
