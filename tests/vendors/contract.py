@@ -92,7 +92,9 @@ class VendorContract:
 
     def adapter(self, base_url: str = "http://127.0.0.1:9", **changed: Any) -> Adapter:
         settings = {"credentials": self.credentials, "options": self.options, **changed}
-        return base.adapter_class(self.vendor)(base_url=base_url, **settings)
+        adapter: Any = base.adapter_class(self.vendor)(base_url=base_url, **settings)
+        adapter.timeout_seconds = None  # The driver's own, so that a hanging sandbox does not hold up the tests.
+        return adapter
 
     def instruction(self, state: State = State.GIVEN, subject: Subject = PERSON, number: int = 1, **changed: Any) -> Instruction:
         fixed = {"delivery_id": f"event{number}.{self.vendor}-main", "event_id": f"event{number}", "purpose": "newsletter", "event_time": SAID_AT}
@@ -214,7 +216,7 @@ class VendorContract:
         else:
             assert told == base.missing_identifier()
             assert adapter.contact_of(subject) == {}
-            assert sandbox.state(self.vendor)["call_count"] == 0
+            assert sandbox.state(self.vendor)["call_count"] - driver.sign_ins == 0  # A sign-in names nobody.
 
     @pytest.mark.parametrize("state", list(State))
     def test_twice_is_the_same_as_once(self, sandbox: SandboxHandle, driver: Any, state: State) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 from pipeline.domain import Outcome, VendorResult
 from pipeline.vendors.base import Adapter, Held, VendorRequest, VendorResponse
 
-DRIVERS = ("direct", "curl", "requests") if importlib.util.find_spec("pipeline.exchange") else ("direct",)
+DRIVERS = ("direct", "curl", "requests")
 Dialogue = Generator[VendorRequest, VendorResponse, Any]
 
 
@@ -125,10 +124,10 @@ class ExchangeDriver:
     """The real thing: the exchange with one of its transports."""
 
     def __init__(self, transport: str, timeout_seconds: float = 1.0) -> None:
-        from tests.vendors.exchanges import make_exchange
+        from pipeline.exchange import Exchange
 
         self.sessions = MemorySessions()
-        self.exchange = make_exchange(transport, self.sessions, timeout_seconds)
+        self.exchange = Exchange(make_transport(transport), self.sessions, total_timeout_seconds=timeout_seconds, connect_timeout_seconds=timeout_seconds)
 
     @property
     def sign_ins(self) -> int:
@@ -138,11 +137,23 @@ class ExchangeDriver:
         from pipeline.exchange import Work
 
         deadline = time.monotonic() + 30
-        work = Work(adapter=adapter, dialogue=dialogue, account="test", size=size, allow_private_network=True, deadline=deadline)
+        is_ask = dialogue.gi_code.co_name == "ask"
+        work = Work(adapter=adapter, dialogue=dialogue, account="test", size=0 if is_ask else size, allow_private_network=True, deadline=deadline)
         return self.exchange.run(work).results
 
     def close(self) -> None:
         self.exchange.close()
+
+
+def make_transport(name: str) -> Any:
+    """`curl`, or `requests`, the portable one."""
+    if name == "curl":
+        from pipeline.transports.curl import CurlTransport
+
+        return CurlTransport()
+    from pipeline.transports.portable import PortableTransport
+
+    return PortableTransport()
 
 
 def make_driver(name: str) -> DirectDriver | ExchangeDriver:
