@@ -28,17 +28,17 @@ from workers.app import create_app
 from workers.queues import CeleryPublisher
 
 if TYPE_CHECKING:
-    from pipeline.exchange import Exchange
-
     from pipeline.accept import Acceptor
     from pipeline.backfill import Backfill
     from pipeline.deliver import Deliver
     from pipeline.desk import Desk
+    from pipeline.exchange import Exchange
     from pipeline.fanout import FanOut
     from pipeline.ledger import Ledger
     from pipeline.limits import LimitOptions
     from pipeline.release import Release
     from pipeline.settle import Settler
+    from pipeline.transports.base import Transport
 
 logger = logging.getLogger(__name__)
 
@@ -175,11 +175,11 @@ class Parts:
         return Acceptor(self.ledger, self.hasher, self.vault, self.publisher, now=self.ledger.now)
 
     def _build_exchange(self) -> Exchange:
-        from pipeline.exchange import Exchange, build_transport
+        from pipeline.exchange import Exchange
 
         section = self.settings.exchange
         return Exchange(
-            build_transport(section.transport),
+            _transport(section.transport),
             self.ledger.accounts,
             total_timeout_seconds=section.total_timeout_seconds,
             connect_timeout_seconds=section.connect_timeout_seconds,
@@ -244,6 +244,17 @@ class Parts:
         from pipeline.release import Release
 
         return Release(self.ledger, self.publisher, lambda: self.routing, self.limits, chunk_size=self.settings.deliver.chunk_size)
+
+
+def _transport(name: str) -> Transport:
+    """The transport that a setting names; the other one's library need not be there."""
+    if name == "curl":
+        from pipeline.transports.curl import CurlTransport
+
+        return CurlTransport()
+    from pipeline.transports.portable import PortableTransport
+
+    return PortableTransport()
 
 
 def ledger_client(url: str) -> redis.Redis:
