@@ -137,8 +137,8 @@ def promises(settings: Settings) -> Iterator[tuple[bool, str]]:
         ),
     )
     yield (
-        deliver.lease_seconds >= deliver.chunk_seconds + deliver.claim_margin_seconds,
-        ("deliver.lease_seconds must be chunk_seconds + claim_margin_seconds or more: two workers could talk to one destination about one subject"),
+        deliver.lease_seconds >= 5.0,
+        ("deliver.lease_seconds must be 5 or more: it is renewed each third of it, and a worker that is merely slow would lose its deliveries"),
     )
     yield (
         deliver.late_write_seconds >= exchange.total_timeout_seconds,
@@ -148,8 +148,8 @@ def promises(settings: Settings) -> Iterator[tuple[bool, str]]:
     )
     yield exchange.connect_timeout_seconds <= exchange.total_timeout_seconds, "exchange.connect_timeout_seconds must not exceed total_timeout_seconds"
     yield (
-        ledger.push_rescue_seconds > deliver.chunk_seconds,
-        ("ledger.push_rescue_seconds must exceed deliver.chunk_seconds: work under way would be pushed again and again"),
+        ledger.push_rescue_seconds > 1.0,
+        ("ledger.push_rescue_seconds must exceed 1: messages that are merely on their way would be pushed again and again"),
     )
     yield (
         deliver.threads_reserved_for_withdrawals < settings.worker.threads,

@@ -122,22 +122,28 @@ def running_stack(*, routing: str | None = None, environment: Mapping[str, str] 
         (folder / "consent.yaml").write_text(routing)
         settings["CONSENT_CONFIG"] = str(folder / "consent.yaml")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CONSENT_")}
+    errors = (folder / "up.stderr").open("w")
     process = subprocess.Popen(
         [sys.executable, "-m", "workers.cli", "up", "--sandbox"],
         cwd=ROOT,
         env={**inherited, **settings, **(environment or {})},
         stdout=subprocess.PIPE,
-        stderr=(folder / "up.stderr").open("w"),
+        stderr=errors,
         text=True,
     )
+    stack = None
     try:
-        yield Stack(process, folder, _ready_url(process, folder))
+        stack = Stack(process, folder, _ready_url(process, folder))
+        yield stack
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(timeout=60)
+            process.communicate(timeout=60)
         finally:
             process.kill()
+            errors.close()
+            if stack is not None:
+                stack.session.close()
             shutil.rmtree(folder, ignore_errors=True)
 
 
