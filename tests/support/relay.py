@@ -253,6 +253,20 @@ class Relay:
         self.release.run()
         self.audit.run()
 
+    def hurry(self, *, pushed: bool = False) -> None:
+        """What waits in the ledger is due now; with `pushed` also what was pushed or leased and not heard of, and events to look at again."""
+        client = self.ledger.store.client
+        patterns = ["cr:{d:*}:due:*", *(["cr:{d:*}:out:*", "cr:{e*}:open"] if pushed else [])]
+        for name in (name for pattern in patterns for name in client.scan_iter(match=pattern)):
+            client.zadd(name, {member: 1 for member in client.zrange(name, 0, -1)}, xx=True)
+
+    def again(self, times: int = 1) -> None:
+        """Beat with everything due, and carry out what that pushed."""
+        for _ in range(times):
+            self.hurry()
+            self.beat()
+            self.drain()
+
     def deliveries(self, event_id: str) -> dict[str, tuple[str, str | None]]:
         """Destination -> (status, reason) of one event."""
         view = self.ledger.event(event_id)
