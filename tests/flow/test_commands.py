@@ -1,0 +1,246 @@
+"""The commands as people and containers run them: real processes, a real server, the sandboxes."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+
+from config.settings import CHECKOUT
+from workers.embedded import EmbeddedServer, free_port
+from workers.state import new_pepper, new_vault_key
+
+pytestmark = pytest.mark.timeout(180)
+
+PLAIN = {name: value for name, value in os.environ.items() if not name.startswith("CONSENT_")} | {"PYTHONPATH": str(CHECKOUT)}
+ANY_PORT = {"CONSENT_INGEST_PORT": "0", "CONSENT_FLOWER_PORT": "0", "CONSENT_SANDBOX_PORT": "0"}
+
+
+def command(*words):
+    return [sys.executable, "-P", "-m", "workers.cli", *words]
+
+
+def consent(*words, timeout=60, **environment):
+    """Run a command to its end, from a directory that is not the checkout."""
+    return subprocess.run(command(*words), env=PLAIN | environment, cwd="/", check=False, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    """One running `consent up --sandbox`."""
+    state = tmp_path_factory.mktemp("up") / "state"
+    environment = PLAIN | ANY_PORT | {"CONSENT_STATE_DIR": str(state)}
+    with subprocess.Popen(command("up", "--sandbox"), env=environment, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline()
+        assert line.startswith("ready http://127.0.0.1:"), process.stderr.read()
+        yield state, line.split()[1], process
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=60)
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_samples_are_sent_and_every_destination_is_told(up):
+    """`send` answers in counts, `status` shows each delivery, sending again makes duplicates only."""
+    state, url, _ = up
+    mine = {"CONSENT_STATE_DIR": str(state), "CONSENT_KEY": (state / "sample_native_key").read_text()}
+    first = consent("send", str(CHECKOUT / "samples/native.json"), **mine)
+    assert (first.returncode, first.stdout.splitlines()[-1]) == (0, "accepted 5, duplicates 0, superseded 1, refused 0")
+    again = consent("send", str(CHECKOUT / "samples/native.json"), "--url", url, **mine)
+    assert again.stdout.splitlines()[-1] == "accepted 0, duplicates 6, superseded 0, refused 0"
+    event = json.loads((CHECKOUT / "samples/native.json").read_text())[0]
+    event_id = requests.post(f"{url}/v1/consent-events", json=event, headers={"Authorization": f"Bearer {mine['CONSENT_KEY']}"}, timeout=10).json()["event_id"]
+    until = time.monotonic() + 60
+    while not (view := json.loads(consent("status", event_id, "--json", **mine).stdout))["complete"]:
+        assert time.monotonic() < until
+    assert {each["destination"]: each["status"] for each in view["deliveries"]} == dict.fromkeys(
+        ("crm-webhook", "dinamize-news", "mailchimp-main"), "delivered"
+    )
+    assert consent("status", "unknown", **mine).returncode == 1
+
+
+def test_a_refused_event_is_named_and_fails_the_command(up, tmp_path):
+    """Its place in the file and the path of what is wrong; the value is not repeated."""
+    state, _, _ = up
+    (tmp_path / "bad.json").write_text(
+        '[{"subject": {"email": "no-address"}, "purpose": "newsletter", "state": "given", "event_time": "2026-01-01T00:00:00Z"}]'
+    )
+    done = consent("send", str(tmp_path / "bad.json"), CONSENT_STATE_DIR=str(state), CONSENT_KEY=(state / "sample_native_key").read_text())
+    assert done.returncode == 1
+    assert "event 1: subject.email" in done.stderr
+    assert "no-address" not in done.stderr
+
+
+def test_operators_commands_look_at_what_runs(up):
+    """Doctor, dead list, pause and resume, backfill find the running relay by its state directory."""
+    state, _, _ = up
+    mine = {"CONSENT_STATE_DIR": str(state)}
+    found = consent("doctor", **mine)
+    assert (found.returncode, found.stdout.count("ok  ")) == (0, 7), found.stdout
+    assert json.loads(consent("dead", "list", "--json", **mine).stdout) == {"items": [], "groups": [], "next_cursor": None}
+    assert consent("destination", "pause", "crm-webhook", **mine).returncode == 0
+    assert consent("destination", "resume", "crm-webhook", **mine).returncode == 0
+    assert consent("destination", "pause", "nobody", **mine).returncode == 2
+    assert json.loads(consent("backfill", "crm-webhook", "--dry-run", **mine).stdout)["unreadable"] == 0
+
+
+def test_flower_asks_for_its_login_and_changes_nothing(up):
+    """Wrong or no login 401; with it reading works and running a task is refused."""
+    state, _, _ = up
+    port = json.loads((state / "environment.json").read_text())["CONSENT_FLOWER_PORT"]
+    flower, login = f"http://127.0.0.1:{port}", tuple((state / "flower_login").read_text().split(":"))
+    assert [requests.get(f"{flower}{page}", timeout=10).status_code for page in ("/tasks", "/api/tasks", "/broker")] == [401] * 3
+    assert requests.get(f"{flower}/tasks", auth=login, timeout=10).status_code == 200
+    assert requests.post(f"{flower}/api/task/async-apply/fan_out", auth=login, json={}, timeout=10).status_code == 403
+
+
+def test_a_second_up_on_the_same_state_directory_is_refused(up):
+    """With the process that has it."""
+    state, _, process = up
+    done = consent("up", CONSENT_STATE_DIR=str(state), **ANY_PORT)
+    assert done.returncode == 2
+    assert f"in use by process {process.pid}" in done.stderr
+
+
+def test_a_killed_worker_comes_back(up):
+    """SIGKILL on one worker: the supervisor starts another within seconds."""
+    state, _, process = up
+    before = set(children(process.pid))
+    victim = next(pid for pid in before if b"worker-1" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(victim, signal.SIGKILL)
+    until = time.monotonic() + 15
+    while not any(b"worker-1" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in set(children(process.pid)) - before):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert '"event": "child_died"' in (state / "logs/up.log").read_text()
+
+
+def test_nothing_personal_and_no_secret_is_in_any_log(up):
+    """After all of the above."""
+    state, _, _ = up
+    written = "".join(log.read_text(errors="replace") for log in (state / "logs").glob("*.log"))
+    secrets = [(state / name).read_text() for name in ("subject_pepper", "vault_keys", "sample_native_key", "flower_login", "server/password")]
+    assert [word for word in ("example.org", "Souza", "+5551900000005", *secrets) if word in written] == []
+
+
+def test_zz_stop_ends_every_process(up):
+    """SIGTERM: exit code 0, no child left. Runs last."""
+    _, _, process = up
+    running = children(process.pid)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert [pid for pid in running if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_demo_tells_every_sample(tmp_path):
+    """The main job ends with 0, shows no person, and leaves nothing running."""
+    done = consent("demo", CONSENT_STATE_DIR=str(tmp_path / "state"), timeout=150, **ANY_PORT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("delivered") == 20
+    assert done.stdout.count("superseded") == 2
+    assert "login operator:" in done.stdout
+    assert "@example.org" not in done.stdout
+
+
+@pytest.mark.parametrize("name", ["serve", "worker"])
+@pytest.mark.parametrize("missing", ["CONSENT_REDIS_URL", "CONSENT_SUBJECT_PEPPER", "CONSENT_VAULT_KEYS"])
+def test_single_commands_have_no_default_secrets(name, missing):
+    """Exit code 2, the variable, and how to make one."""
+    given = {"CONSENT_REDIS_URL": "redis://127.0.0.1:1/0", "CONSENT_SUBJECT_PEPPER": new_pepper(), "CONSENT_VAULT_KEYS": new_vault_key()}
+    done = consent(name, **{key: value for key, value in given.items() if key != missing})
+    assert done.returncode == 2
+    assert f"{missing} is not set" in done.stderr
+
+
+def test_a_port_in_use_names_its_setting(tmp_path):
+    """Before anything is started."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = consent("up", **{**ANY_PORT, "CONSENT_STATE_DIR": str(tmp_path / "state"), "CONSENT_FLOWER_PORT": port})
+    assert done.returncode == 2
+    assert f"port {port} on 127.0.0.1 is in use: stop what listens there or set CONSENT_FLOWER_PORT" in done.stderr
+
+
+def test_check_says_what_the_routing_file_does_and_what_is_wrong(tmp_path):
+    """0 with the triggers in words; 2 with file and line."""
+    good = consent("check")
+    assert good.returncode == 0
+    assert "newsletter withdrawn -> dinamize-news, mailchimp-main, crm-webhook" in good.stdout
+    (tmp_path / "bad.yaml").write_text("version: 1\nsources: {}\npurposes: {}\ndestinations: {}\ntriggers:\n  - {purposes: [nothing], deliver_to: [nobody]}\n")
+    bad = consent("check", CONSENT_CONFIG=str(tmp_path / "bad.yaml"))
+    assert bad.returncode == 2
+    assert "bad.yaml:6" in bad.stderr
+
+
+def test_secrets_that_are_printed_can_be_used():
+    """`keys secret` prints lines of an environment file, `keys new` a key and its hash."""
+    lines = dict(line.split("=", 1) for line in consent("keys", "secret").stdout.splitlines())
+    assert set(lines) == {"CONSENT_SUBJECT_PEPPER", "CONSENT_VAULT_KEYS"}
+    made = consent("keys", "new", "web-forms")
+    assert made.stdout.startswith("crk_")
+    assert re.search(r'"sha256:[0-9a-f]{64}"', made.stderr)
+    assert made.stdout.strip() not in made.stderr
+
+
+def test_every_service_of_the_compose_file_runs_by_its_exact_command(tmp_path):
+    """All five as processes on one server, with the variables of the compose file: health checks pass, SIGTERM ends each."""
+    services = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())["services"]
+    server = EmbeddedServer(tmp_path / "server")
+    ports = {f"CONSENT_{name}_PORT": str(free_port()) for name in ("INGEST", "FLOWER", "SANDBOX")}
+    given = PLAIN | ports | {"CONSENT_SUBJECT_PEPPER": new_pepper(), "CONSENT_VAULT_KEYS": new_vault_key(), "CONSENT_FLOWER_LOGIN": "operator:for-this-test"}
+    processes = {"valkey": subprocess.Popen(server.prepare(), stdout=subprocess.DEVNULL)}
+    try:
+        server.wait_until_ready()
+        environment = given | {"CONSENT_REDIS_URL": server.url}
+        for name in ("ingest", "worker", "beat", "flower", "sandbox"):
+            output = (tmp_path / f"{name}.log").open("wb")
+            processes[name] = subprocess.Popen(command(*services[name]["command"][1:]), env=environment, cwd="/", stdout=output, stderr=output)
+            output.close()
+        wait_for(f"http://127.0.0.1:{ports['CONSENT_INGEST_PORT']}/health/ready")
+        wait_for(f"http://127.0.0.1:{ports['CONSENT_FLOWER_PORT']}/healthcheck")
+        for name in ("worker", "beat"):
+            until = time.monotonic() + 40
+            while (
+                done := subprocess.run(
+                    command(*services[name]["healthcheck"]["test"][2:]), env=environment, cwd="/", check=False, capture_output=True, text=True
+                )
+            ).returncode:
+                assert time.monotonic() < until, done.stdout + done.stderr
+        assert [name for name, process in processes.items() if process.poll() is not None] == []
+        for name in ("ingest", "beat", "worker", "flower", "sandbox", "valkey"):
+            processes[name].terminate()
+            processes[name].wait(40)
+        assert {name: process.returncode for name, process in processes.items() if name != "sandbox"} == dict.fromkeys(
+            ("valkey", "ingest", "worker", "beat", "flower"), 0
+        )
+    finally:
+        for process in processes.values():
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def wait_for(address, seconds=40):
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            if requests.get(address, timeout=5).status_code == 200:
+                return
+        except requests.ConnectionError:
+            pass
+        assert time.monotonic() < until, address
+        time.sleep(0.1)
