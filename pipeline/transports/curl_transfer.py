@@ -26,16 +26,19 @@ _FAILURES: Final = {
 }
 
 
+_NO_CALL: Final = Call(method="", url="")
+
+
 class Transfer:
     """An easy handle with its buffers, used for one call after another."""
 
-    __slots__ = ("_allow_private", "_chunks", "_dialled", "_headers", "_limit", "_refused", "_size", "_timeouts", "curl", "on_answer")
+    __slots__ = ("_allow_private", "_chunks", "_dialled", "_headers", "_last", "_limit", "_refused", "_size", "curl", "on_answer")
 
     def __init__(self, ca_file: str, *, allow_private: bool) -> None:
         self._allow_private = allow_private
         self._headers: list[bytes] = []
         self._chunks: list[bytes] = []
-        self._timeouts = (0.0, 0.0)
+        self._last = _NO_CALL
         self._size = self._limit = 0
         self._dialled = self._refused = False
         self.on_answer: OnAnswer = _nobody
@@ -69,28 +72,31 @@ class Transfer:
         self._chunks.clear()
         self._size, self._limit = 0, call.max_response_bytes
         self._dialled = self._refused = False
-        curl = self.curl
-        curl.setopt(pycurl.URL, call.url)
-        curl.setopt(pycurl.HTTPHEADER, _header_lines(call))
+        curl, last = self.curl, self._last
+        # What equals the call before stays set: most calls of a handle go to the same destination.
+        if call.url != last.url:
+            curl.setopt(pycurl.URL, call.url)
+        if call.headers != last.headers or last is _NO_CALL:
+            curl.setopt(pycurl.HTTPHEADER, _header_lines(call))
         if call.body or call.method in ("POST", "PUT", "PATCH"):
-            curl.setopt(pycurl.POST, 1)
             curl.setopt(pycurl.POSTFIELDS, call.body)
         else:
             curl.setopt(pycurl.HTTPGET, 1)
             curl.setopt(pycurl.NOBODY, call.method == "HEAD")
-        curl.setopt(pycurl.CUSTOMREQUEST, call.method)
-        timeouts = (call.connect_timeout_seconds, call.total_timeout_seconds)
-        if timeouts != self._timeouts:
-            curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(timeouts[0] * 1000)))
-            curl.setopt(pycurl.TIMEOUT_MS, max(1, int(timeouts[1] * 1000)))
-            self._timeouts = timeouts
+        if call.method != last.method or not call.body:
+            curl.setopt(pycurl.CUSTOMREQUEST, call.method)
+        if call.connect_timeout_seconds != last.connect_timeout_seconds or last is _NO_CALL:
+            curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(call.connect_timeout_seconds * 1000)))
+        if call.total_timeout_seconds != last.total_timeout_seconds or last is _NO_CALL:
+            curl.setopt(pycurl.TIMEOUT_MS, max(1, int(call.total_timeout_seconds * 1000)))
+        self._last = call
 
     def answer(self, code: int) -> Answer:
         if code == 0:
             status = self.curl.getinfo(pycurl.RESPONSE_CODE)
             return Answer(VendorResponse(status=status, headers=read_headers(self._headers), body=b"".join(self._chunks)))
-        # libcurl sets this time once name, connection and TLS are done and the request is about to be written.
-        sent = self.curl.getinfo(pycurl.PRETRANSFER_TIME) > 0 or self.curl.getinfo(pycurl.REQUEST_SIZE) > 0
+        # Bytes of the request that were written; libcurl's times are no use here, they are filled in on failure too.
+        sent = self.curl.getinfo(pycurl.REQUEST_SIZE) > 0
         if self._size > self._limit:
             return Answer(None, Failure.RESPONSE_TOO_LARGE, may_have_arrived=True)
         if self._refused and not self._dialled:
@@ -113,7 +119,14 @@ class Transfer:
             self._refused = True
             return pycurl.SOCKET_BAD
         self._dialled = True
-        return socket.socket(family, kind, protocol)
+        return _Opened(family, kind, protocol)
+
+
+class _Opened(socket.socket):
+    """A socket that is closed as soon as pycurl has made its own copy of it and lets go."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _header_lines(call: Call) -> list[str]:

@@ -164,6 +164,8 @@ class PortableTransport:
                 body += chunk
                 if len(body) > call.max_response_bytes:
                     raise _TooLarge
+            if attempt.was_cut:  # http.client takes a stream that ends within the headers for a whole answer
+                raise requests.Timeout
             return VendorResponse(status=response.status_code, headers={name.lower(): value for name, value in response.raw.headers.items()}, body=body)
 
 
