@@ -18,8 +18,8 @@ def run_group(parts: Parts, name: str, command: Sequence[str], count: int, stop_
     """
     stopping: list[int] = []
     reloading: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _frame: stopping.append(number))
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, lambda number, _frame: stopping.append(number))
     signal.signal(signal.SIGHUP, lambda number, _frame: reloading.append(number))
     parts.ledger  # noqa: B018 - what every process would refuse, the command refuses
     parts.close()

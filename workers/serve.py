@@ -34,6 +34,7 @@ def refuse_taken_port(settings: Settings) -> None:
 
 def serve(parts: Parts) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP reads the routing file again."""
+    parts.refuse_orphans(parts.routing)
     application = build_application(
         routing=lambda: parts.routing,
         acceptor=parts.acceptor,
@@ -47,7 +48,7 @@ def serve(parts: Parts) -> None:
 async def _run(application: Any, parts: Parts) -> None:
     section = parts.settings.ingest
     server = Server(application, address=section.host, port=section.port, interface=Interfaces.ASGI, websockets=False, backlog=1024, log_access=False)
-    server.workers_kill_timeout = section.stop_seconds
+    server.workers_kill_timeout = int(section.stop_seconds)
     _take_over_logging(parts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

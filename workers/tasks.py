@@ -62,4 +62,4 @@ def release_due(**_: Any) -> None:
 
 @shared_task(base=Scrubbed, name="audit")
 def audit(**_: Any) -> None:
-    wiring.current().release.fold_leftovers()
+    wiring.current().audit.run()

@@ -9,9 +9,9 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import redis
 from celery import Celery
@@ -20,7 +20,7 @@ from redis.retry import Retry
 
 from config.celery import publish_options
 from config.settings import Settings, check_invariants, load_settings
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, ConsentRelayError
 from pipeline.identifiers import Hasher
 from pipeline.routing import RetryPolicy, Routing
 from pipeline.vault import Vault
@@ -29,6 +29,7 @@ from workers.queues import CeleryPublisher
 
 if TYPE_CHECKING:
     from pipeline.accept import Acceptor
+    from pipeline.audit import Audit
     from pipeline.backfill import Backfill
     from pipeline.deliver import Deliver
     from pipeline.desk import Desk
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from pipeline.transports.base import Transport
 
 logger = logging.getLogger(__name__)
+
+Part = TypeVar("Part")
 
 
 class Parts:
@@ -69,19 +72,33 @@ class Parts:
         """Read the routing file again; a wrong one is logged and the old one stays in force. True if it was taken."""
         try:
             fresh = self.read_routing()
-        except ConfigurationError as error:
+            self.refuse_orphans(fresh)
+        except ConsentRelayError as error:
             logger.error("routing_refused", extra={"problems": str(error)})  # noqa: TRY400 - the text is the whole story
             return False
         self.routing = fresh
         logger.info("routing_loaded", extra={"version": fresh.version_hash})
         return True
 
-    def built(self, name: str, build: Any) -> Any:
+    def refuse_orphans(self, routing: Routing) -> None:
+        """Refuse a routing file that no longer has a destination with unfinished withdrawals: nobody would tell them.
+
+        Raises ConfigurationError, LedgerUnavailable.
+        """
+        deliveries = self.ledger.deliveries
+        for name in sorted(set(deliveries.known_destinations()) - set(routing.destinations)):
+            if waiting := deliveries.figures(name)["waiting"]["withdrawn"]:
+                raise ConfigurationError(
+                    f"{self.settings.routing_path()}: destination {name} is gone, but {waiting} withdrawals wait for it; keep it (enabled: false stops new ones) until they are told or discarded"
+                )
+
+    def built(self, name: str, build: Callable[[], Part]) -> Part:
         """The part called `name`, built under the lock the first time."""
         with self._lock:
             if name not in self.__dict__:
                 self.__dict__[name] = build()
-            return self.__dict__[name]
+            part: Part = self.__dict__[name]
+            return part
 
     @property
     def app(self) -> Celery:
@@ -136,6 +153,10 @@ class Parts:
     @property
     def release(self) -> Release:
         return self.built("_release", self._build_release)
+
+    @property
+    def audit(self) -> Audit:
+        return self.built("_audit", self._build_audit)
 
     @property
     def desk(self) -> Desk:
@@ -229,6 +250,11 @@ class Parts:
             self.limits,
             DeliverOptions(chunk_seconds=section.chunk_seconds, lease_seconds=section.lease_seconds),
         )
+
+    def _build_audit(self) -> Audit:
+        from pipeline.audit import Audit
+
+        return Audit(self.ledger, lambda: self.routing)
 
     def _build_desk(self) -> Desk:
         from pipeline.desk import Desk
