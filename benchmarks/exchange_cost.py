@@ -62,13 +62,13 @@ def serve(pipe, delay_seconds):
 class Vendor(Adapter):
     title = "Stub"
 
-    def tell(self, instructions):
+    def tell(self, _instructions):
         response = yield VendorRequest(operation="tell", path="/x", headers=HEADERS, body=BODY)
         return APPLIED if response.status == 200 else []
 
 
 class NoSessions:
-    def get(self, account):
+    def get(self, _account):
         return None
 
     def put(self, account, token, ttl_seconds):

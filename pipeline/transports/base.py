@@ -72,13 +72,20 @@ class Transport(Protocol):
         """End what is in flight as `connection_lost`, and the thread."""
 
 
-def read_headers(lines: Iterable[bytes]) -> dict[str, str]:
-    """Header lines as received -> lower-cased names; of several answers (an interim 1xx first) only the last one counts."""
+def read_headers(lines: Iterable[bytes]) -> dict[str, str] | None:
+    """Header lines as received -> lower-cased names; of several answers (an interim 1xx first) only the last one counts.
+
+    None if the stream ended before the empty line: HTTP libraries take that for a whole answer, and it may be a success cut short.
+    """
     headers: dict[str, str] = {}
+    ended = False
     for line in lines:
         name, colon, value = line.partition(b":")
-        if colon:
-            headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
-        elif line.startswith(b"HTTP/"):
+        if line.startswith(b"HTTP/"):
             headers.clear()
-    return headers
+            ended = False
+        elif colon:
+            headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
+        elif line in (b"\r\n", b"\n"):
+            ended = True
+    return headers if ended else None

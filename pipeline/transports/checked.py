@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPResponse, RemoteDisconnected
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -89,11 +90,43 @@ class _Adapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = self._classes
 
 
+class _Lines:
+    """A reader that remembers the last line it gave."""
+
+    def __init__(self, reader: Any) -> None:
+        self.reader = reader
+        self.last = b""
+
+    def readline(self, limit: int = -1) -> bytes:
+        self.last = self.reader.readline(limit)
+        return self.last
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.reader, name)
+
+
+class _WholeResponse(HTTPResponse):
+    """An answer whose headers must end with an empty line: http.client is content with a stream that breaks off."""
+
+    def begin(self) -> None:
+        if self.headers is not None:  # http.client asks twice and reads once
+            return
+        lines = _Lines(self.fp)
+        self.fp = lines
+        super().begin()
+        if lines.last.strip(b"\r\n") or not lines.last:
+            self.close()
+            raise RemoteDisconnected("the answer ended within its headers")
+        if self.fp is lines:
+            self.fp = lines.reader
+
+
 def _pool_classes(session: CheckedSession, *, allow_private: bool) -> dict[str, Any]:
     """Pools whose connections check what they dial and report to the session's current attempt."""
 
     class Checked(HTTPConnection):
         handle: socket.socket | None = None
+        response_class = _WholeResponse
 
         def _new_conn(self) -> socket.socket:
             opened = _dial(self, allow_private=allow_private)

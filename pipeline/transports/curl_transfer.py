@@ -79,6 +79,8 @@ class Transfer:
         if call.headers != last.headers or last is _NO_CALL:
             curl.setopt(pycurl.HTTPHEADER, _header_lines(call))
         if call.body or call.method in ("POST", "PUT", "PATCH"):
+            if last.method == "HEAD":
+                curl.setopt(pycurl.POST, 1)  # takes NOBODY back, which POSTFIELDS alone does not
             curl.setopt(pycurl.POSTFIELDS, call.body)
         else:
             curl.setopt(pycurl.HTTPGET, 1)
@@ -93,8 +95,10 @@ class Transfer:
 
     def answer(self, code: int) -> Answer:
         if code == 0:
-            status = self.curl.getinfo(pycurl.RESPONSE_CODE)
-            return Answer(VendorResponse(status=status, headers=read_headers(self._headers), body=b"".join(self._chunks)))
+            headers = read_headers(self._headers)
+            if headers is None:
+                return Answer(None, Failure.CONNECTION_LOST)
+            return Answer(VendorResponse(status=self.curl.getinfo(pycurl.RESPONSE_CODE), headers=headers, body=b"".join(self._chunks)))
         # Bytes of the request that were written; libcurl's times are no use here, they are filled in on failure too.
         sent = self.curl.getinfo(pycurl.REQUEST_SIZE) > 0
         if self._size > self._limit:

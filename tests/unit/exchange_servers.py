@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Answer: yes\r\n\r\nok"
 RESET = object()
 HANG = object()
+END = object()
 
 
 @dataclass
@@ -83,6 +84,8 @@ class Server:
 
     def _reply(self, connection, answer):
         for chunk in [answer] if isinstance(answer, bytes) or answer in (RESET, HANG) else answer:
+            if chunk is END:
+                raise ConnectionAbortedError
             if chunk is RESET or self._closing:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 raise ConnectionResetError

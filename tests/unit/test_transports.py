@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from exchange_servers import HANG, OK, RESET, Server, SlowServer, self_signed
+from exchange_servers import END, HANG, OK, RESET, Server, SlowServer, self_signed
 
 from pipeline.transports.base import Answer, Call, Failure
 from pipeline.transports.curl import CurlTransport
@@ -181,6 +181,46 @@ def test_a_connection_reset_after_the_request_is_indefinite(transport, reply):
     """The connection breaks before the whole answer came: lost, and the request may have arrived."""
     with Server(lambda _: reply) as server:
         assert carry(transport, server.url, body=b"x") == lost(Failure.CONNECTION_LOST, may_have_arrived=True)
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhalf", b"HTTP/1.1 200 OK\r\nX-He", b"HTTP/1.1 200 OK\r\nX-Header: 1\r\n"])
+def test_an_answer_that_ends_early_is_no_answer(transport, head):
+    """A stream that ends within headers or body is not taken for a success."""
+    with Server(lambda _: [head, END]) as server:
+        assert carry(transport, server.url, body=b"x") == lost(Failure.CONNECTION_LOST, may_have_arrived=True)
+
+
+@pytest.mark.parametrize("first", ["HEAD", "GET", "DELETE", "POST"])
+def test_methods_may_follow_each_other_on_one_handle(transport, first):
+    """Whatever came before, a PUT with a body is a PUT with a body and its answer is read."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+    with Server(lambda request: head if request.startswith(b"HEAD") else OK) as server:
+        assert carry(transport, server.url, method=first).response.status == 200
+        assert carry(transport, server.url, method="PUT", body=b"x").response.body == b"ok"
+        assert server.received.requests[1].startswith(b"PUT / ")
+        assert server.received.requests[1].endswith(b"\r\n\r\nx")
+        assert carry(transport, server.url, method="PUT").response.body == b"ok"
+        assert b"\r\nContent-Length: 0\r\n" in server.received.requests[2]
+
+
+def test_more_calls_than_connections_wait_their_turn():
+    """The number of connections is bounded; calls beyond it wait within their total time."""
+    transport = CurlTransport(max_connections=2)
+    with Server() as server:
+        answers, done = [], threading.Event()
+        for _ in range(20):
+            transport.submit(Call(method="GET", url=server.url, allow_private_network=True), lambda a: (answers.append(a), len(answers) == 20 and done.set()))
+        assert done.wait(5)
+        assert [answer.response.status for answer in answers] == [200] * 20
+        assert server.received.connections <= 2
+    transport.close()
+
+
+def test_no_thread_runs_before_the_first_call(make):
+    """A process may fork after building a transport."""
+    before = threading.active_count()
+    make()
+    assert threading.active_count() == before
 
 
 def test_redirects_are_not_followed(transport):
