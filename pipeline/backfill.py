@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.domain import State
+from pipeline.domain import ConsentEvent, State
 from pipeline.envelope import open_event
 from pipeline.errors import PayloadUnreadable
 from pipeline.ledger import Ledger
@@ -60,21 +60,24 @@ class Backfill:
     def _plan(self, destination: str, state: State, event_ids: Sequence[str], dry_run: bool, counts: dict[str, int]) -> None:
         routing = self._routing()
         wanted: list[StoredEvent] = []
-        for event_id, stored in zip(event_ids, self._ledger.events.load(event_ids), strict=True):
-            try:
-                routed = stored is not None and destination in routing.route(open_event(stored, self._vault))
-            except PayloadUnreadable:
-                stored, routed = None, False
-            if stored is None:
+        for stored in self._ledger.events.load(event_ids):
+            event = self._opened(stored)
+            if stored is None or event is None:
                 counts["unreadable"] += 1
-            elif routed and destination in stored.destinations:
+            elif destination in routing.route(event) and destination in stored.destinations:
                 counts["known_already"] += 1
-            elif routed:
+            elif destination in routing.route(event):
                 wanted.append(stored)
         counts[state.value] += len(wanted)
         if wanted and not dry_run:
             self._ledger.deliveries.plan(destination, state.value, [(each.event_id, each.facts.received_us // 1000) for each in wanted])
             self._ledger.events.reopen_for(destination, [each.event_id for each in wanted], self._ledger.clock_ms())
+
+    def _opened(self, stored: StoredEvent | None) -> ConsentEvent | None:
+        try:
+            return open_event(stored, self._vault) if stored else None
+        except PayloadUnreadable:
+            return None
 
 
 def _chunks(values: Iterator[str], size: int) -> Iterator[list[str]]:

@@ -57,9 +57,10 @@ class Desk:
         if ids is not None:
             letters, unknown = self._ledger.letters.by_id(ids)
         else:
-            chosen = dict(filter or {})
-            state = chosen.pop("state", None)
-            letters, unknown = self._ledger.letters.find(LetterFilter(**chosen, state=State(state) if state else None)), []
+            chosen = filter or {}
+            state = State(chosen["state"]) if "state" in chosen else None
+            wanted = LetterFilter(destination=chosen.get("destination"), reason=chosen.get("reason"), state=state)
+            letters, unknown = self._ledger.letters.find(wanted), []
         reasons = self._why_not(letters)
         skipped = [{"delivery_id": name, "reason": "not_found"} for name in unknown]
         skipped += [{"delivery_id": _name(letter), "reason": reasons[_name(letter)]} for letter in letters if _name(letter) in reasons]

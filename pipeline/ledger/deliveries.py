@@ -167,12 +167,8 @@ class Deliveries:
             out_w, due_w, out_g, due_g, lease, row_value = replies[n * 6 : n * 6 + 6]
             row = Row.decode(row_value or b"")
             due, out = due_w if due_w is not None else due_g, out_w if out_w is not None else out_g
-            if row.awaiting:
-                status = DeliveryStatus.AWAITING_CONFIRMATION
-            else:
-                status = DeliveryStatus.SENDING if lease and out is not None else DeliveryStatus.WAITING
             at = due if due is not None else out
-            found[name] = (status, row, int(at) if at is not None else None)
+            found[name] = (_live_status(row, is_leased=bool(lease) and out is not None), row, int(at) if at is not None else None)
         return found
 
     def dead(self, destination: str, *, before: tuple[int, str] | None, most: int) -> list[DeadLetter]:
@@ -255,6 +251,12 @@ class Deliveries:
 
     def _names(self, destination: str, *suffixes: str) -> list[str]:
         return [self._keys.destination(destination, suffix) for suffix in suffixes]
+
+
+def _live_status(row: Row, *, is_leased: bool) -> DeliveryStatus:
+    if row.awaiting:
+        return DeliveryStatus.AWAITING_CONFIRMATION
+    return DeliveryStatus.SENDING if is_leased else DeliveryStatus.WAITING
 
 
 def lane_of(state: State) -> str:
