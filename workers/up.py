@@ -45,6 +45,8 @@ class Relay:
         self.settings = load_settings(self.environment)
         self.supervisor = Supervisor(self.state.logs)
         self.stopping = False
+        self.reloading = False
+        self.parts = Parts(self.environment)  # a wrong routing file stops the start before anything runs
 
     @property
     def ingest_url(self) -> str:
@@ -62,9 +64,9 @@ class Relay:
 
     def start(self) -> None:
         """Start all and return when events can be sent. Raises StartFailed or ConfigurationError; call `stop` in any case."""
-        Parts(self.environment)  # a wrong routing file stops the start before anything runs
         if not self.settings.redis_url:
             self._start_server()
+        self.parts = Parts(self.environment)
         self.state.remember(ENVIRONMENT_FILE, json.dumps({name: value for name, value in self.environment.items() if name.startswith("CONSENT_")}))
         first = [self._started(self._sandbox())] if self.sandbox else []
         workers = [self._started(self._worker(number)) for number in range(1, self.settings.worker.processes + 1)]
@@ -77,10 +79,13 @@ class Relay:
     def watch(self) -> None:
         """Restart what died; call it a few times a second."""
         self.supervisor.watch()
+        if self.reloading:
+            self.reloading = False
+            self.reload()
 
     def reload(self) -> None:
         """Take a changed routing file: ingest reads it again, workers start anew one after the other. A wrong one changes nothing."""
-        if not Parts(self.environment).reload():
+        if not self.parts.reload():
             return
         for child in self.supervisor.children:
             if child.service.stop_place == INGEST:
@@ -90,6 +95,7 @@ class Relay:
 
     def stop(self) -> None:
         """Stop all in order."""
+        self.parts.close()
         self.supervisor.stop()
 
     def _ports(self, settings: Settings) -> dict[str, str]:
@@ -113,9 +119,7 @@ class Relay:
     def _remember_ledger(self) -> None:
         """Next time only this ledger will do: an empty or another one in its place is refused."""
         if not self.stopping and not self.environment.get("CONSENT_LEDGER_EXPECTED_ID"):
-            parts = Parts(self.environment)
-            self.state.remember(LEDGER_FILE, parts.ledger.identity.ledger_id)
-            parts.close()
+            self.state.remember(LEDGER_FILE, self.parts.ledger.identity.ledger_id)
 
     def _sandbox(self) -> Service:
         ready_file = self.state.path / "sandbox-ready"
@@ -154,8 +158,11 @@ def running(environment: Mapping[str, str], *, sandbox: bool) -> Iterator[Relay]
     def stop(_number: int, _frame: FrameType | None) -> None:
         relay.stopping = True
 
+    def reread(_number: int, _frame: FrameType | None) -> None:
+        relay.reloading = True
+
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: relay.reload())
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reread)
     try:
         relay.start()
         yield relay

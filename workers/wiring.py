@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import redis
 from celery import Celery
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from config.celery import publish_options
 from config.settings import Settings, check_invariants, load_settings
@@ -25,6 +23,7 @@ from pipeline.identifiers import Hasher
 from pipeline.routing import RetryPolicy, Routing
 from pipeline.vault import Vault
 from workers.app import create_app
+from workers.options import ledger_client, ledger_options, limit_options, transport
 from workers.queues import CeleryPublisher
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from pipeline.limits import LimitOptions
     from pipeline.release import Release
     from pipeline.settle import Settler
-    from pipeline.transports.base import Transport
 
 logger = logging.getLogger(__name__)
 
@@ -173,22 +171,9 @@ class Parts:
                 part.close()
 
     def _build_ledger(self) -> Ledger:
-        from pipeline.ledger import Ledger, LedgerOptions
+        from pipeline.ledger import Ledger
 
-        section = self.settings.ledger
-        options = LedgerOptions(
-            partitions=section.partitions,
-            pepper_fingerprint=self.hasher.fingerprint(),
-            expected_id=section.expected_id or None,
-            durability=section.durability,
-            wait_aof_milliseconds=section.wait_aof_milliseconds,
-            dedup_days=section.dedup_days,
-            payload_days=section.payload_days,
-            fan_out_rescue_seconds=section.fan_out_rescue_seconds,
-            audit_seconds=section.audit_seconds,
-            push_rescue_seconds=section.push_rescue_seconds,
-        )
-        return Ledger(self.redis, self.vault, options)
+        return Ledger(self.redis, self.vault, ledger_options(self.settings, self.hasher.fingerprint()))
 
     def _build_acceptor(self) -> Acceptor:
         from pipeline.accept import Acceptor
@@ -200,7 +185,7 @@ class Parts:
 
         section = self.settings.exchange
         return Exchange(
-            _transport(section.transport),
+            transport(section.transport),
             self.ledger.accounts,
             total_timeout_seconds=section.total_timeout_seconds,
             connect_timeout_seconds=section.connect_timeout_seconds,
@@ -208,20 +193,7 @@ class Parts:
         )
 
     def _build_limits(self) -> LimitOptions:
-        from pipeline.limits import LimitOptions
-
-        limits, deliver = self.settings.limits, self.settings.deliver
-        return LimitOptions(
-            total_timeout_seconds=self.settings.exchange.total_timeout_seconds,
-            start_window_seconds=deliver.chunk_seconds,
-            claim_margin_seconds=deliver.claim_margin_seconds,
-            late_write_seconds=deliver.late_write_seconds,
-            withdrawal_reserve_share=limits.withdrawal_reserve_share,
-            breaker_failures=limits.breaker_failures,
-            breaker_wait_seconds=limits.breaker_wait_seconds,
-            breaker_wait_max_seconds=limits.breaker_wait_max_seconds,
-            misconfigured_probe_seconds=limits.misconfigured_probe_seconds,
-        )
+        return limit_options(self.settings)
 
     def _build_fan_out(self) -> FanOut:
         from pipeline.fanout import FanOut
@@ -270,24 +242,6 @@ class Parts:
         from pipeline.release import Release
 
         return Release(self.ledger, self.publisher, lambda: self.routing, self.limits, chunk_size=self.settings.deliver.chunk_size)
-
-
-def _transport(name: str) -> Transport:
-    """The transport that a setting names; the other one's library need not be there."""
-    if name == "curl":
-        from pipeline.transports.curl import CurlTransport
-
-        return CurlTransport()
-    from pipeline.transports.portable import PortableTransport
-
-    return PortableTransport()
-
-
-def ledger_client(url: str) -> redis.Redis:
-    """A client that never repeats a write by itself: the ledger decides what may be repeated."""
-    return redis.Redis.from_url(
-        url, socket_timeout=5, socket_connect_timeout=3, socket_keepalive=True, health_check_interval=15, max_connections=128, retry=Retry(NoBackoff(), 0)
-    )
 
 
 @functools.cache

@@ -126,10 +126,12 @@ def test_a_killed_worker_comes_back(up):
     assert '"event": "child_died"' in (state / "logs/up.log").read_text()
 
 
-def test_nothing_personal_and_no_secret_is_in_any_log(up):
-    """After all of the above."""
+def test_no_task_failed_and_nothing_personal_or_secret_is_in_any_log(up):
+    """After all of the above, and a round of the audit."""
     state, _, _ = up
+    time.sleep(11)
     written = "".join(log.read_text(errors="replace") for log in (state / "logs").glob("*.log"))
+    assert "task_failed" not in written
     secrets = [(state / name).read_text() for name in ("subject_pepper", "vault_keys", "sample_native_key", "flower_login", "server/password")]
     assert [word for word in ("example.org", "Souza", "+5551900000005", *secrets) if word in written] == []
 
@@ -244,3 +246,34 @@ def wait_for(address, seconds=40):
             pass
         assert time.monotonic() < until, address
         time.sleep(0.1)
+
+
+def test_a_changed_routing_file_is_taken_by_sighup_and_a_wrong_one_is_not(tmp_path):
+    """Ingest reads it again, workers start anew; with a mistake in it everything stays as it was."""
+    routing = tmp_path / "routing.yaml"
+    text = (CHECKOUT / "config/consent.yaml").read_text()
+    routing.write_text(text)
+    state = tmp_path / "state"
+    mine = {"CONSENT_STATE_DIR": str(state), "CONSENT_CONFIG": str(routing)}
+    with subprocess.Popen(
+        command("up", "--sandbox"), env=PLAIN | ANY_PORT | mine, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            url = process.stdout.readline().split()[1]
+            key = {"Authorization": "Bearer " + (state / "sample_native_key").read_text()}
+            event = {"subject": {"email": "ana@example.org"}, "purpose": "surveys", "state": "given", "event_time": "2026-01-01T00:00:00Z"}
+            assert requests.post(f"{url}/v1/consent-events", json=event, headers=key, timeout=10).status_code == 422
+            routing.write_text(text.replace("purposes:\n  newsletter:", "purposes:\n  newsletterr:"))
+            process.send_signal(signal.SIGHUP)
+            time.sleep(1.5)
+            assert '"event": "routing_refused"' in (state / "logs/up.log").read_text()
+            routing.write_text(text.replace("purposes:\n  newsletter:", "purposes:\n  surveys: {title: Surveys}\n  newsletter:"))
+            process.send_signal(signal.SIGHUP)
+            until = time.monotonic() + 20
+            while requests.post(f"{url}/v1/consent-events", json=event, headers=key, timeout=10).status_code != 202:
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        finally:
+            process.terminate()
+            process.wait(60)
+    assert '"routing_loaded"' in (state / "logs/ingest.log").read_text()

@@ -1,0 +1,67 @@
+"""The pipeline's options from the settings: where names and units of the two meet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from config.settings import Settings
+from pipeline.ledger import LedgerOptions
+from pipeline.limits import LimitOptions
+
+if TYPE_CHECKING:
+    from pipeline.transports.base import Transport
+
+
+def ledger_client(url: str) -> redis.Redis:
+    """A client that never repeats a write by itself: the ledger decides what may be repeated."""
+    return redis.Redis.from_url(
+        url, socket_timeout=5, socket_connect_timeout=3, socket_keepalive=True, health_check_interval=15, max_connections=128, retry=Retry(NoBackoff(), 0)
+    )
+
+
+def ledger_options(settings: Settings, pepper_fingerprint: str) -> LedgerOptions:
+    """How the ledger is opened."""
+    section = settings.ledger
+    return LedgerOptions(
+        partitions=section.partitions,
+        pepper_fingerprint=pepper_fingerprint,
+        expected_id=section.expected_id or None,
+        durability=section.durability,
+        wait_aof_milliseconds=section.wait_aof_milliseconds,
+        dedup_days=section.dedup_days,
+        payload_days=section.payload_days,
+        fan_out_rescue_seconds=section.fan_out_rescue_seconds,
+        audit_seconds=section.audit_seconds,
+        push_rescue_seconds=section.push_rescue_seconds,
+    )
+
+
+def limit_options(settings: Settings) -> LimitOptions:
+    """How long dialogues may take and when the breaker opens."""
+    limits, deliver = settings.limits, settings.deliver
+    return LimitOptions(
+        total_timeout_seconds=settings.exchange.total_timeout_seconds,
+        start_window_seconds=deliver.chunk_seconds,
+        claim_margin_seconds=deliver.claim_margin_seconds,
+        late_write_seconds=deliver.late_write_seconds,
+        withdrawal_reserve_share=limits.withdrawal_reserve_share,
+        breaker_failures=limits.breaker_failures,
+        breaker_wait_seconds=limits.breaker_wait_seconds,
+        breaker_wait_max_seconds=limits.breaker_wait_max_seconds,
+        misconfigured_probe_seconds=limits.misconfigured_probe_seconds,
+    )
+
+
+def transport(name: str) -> Transport:
+    """The transport that a setting names; the other one's library need not be there."""
+    if name == "curl":
+        from pipeline.transports.curl import CurlTransport
+
+        return CurlTransport()
+    from pipeline.transports.portable import PortableTransport
+
+    return PortableTransport()
