@@ -152,6 +152,7 @@ class Deliver:
         if chunk.endings and (not chunk.flying or len(chunk.endings) >= SETTLE_AT_ONCE or now >= chunk.settle_at):
             endings, chunk.endings = chunk.endings, []
             self._settler.settle(chunk.destination, chunk.lane, chunk.token, endings)
+            self._preparer.heal(chunk.destination, endings)
             chunk.settle_at = now + SETTLE_SECONDS
 
     def _start(self, chunk: Chunk) -> None:
@@ -212,7 +213,7 @@ class Deliver:
             if batch:
                 flight = Flight(permit=permit, tasks=tuple(task for task, _ in batch), late_until_ms=tuple(late for _, late in batch))
                 chunk.flying[permit] = flight
-                self._exchange.start(self._work_for(chunk, flight, started_at), lambda _, result, flight=flight: chunk.landed.put((flight, result)))
+                self._exchange.start(self._work_for(chunk, flight, started_at), _landing(chunk, flight))
             else:
                 idle.append((permit, 0))
         if dropped or idle:
@@ -240,10 +241,10 @@ class Deliver:
         reaches = self._ledger.standings.reach([task.event.identifier_keys.values() for task in tasks])
         purposes = self._routing().purposes_of(chunk.destination.name)
         judgements = [judge(task.event, reach, chunk.destination, purposes) for task, reach in zip(tasks, reaches, strict=True)]
-        told_by = self._told_by(chunk.destination.name, judgements)
+        named = self._preparer.named(chunk.destination.name, {judgement.unless_told_by for judgement in judgements if judgement.unless_told_by})
         verdicts: dict[str, Ending | None] = {}
         for task, judgement in zip(tasks, judgements, strict=True):
-            if judgement.unless_told_by in told_by:
+            if named.get(judgement.unless_told_by, frozenset()).issuperset(task.contact_keys):
                 result: VendorResult | None = VendorResult(outcome=Outcome.SUPERSEDED, reason="told_by_newer_event")
                 verdicts[task.event.event_id] = task.ending(result, superseded_by=judgement.unless_told_by)
             elif judgement.result is not None:
@@ -251,11 +252,6 @@ class Deliver:
             else:
                 verdicts[task.event.event_id] = None
         return verdicts
-
-    def _told_by(self, destination: str, judgements: Sequence[Judgement]) -> set[str]:
-        """Those of the newer events saying the same that are themselves delivered to this destination."""
-        newer = sorted({judgement.unless_told_by for judgement in judgements if judgement.unless_told_by})
-        return {event.event_id for event in self._ledger.events.load(newer, payloads=False) if event is not None and destination in event.destinations}
 
     def _compact(self, chunk: Chunk) -> None:
         """While nothing can be sent, end at least what a newer word has overtaken, so that a backlog holds only the newest."""
@@ -307,12 +303,12 @@ class Deliver:
         checks = [(key, task.event.purpose, task.event.word.encode()) for task, _ in given for key in task.event.identifier_keys.values()]
         newer = iter(self._ledger.standings.newer(checks))
         stale: list[DeadLetter] = []
-        count = 0
+        count, now_ms = 0, self._ledger.clock_ms()
         for task, ours in given:
             words = [word for word in itertools.islice(newer, len(task.event.identifier_keys)) if word and word.state is State.WITHDRAWN]
             count += bool(words)
             if words and not ours:
-                stale += [_letter(chunk.destination.name, word.event_id) for word in words]
+                stale += [_letter(chunk.destination.name, word.event_id, now_ms) for word in words]
         if count:
             self._ledger.note_stale(count)
             log.warning("stale_send", extra={"destination": chunk.destination.name, "deliveries": count})
@@ -331,6 +327,11 @@ class Deliver:
         lost = self._ledger.deliveries.renew(chunk.destination.name, chunk.lane, chunk.token, self._lease_ms, held)
         chunk.pending = deque(task for task in chunk.pending if task.event.event_id not in lost)
         chunk.renew_at = now + self._options.lease_seconds / 3
+
+
+def _landing(chunk: Chunk, flight: Flight) -> Callable[[Work, WorkResult], None]:
+    """What the exchange calls, on its own thread, when a dialogue has ended."""
+    return lambda _, result: chunk.landed.put((flight, result))
 
 
 def gate_word(results: Sequence[VendorResult], misconfigured_probe_seconds: float) -> tuple[str, float]:
@@ -355,5 +356,6 @@ def _results(flight: Flight, work: WorkResult) -> Sequence[VendorResult]:
     return [VendorResult(outcome=outcome, reason="" if outcome is Outcome.APPLIED else "not_confirmed_yet", vendor_reference=held.vendor_reference)]
 
 
-def _letter(destination: str, event_id: str) -> DeadLetter:
-    return DeadLetter(event_id=event_id, destination=destination, row=Row(state=State.WITHDRAWN.value), died_ms=0)
+def _letter(destination: str, event_id: str, now_ms: int) -> DeadLetter:
+    """A withdrawal that ended before now, whichever way, as what is to be brought back."""
+    return DeadLetter(event_id=event_id, destination=destination, row=Row(state=State.WITHDRAWN.value), died_ms=now_ms)

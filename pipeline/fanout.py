@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.domain import ConsentEvent, Word, delivery_id
+from pipeline.domain import ConsentEvent, Word, delivery_id, split_delivery_id
 from pipeline.envelope import open_event
 from pipeline.errors import PayloadUnreadable
 from pipeline.hints import publish_chunks
@@ -19,13 +19,10 @@ from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.standings import Merge, Reach
 from pipeline.ports import Publisher
 from pipeline.routing import Routing
-from pipeline.subjects import COMPLETION_DEPTH, complete, merges_of, newest_by_event, spread
+from pipeline.subjects import COMPLETION_DEPTH, NEED_A_LINK, complete, merges_of, newest_by_event, spread
 from pipeline.vault import Vault
 
 log = logging.getLogger(__name__)
-
-NEED_A_LINK = frozenset({"missing_identifier", "ambiguous_subject"})
-"""Reasons of death that a link may heal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +99,12 @@ class FanOut:
         letters, _ = self._ledger.letters.by_id(waiting)
         for letter in self._ledger.letters.reopen([letter for letter in letters if letter.row.reason in NEED_A_LINK], reason="link_learned"):
             log.info("dead_letter_revived", extra={"delivery_id": delivery_id(letter.event_id, letter.destination), "reason": "link_learned"})
-        self._ledger.standings.forget_missing(keys, waiting)
+        self._ledger.standings.forget_missing(keys, [name for name in waiting if not self._may_still_die(name)])
+
+    def _may_still_die(self, name: str) -> bool:
+        """Whether a delivery is unfinished: until it has ended, a later link must still find the note of it."""
+        event_id, destination = split_delivery_id(name)
+        return self._ledger.deliveries.is_known(destination, [event_id])[0]
 
     def _plan(self, event: ConsentEvent, newest: Word, routing: Routing) -> Plan:
         overtaken = newest.event_id != event.event_id

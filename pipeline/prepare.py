@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.domain import ConsentEvent, Instruction, Outcome, State, VendorResult, delivery_id
@@ -12,10 +13,10 @@ from pipeline.errors import PayloadUnreadable
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Leased
 from pipeline.ledger.events import StoredEvent
-from pipeline.ledger.standings import Merge
+from pipeline.ledger.standings import Merge, Reach
 from pipeline.routing import Destination
 from pipeline.settle import Ending
-from pipeline.subjects import COMPLETION_DEPTH, Completed, complete
+from pipeline.subjects import COMPLETION_DEPTH, NEED_A_LINK, Completed, complete
 from pipeline.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -61,15 +62,24 @@ class Preparer:
                 endings.append(_ending(each, opened, Outcome.UNSUPPORTED, f"cannot_express_{opened.state}"))
             elif each.row.awaiting and not destination.adapter.capabilities.reads_back:
                 endings.append(_ending(each, opened, Outcome.PENDING_CONFIRMATION, each.row.reason))
+            elif opened.state is State.WITHDRAWN and not opened.identifier_keys.keys() >= set(destination.adapter.capabilities.identifiers):
+                incomplete.append((each, opened))  # even if it names one of several: the vendor may know the person by another
             elif destination.adapter.contact_of(opened.subject):
                 tasks.append(_task(destination, each, opened))
-            elif opened.state is State.WITHDRAWN:
-                incomplete.append((each, opened))
             else:
                 endings.append(_ending(each, opened, Outcome.NOT_APPLICABLE, "missing_identifier"))
         for task_or_ending in self._complete(destination, incomplete) if incomplete else ():
             (tasks if isinstance(task_or_ending, Task) else endings).append(task_or_ending)  # type: ignore[arg-type]
         return tasks, endings
+
+    def named(self, destination: str, event_ids: Iterable[str]) -> dict[str, frozenset[str]]:
+        """The identifiers (keys) that each of these events itself names, of those events that are delivered to the destination."""
+        found = {}
+        for stored in self._ledger.events.load(sorted(event_ids)):
+            if stored is not None and destination in stored.destinations:
+                with contextlib.suppress(PayloadUnreadable):  # then nothing is said for it: an older event that says the same is told as well
+                    found[stored.event_id] = frozenset(open_event(stored, self._vault).identifier_keys.values())
+        return found
 
     def _open(self, leased: Leased, stored: StoredEvent | None) -> ConsentEvent | Ending:
         if stored is None:
@@ -94,12 +104,14 @@ class Preparer:
 
     def _follow_links(self, destination: Destination, events: Sequence[ConsentEvent]) -> list[Completed]:
         """Ask for links, note what stays incomplete, and ask again: a link learned in between finds the note or is found here."""
-        completed = self._look(events)
-        for event, found in zip(events, completed, strict=True):
+        reaches = self._reaches(events)
+        completed = self._look(events, reaches)
+        for event, reach, found in zip(events, reaches, completed, strict=True):
             if not destination.adapter.contact_of(found.event.subject):
-                self._ledger.standings.note_missing(event.identifier_keys.values(), delivery_id(event.event_id, destination.name))
+                near = [record.key for ring in reach.rings[:COMPLETION_DEPTH] for record in ring]  # a link of any of these may be the one that is missing
+                self._ledger.standings.note_missing(near, delivery_id(event.event_id, destination.name))
         if not all(destination.adapter.contact_of(found.event.subject) for found in completed):
-            completed = self._look(events)
+            completed = self._look(events, self._reaches(events))
         merges = [
             Merge(identifier_key=key, purpose=event.purpose, word=event.word.encode())
             for event, found in zip(events, completed, strict=True)
@@ -110,8 +122,26 @@ class Preparer:
             self._ledger.standings.merge(merges)
         return completed
 
-    def _look(self, events: Sequence[ConsentEvent]) -> list[Completed]:
-        reaches = self._ledger.standings.reach([event.identifier_keys.values() for event in events], depth=COMPLETION_DEPTH)
+    def heal(self, destination: Destination, endings: Sequence[Ending]) -> None:
+        """Look once more at withdrawals just noted as dead for want of a link: one learned in between found them not dead yet, and passed them by."""
+        events = [
+            ending.event
+            for ending in endings
+            if ending.event is not None
+            and ending.event.state is State.WITHDRAWN
+            and ending.result is not None
+            and ending.result.reason in NEED_A_LINK
+            and not destination.adapter.contact_of(ending.event.subject)
+        ]
+        found = self._look(events, self._reaches(events)) if events else []
+        healed = [event.event_id for event, each in zip(events, found, strict=True) if destination.adapter.contact_of(each.event.subject)]
+        if healed:
+            self._ledger.letters.reopen(self._ledger.deliveries.find_dead(destination.name, healed), reason="link_learned")
+
+    def _reaches(self, events: Sequence[ConsentEvent]) -> list[Reach]:
+        return self._ledger.standings.reach([event.identifier_keys.values() for event in events], depth=COMPLETION_DEPTH)
+
+    def _look(self, events: Sequence[ConsentEvent], reaches: Sequence[Reach]) -> list[Completed]:
         return [complete(event, reach, self._ledger.standings) for event, reach in zip(events, reaches, strict=True)]
 
 

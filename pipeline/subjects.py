@@ -14,6 +14,8 @@ from pipeline.ledger.standings import IdentifierRecord, Merge, Merged, Reach, St
 
 COMPLETION_DEPTH = 2
 """Links that a withdrawal follows to find an identifier: by phone to an e-mail named with it, and on to the account named with that."""
+NEED_A_LINK = frozenset({"missing_identifier", "ambiguous_subject"})
+"""Reasons of death that a link may heal."""
 
 
 def merges_of(event: ConsentEvent, standings: Standings, *, links: bool) -> list[Merge]:

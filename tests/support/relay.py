@@ -31,7 +31,7 @@ from pipeline.release import Release
 from pipeline.routing import Conditions, Destination, Purpose, RetryPolicy, Routing, Source, Trigger
 from pipeline.settle import Settler, SettleOptions
 from pipeline.vault import Vault
-from pipeline.vendors.base import Adapter, Capabilities, Rate, TellDialogue, VendorRequest, VendorResponse
+from pipeline.vendors.base import Adapter, Capabilities, Held, Rate, TellDialogue, VendorRequest, VendorResponse
 
 PEPPER = b"pepper-for-tests"
 BASE_TIME = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
@@ -124,6 +124,8 @@ class DirectExchange:
                     return on_done(work, WorkResult(results=(lost,) * work.size, calls=calls, definite=False))
                 request = work.dialogue.send(response)
         except StopIteration as end:
+            if isinstance(end.value, Held):
+                return on_done(work, WorkResult(results=end.value, calls=calls, definite=True))
             return on_done(work, WorkResult(results=tuple(end.value), calls=calls, definite=all(result.definite for result in end.value)))
 
 

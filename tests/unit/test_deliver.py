@@ -1,0 +1,581 @@
+"""Deliver: the fence right before sending, one talk about one person at a time, and every way a write may be late."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+import pytest
+import redis
+
+from pipeline.deliver import gate_word
+from pipeline.domain import Outcome, State, VendorResult
+from pipeline.errors import LedgerUnavailable
+from pipeline.ledger.letters import LetterFilter
+from pipeline.limits import Bulkhead
+from pipeline.routing import RetryPolicy, Source
+from pipeline.vendors.base import Held, Rate, VendorRequest
+from tests.support.relay import PlainAdapter, Relay, adapter, destination, routing
+
+ANA, BEN, PHONE = "ana@example.org", "ben@example.org", "+5511987654321"
+
+
+@pytest.fixture
+def relay(client: redis.Redis) -> Relay:
+    return Relay(client, routing([destination("mail")]))
+
+
+def states(relay: Relay, vendor: str = "mail") -> list[str]:
+    return [call["state"] for call in relay.vendors[vendor].calls]
+
+
+def outcome(relay: Relay, event: str, name: str = "mail") -> tuple[str, str | None]:
+    return relay.deliveries(event)[name]
+
+
+def sound(relay: Relay) -> bool:
+    return relay.figures().unaccounted == 0
+
+
+# The fence
+
+
+def test_superseded_right_before_sending(relay: Relay):
+    """A withdrawal accepted after the `given` was planned stops it before it is sent; its ending names the withdrawal."""
+    event = relay.event("given", 1, email=ANA)
+    relay.step()
+    withdrawal = relay.event("withdrawn", 5, email=ANA)
+    relay.step()
+    assert relay.vendors["mail"].calls == []
+    view = relay.ledger.event(event)["deliveries"][0]
+    assert (view["status"], view["reason"], view["vendor_reference"], view["attempts"]) == ("superseded", "newer_word", withdrawal, 0)
+    relay.drain()
+    assert states(relay) == ["withdrawn"]
+
+
+def test_superseded_on_retry(relay: Relay):
+    """A `given` that waits for its retry is not sent again once it was withdrawn."""
+    event = relay.event("given", 1, email=ANA)
+    relay.vendors["mail"].answers = [503]
+    relay.drain()
+    relay.event("withdrawn", 5, email=ANA)
+    relay.drain()
+    relay.again()
+    assert states(relay) == ["given", "withdrawn", *states(relay)[2:]]
+    assert set(states(relay)[2:]) <= {"withdrawn"}
+    assert outcome(relay, event) == ("superseded", "newer_word")
+
+
+def test_superseded_on_replay(relay: Relay):
+    """A dead `given` that is replayed after a withdrawal is not sent."""
+    event = relay.event("given", 1, email=ANA)
+    relay.vendors["mail"].answers = [400]
+    relay.drain()
+    assert outcome(relay, event) == ("dead", "http_400")
+    relay.event("withdrawn", 5, email=ANA)
+    relay.drain()
+    assert len(relay.ledger.letters.reopen(relay.ledger.letters.find(LetterFilter()))) == 1
+    relay.again()
+    assert states(relay) == ["given", "withdrawn"]
+    assert outcome(relay, event) == ("superseded", "newer_word")
+    assert sound(relay)
+
+
+def test_linked_alias_fences(relay: Relay):
+    """A withdrawal by another identifier of the same person stops a `given` by e-mail."""
+    relay.event("given", 1, email=ANA, phone=PHONE, purpose="sms")
+    relay.drain()
+    relay.vendors["mail"].calls.clear()
+    event = relay.event("given", 2, email=ANA)
+    relay.step()
+    relay.event("withdrawn", 5, phone=PHONE)
+    relay.step()
+    assert relay.vendors["mail"].calls == []
+    assert outcome(relay, event) == ("superseded", "newer_word")
+
+
+def test_backlog_tells_only_the_newest(relay: Relay):
+    """Of many words saying the same about one contact only the newest is told; the others name it."""
+    events = [relay.event("given", minute, email=ANA) for minute in range(4)]
+    relay.drain()
+    assert len(relay.vendors["mail"].calls) == 1
+    assert relay.vendors["mail"].calls[0]["id"] == events[3]
+    assert [outcome(relay, event) for event in events[:3]] == [("superseded", "told_by_newer_event")] * 3
+
+
+def test_withdrawal_is_not_left_to_one_that_nobody_hears(relay: Relay):
+    """A withdrawal by e-mail is told although a newer one by a shared phone stands, since that one points to nobody and dies."""
+    relay.event("given", 1, email=ANA, phone=PHONE, purpose="sms")
+    relay.event("given", 1, email=BEN, phone=PHONE, purpose="sms")
+    relay.drain()
+    own = relay.event("withdrawn", 2, email=ANA)
+    relay.step()
+    shared = relay.event("withdrawn", 5, phone=PHONE)
+    relay.step(1)  # both are planned before either is told
+    relay.drain()
+    assert outcome(relay, shared) == ("dead", "ambiguous_subject")
+    assert outcome(relay, own) == ("delivered", None)
+    assert relay.vendors["mail"].held[ANA, "news"] == "withdrawn"
+
+
+def test_given_is_not_left_to_one_without_identifier(relay: Relay):
+    """A `given` by e-mail is told although a newer `given` by phone stands, which the mail vendor cannot be told of."""
+    relay.event("given", 1, email=ANA, phone=PHONE, purpose="sms")
+    relay.drain()
+    own = relay.event("given", 2, email=ANA)
+    other = relay.event("given", 5, phone=PHONE)
+    relay.drain()
+    assert outcome(relay, other) == ("skipped", "missing_identifier")
+    assert outcome(relay, own) == ("delivered", None)
+
+
+def test_older_withdrawal_than_given_is_not_told(relay: Relay):
+    """A `given` newer than a withdrawal supersedes it: the newest word wins in both directions."""
+    withdrawal = relay.event("withdrawn", 1, email=ANA)
+    relay.step()
+    relay.event("given", 5, email=ANA)
+    relay.drain()
+    assert states(relay) == ["given"]
+    assert outcome(relay, withdrawal) == ("superseded", "newer_word")
+
+
+# Messages are hints
+
+
+def test_doubled_message_tells_once(relay: Relay):
+    """Every deliver message twice: every person told once."""
+    for n in range(5):
+        relay.event("given", n, email=f"p{n}@example.org")
+    while any(kind == "fan_out" for kind, _ in relay.queue.messages):
+        relay.step()
+    relay.queue.messages += list(relay.queue.messages)
+    relay.drain()
+    assert len(relay.vendors["mail"].calls) == 5
+    assert sound(relay)
+
+
+def test_message_of_an_unknown_destination_is_harmless(relay: Relay):
+    """A message for a destination that is gone or an event nobody knows does nothing."""
+    relay.deliver.run("gone", "given", ["a" * 24])
+    relay.deliver.run("mail", "given", ["a" * 24])
+    assert relay.vendors["mail"].calls == []
+
+
+def test_destination_removed_keeps_its_deliveries(relay: Relay):
+    """If a destination disappears from the routing its planned deliveries go back to wait, nothing is sent."""
+    event = relay.event("withdrawn", 1, email=ANA)
+    relay.step()
+    relay.rules = routing([])
+    relay.drain()
+    assert outcome(relay, event) == ("waiting", None)
+    assert relay.vendors["mail"].calls == []
+    relay.rules = routing([destination("mail")])
+    relay.again()
+    assert outcome(relay, event) == ("delivered", None)
+
+
+def test_whole_queue_lost(relay: Relay):
+    """Losing every message at every stage loses nothing: all are told after the rescues, and the rescues are counted."""
+    for n in range(3):
+        relay.event("withdrawn", n, email=f"p{n}@example.org")
+    for _ in range(2):  # the fan-out hints, then the deliver hints
+        relay.queue.messages.clear()
+        relay.hurry(pushed=True)
+        relay.beat()
+    while any(kind == "fan_out" for kind, _ in relay.queue.messages):
+        relay.step()
+    relay.queue.messages.clear()
+    relay.hurry(pushed=True)
+    relay.beat()
+    relay.drain()
+    assert set(relay.vendors["mail"].held.values()) == {"withdrawn"}
+    assert len(relay.vendors["mail"].held) == 3
+    assert relay.figures().rescued_total >= 6
+    assert sound(relay)
+
+
+# One person, one talk
+
+
+def test_nobody_talks_about_the_same_person_at_once(relay: Relay):
+    """While one worker tells a `given`, the withdrawal of another worker waits and follows; it is not lost."""
+    event = relay.event("given", 1, email=ANA)
+    relay.step()
+    withdrawal: list[str] = []
+
+    def meanwhile(_):
+        if not withdrawal:
+            withdrawal.append(relay.event("withdrawn", 5, email=ANA))
+            relay.step()
+            relay.step()
+            assert relay.vendors["mail"].calls == []
+            assert outcome(relay, withdrawal[0]) == ("waiting", None)
+
+    relay.exchange.before = meanwhile
+    relay.step()
+    assert outcome(relay, event) == ("delivered", None)
+    assert relay.figures().stale_sends_total == 1  # sent while a newer withdrawal was accepted
+    relay.again()
+    assert states(relay) == ["given", "withdrawn"]
+    assert relay.vendors["mail"].held == {(ANA, "news"): "withdrawn"}
+    assert sound(relay)
+
+
+def test_purposes_of_one_person_in_one_chunk(relay: Relay):
+    """Two purposes of one contact in one chunk are both told, one after the other."""
+    under_way: list[int] = []
+
+    def count(_):
+        under_way.append(relay.ledger.store.client.zcard("cr:{a:mail}:flight"))
+
+    relay.exchange.before = count
+    events = [relay.event("given", 1, email=ANA, purpose=purpose) for purpose in ("news", "sms")]
+    while any(kind == "fan_out" for kind, _ in relay.queue.messages):
+        relay.step()
+    relay.queue.messages = [("deliver", ("mail", "given", tuple(events), 1))]
+    relay.drain()
+    assert relay.vendors["mail"].held == {(ANA, "news"): "given", (ANA, "sms"): "given"}
+    assert under_way == [1, 1]
+
+
+def test_full_bulkhead_gives_the_chunk_back(relay: Relay):
+    """When this process has no thread to spare for a lane, the deliveries go back to the ledger untouched."""
+    relay.deliver._bulkhead = Bulkhead(2, 1)
+    assert relay.deliver._bulkhead.enter("other", "given") is not None
+    event = relay.event("given", 1, email=ANA)
+    relay.drain()
+    assert outcome(relay, event) == ("waiting", None)
+    assert relay.vendors["mail"].calls == []
+    relay.deliver._bulkhead = Bulkhead(4, 1)
+    relay.again()
+    assert outcome(relay, event) == ("delivered", None)
+
+
+# Late writes
+
+
+def test_lost_answer_is_told_again(relay: Relay):
+    """A `given` whose answer was lost is told again with the same id; the vendor ends as told."""
+    event = relay.event("given", 1, email=ANA)
+    relay.vendors["mail"].answers = ["lost"]
+    relay.drain()
+    assert outcome(relay, event) == ("waiting", "timed_out")
+    relay.again()
+    assert outcome(relay, event) == ("delivered", None)
+    assert [call["id"] for call in relay.vendors["mail"].calls] == [event, event]
+
+
+def test_withdrawal_after_an_unanswered_given_is_told_twice(relay: Relay):
+    """While a late `given` may still land, a told withdrawal is not final: it is told again afterwards, and only then delivered."""
+    vendor = relay.vendors["mail"]
+    relay.event("given", 1, email=ANA)
+    vendor.answers = ["late"]
+    relay.drain()
+    withdrawal = relay.event("withdrawn", 5, email=ANA)
+    relay.drain()
+    assert states(relay) == ["given", "withdrawn"]
+    assert outcome(relay, withdrawal)[0] == "waiting"
+    assert relay.figures().oldest_untold_withdrawal_seconds["mail"] > 0
+    vendor.act_late()
+    assert vendor.held == {(ANA, "news"): "given"}  # the late write has undone it
+    time.sleep(0.08)
+    relay.again(2)
+    assert states(relay) == ["given", "withdrawn", "withdrawn"]
+    assert vendor.held == {(ANA, "news"): "withdrawn"}
+    assert outcome(relay, withdrawal) == ("delivered", None)
+    assert relay.figures().accept_to_told.count == 1  # the first telling counts for the latency, the second does not
+    assert sound(relay)
+
+
+def test_given_that_outlived_its_claim_is_corrected(relay: Relay):
+    """A worker paused past claim and mark sends a stale `given`: it is counted, and the withdrawal that was final is told again."""
+    event = relay.event("given", 1, email=ANA)
+    relay.step()
+    withdrawal: list[str] = []
+
+    def paused(_):
+        if not withdrawal:
+            time.sleep(0.1)  # longer than claim, mark and lease
+            withdrawal.append(relay.event("withdrawn", 5, email=ANA))
+            relay.step()
+            relay.step()
+            assert outcome(relay, withdrawal[0]) == ("delivered", None)
+
+    relay.exchange.before = paused
+    relay.drain()
+    assert relay.vendors["mail"].held == {(ANA, "news"): "given"}
+    assert relay.figures().stale_sends_total == 1
+    view = relay.ledger.event(withdrawal[0])
+    assert (view["complete"], view["deliveries"][0]["status"], view["deliveries"][0]["reason"]) == (False, "waiting", "late_write")
+    relay.again()
+    assert relay.vendors["mail"].held == {(ANA, "news"): "withdrawn"}
+    assert relay.ledger.event(withdrawal[0])["complete"] is True
+    assert states(relay) == ["withdrawn", "given", "withdrawn"]
+    relay.hurry(pushed=True)
+    relay.again()
+    assert outcome(relay, event)[0] in ("delivered", "superseded")
+    assert sound(relay)
+
+
+def test_lost_lease_ends_nothing(relay: Relay, caplog: pytest.LogCaptureFixture):
+    """If another worker took the delivery while we talked, our answer is dropped and theirs counts."""
+    event = relay.event("withdrawn", 1, email=ANA)
+    relay.step()
+    relay.vendors["mail"].answers = [200, 400]
+    taken: list[int] = []
+
+    def meanwhile(_):
+        if not taken:
+            taken.append(1)
+            time.sleep(0.08)  # claim and lease run out
+            relay.hurry(pushed=True)
+            relay.beat()
+            relay.drain()  # another worker: answered 200
+
+    relay.exchange.before = meanwhile
+    relay.step()  # this one is answered 400, too late
+    assert outcome(relay, event) == ("delivered", None)
+    assert relay.queue.dead == []
+    assert sound(relay)
+
+
+def test_killed_worker_is_rescued(relay: Relay):
+    """A worker that dies in the middle of a dialogue leaves everything to the next one; a `given` it may have sent is told again."""
+    event = relay.event("withdrawn", 1, email=ANA)
+    relay.step()
+
+    def die(_):
+        raise SystemExit
+
+    relay.exchange.before = die
+    with pytest.raises(SystemExit):
+        relay.step()
+    relay.exchange.before = lambda _: None
+    time.sleep(0.08)
+    relay.hurry(pushed=True)
+    relay.beat()
+    relay.drain()
+    relay.again()
+    assert outcome(relay, event) == ("delivered", None)
+    assert relay.figures().rescued_total == 1
+    assert sound(relay)
+
+
+def test_ledger_away_after_the_answer_repeats_safely(relay: Relay):
+    """If the ledger goes away after the vendor answered, the delivery is told again with the same id and ends once."""
+    event = relay.event("withdrawn", 1, email=ANA)
+    relay.step()
+    settle = relay.ledger.deliveries.settle
+
+    def away(*_):
+        relay.ledger.deliveries.settle = settle
+        raise LedgerUnavailable("away")
+
+    relay.ledger.deliveries.settle = away
+    with pytest.raises(LedgerUnavailable):
+        relay.step()
+    time.sleep(0.04)
+    relay.hurry(pushed=True)
+    relay.beat()
+    relay.drain()
+    assert outcome(relay, event) == ("delivered", None)
+    assert len({call["id"] for call in relay.vendors["mail"].calls}) == 1
+    assert sound(relay)
+
+
+# Accounts
+
+
+def test_retry_after_pauses_every_destination_of_the_account(client: redis.Redis):
+    """A 429 with Retry-After holds back the whole account, counts no attempt, and everything goes on afterwards."""
+    relay = Relay(client, routing([destination("a", account="shop"), destination("b", account="shop")]))
+    vendor = relay.vendors["shop"]
+    vendor.answers = [(429, {"retry-after": "0.06"})]
+    event = relay.event("withdrawn", 1, email=ANA)
+    relay.drain()
+    relay.again()
+    assert len(vendor.calls) == 1
+    first = next(each for each in relay.ledger.event(event)["deliveries"] if each["outcome"])
+    assert (first["outcome"], first["reason"], first["attempts"]) == ("throttled", "http_429", 0)
+    time.sleep(0.08)
+    relay.again()
+    assert len(vendor.calls) == 3
+    assert relay.ledger.event(event)["complete"] is True
+
+
+def test_bad_credentials_pause_probe_and_resume(relay: Relay, caplog: pytest.LogCaptureFixture):
+    """401 pauses the account with an alert, one delivery probes at a time, and all go on by themselves once it is let in."""
+    vendor = relay.vendors["mail"]
+    vendor.answers = [401, 401]
+    events = [relay.event("withdrawn", n, email=f"p{n}@example.org") for n in range(3)]
+    with caplog.at_level(logging.INFO):
+        for _ in range(4):  # three times fan-out, then the first delivery
+            relay.step()
+        assert len(vendor.calls) == 1
+        assert relay.figures().breaker_open == {"mail": True}
+        relay.drain()
+        relay.again()
+        assert len(vendor.calls) == 1
+        time.sleep(0.04)
+        relay.again()
+        assert len(vendor.calls) == 2  # one probe, refused again
+        time.sleep(0.04)
+        relay.again(3)
+    assert [outcome(relay, event) for event in events] == [("delivered", None)] * 3
+    alerts = [record.alert for record in caplog.records if record.message == "alert"]
+    assert alerts == ["withdrawal_held_up", "withdrawal_held_up"]
+    gates = [(record.gate, record.levelname) for record in caplog.records if record.message == "account_gate"]
+    assert gates == [("misconfigured", "ERROR"), ("ok", "INFO")]
+    assert relay.figures().breaker_open == {"mail": False}
+
+
+def test_breaker_spares_a_vendor_that_is_down(client: redis.Redis):
+    """After the failures that open the breaker the vendor is left alone, then probed by one, then told everything."""
+    relay = Relay(client, routing([destination("mail", rate=Rate(concurrent=1))]), limits={"breaker_failures": 3})
+    vendor = relay.vendors["mail"]
+    vendor.answers = [503] * 4
+    events = [relay.event("withdrawn", n, email=f"p{n}@example.org") for n in range(10)]
+    relay.drain()
+    assert len(vendor.calls) == 3
+    time.sleep(0.04)
+    relay.again()
+    assert len(vendor.calls) == 4  # the probe, refused
+    time.sleep(0.08)
+    relay.again(4)
+    assert len(vendor.held) == 10
+    assert all(outcome(relay, event) == ("delivered", None) for event in events)
+    assert sound(relay)
+
+
+def test_rate_used_up_is_no_failure(client: redis.Redis):
+    """When our own limit is reached the rest waits with a time, no attempt counted, and follows."""
+    relay = Relay(client, routing([destination("mail", rate=Rate(calls=2, per_seconds=0.1, concurrent=8))]), limits={"withdrawal_reserve_share": 0.0})
+    events = [relay.event("withdrawn", n, email=f"p{n}@example.org") for n in range(4)]
+    relay.drain()
+    assert len(relay.vendors["mail"].calls) == 2
+    waiting = [relay.ledger.event(event)["deliveries"][0] for event in events if outcome(relay, event)[0] == "waiting"]
+    assert [(each["attempts"], each["outcome"]) for each in waiting] == [(0, None), (0, None)]
+    assert all(each["next_attempt_at"] for each in waiting)
+    time.sleep(0.12)
+    relay.again()
+    assert len(relay.vendors["mail"].calls) == 4
+
+
+def test_batches_are_one_call(client: redis.Redis):
+    """A vendor that takes many at once is told in batches, each delivery with its own result."""
+    relay = Relay(client, routing([destination("mail", adapter(batch_size=3))]))
+    sizes: list[int] = []
+    relay.exchange.before = lambda work: sizes.append(work.size)
+    for n in range(7):
+        relay.event("given", n, email=f"p{n}@example.org")
+    messages = [ids for _, (_, ids) in relay.queue.messages]
+    relay.queue.messages.clear()
+    relay.fan_out.run([event for ids in messages for event in ids])
+    relay.drain()
+    assert sizes == [3, 3, 1]
+    assert len(relay.vendors["mail"].held) == 7
+
+
+def test_overtaken_part_of_a_batch_is_left_out(client: redis.Redis):
+    """Of a batch only what still holds is sent."""
+    relay = Relay(client, routing([destination("mail", adapter(batch_size=3))]))
+    events = [relay.event("given", n, email=f"p{n}@example.org") for n in range(3)]
+    relay.queue.messages.clear()
+    relay.fan_out.run(events)
+    relay.event("withdrawn", 9, email="p1@example.org")
+    relay.step()
+    assert [call["id"] for call in relay.vendors["mail"].calls] == [events[0], events[2]]
+
+
+# Awaiting confirmation
+
+
+class Asking(PlainAdapter):
+    """A vendor that confirms later and can be asked."""
+
+    capabilities = adapter(reads_back=True).capabilities
+    told: Sequence[str] = ()
+    held: State | None = None
+
+    def tell(self, instructions):
+        yield VendorRequest(operation="tell", path="/tell", body=b"[]")
+        return [VendorResult(outcome=Outcome.PENDING_CONFIRMATION, reason="double_opt_in")] * len(instructions)
+
+    def ask(self, subject, options):
+        yield VendorRequest(operation="ask", path="/ask", body=b"[]")
+        return Held(state=type(self).held)
+
+
+def test_confirmation_is_asked_for_not_told_again(client: redis.Redis):
+    """What awaits confirmation is asked about; it ends as delivered when the vendor holds what was told, not before."""
+    Asking.held = None
+    relay = Relay(client, routing([destination("mail", Asking)]))
+    event = relay.event("given", 1, email=ANA)
+    relay.drain()
+    assert outcome(relay, event) == ("awaiting_confirmation", "double_opt_in")
+    relay.again()
+    assert outcome(relay, event) == ("awaiting_confirmation", "not_confirmed_yet")
+    Asking.held = State.GIVEN
+    relay.again()
+    assert outcome(relay, event) == ("delivered", None)
+    assert sound(relay)
+
+
+def test_withdrawn_while_awaiting_confirmation(client: redis.Redis):
+    """A `given` that awaits confirmation ends as superseded once it is withdrawn."""
+    Asking.held = None
+    relay = Relay(client, routing([destination("mail", Asking)]))
+    event = relay.event("given", 1, email=ANA)
+    relay.drain()
+    relay.event("withdrawn", 5, email=ANA)
+    relay.drain()
+    relay.again()
+    assert outcome(relay, event) == ("superseded", "newer_word")
+
+
+def test_given_up_given_dies_and_withdrawal_goes_on(client: redis.Redis, caplog: pytest.LogCaptureFixture):
+    """Past `give_up_after_seconds` a `given` is dead; a withdrawal raises the alert and is tried on."""
+    policy = RetryPolicy(waits_seconds=(0.01,), give_up_after_seconds=0.0)
+    relay = Relay(client, routing([destination("mail", retry=policy)]), limits={"breaker_failures": 100})
+    relay.vendors["mail"].answers = [503, 503, 503]
+    dead, alive = relay.event("given", 1, email=ANA), relay.event("withdrawn", 1, email=BEN)
+    with caplog.at_level(logging.ERROR):
+        relay.drain()
+        relay.again()
+    assert outcome(relay, dead) == ("dead", "http_503")
+    assert outcome(relay, alive) == ("waiting", "http_503")
+    alerts = [(record.alert, record.delivery_id) for record in caplog.records if record.message == "alert" and record.name == "pipeline.settle"]
+    assert alerts == [("withdrawal_overdue", f"{alive}.mail")] * 2
+    relay.again()
+    assert outcome(relay, alive) == ("delivered", None)
+    assert relay.queue.dead == [("mail", "http_503", (f"{dead}.mail",))]
+
+
+@pytest.mark.parametrize(
+    "results, expected",
+    [
+        ([], ("", 0.0)),
+        ([VendorResult(outcome=Outcome.APPLIED)], ("ok", 0.0)),
+        ([VendorResult(outcome=Outcome.REJECTED), VendorResult(outcome=Outcome.UNAVAILABLE)], ("ok", 0.0)),
+        ([VendorResult(outcome=Outcome.UNAVAILABLE)], ("failed", 0.0)),
+        ([VendorResult(outcome=Outcome.THROTTLED)], ("paused", 1.0)),
+        ([VendorResult(outcome=Outcome.THROTTLED, retry_after_seconds=0.0)], ("paused", 0.0)),
+        ([VendorResult(outcome=Outcome.THROTTLED, retry_after_seconds=9.0), VendorResult(outcome=Outcome.APPLIED)], ("paused", 9.0)),
+        ([VendorResult(outcome=Outcome.THROTTLED, reason="deadline_passed")], ("", 0.0)),
+        ([VendorResult(outcome=Outcome.MISCONFIGURED), VendorResult(outcome=Outcome.THROTTLED, retry_after_seconds=9.0)], ("misconfigured", 180.0)),
+    ],
+)
+def test_what_answers_say_of_the_account(results: list[VendorResult], expected: tuple[str, float]):
+    """Bad credentials weigh most, then a pause (the longest), then any answer at all, then failure; our own deadline says nothing."""
+    assert gate_word(results, 180.0) == expected
+
+
+def test_sources_do_not_matter_to_the_fence(client: redis.Redis):
+    """A withdrawal of one source stops a `given` of another."""
+    relay = Relay(client, routing([destination("mail")], sources=(Source(name="web"), Source(name="crm"))))
+    relay.event("given", 1, email=ANA)
+    relay.step()
+    relay.event("withdrawn", 5, email=ANA, source="crm")
+    relay.drain()
+    assert states(relay) == ["withdrawn"]
