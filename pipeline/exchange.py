@@ -40,7 +40,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One dialogue to run: a tell of `size` instructions, or an ask (`size` 0).
+    """One dialogue to run: a tell of `size` instructions, or an ask (`size` 0, or 1 where an ask stands in for a tell: its failure is then that of the instruction).
 
     `account` names whose session is used. No request starts after `deadline` (time.monotonic()); one begun before may end after it.
     """
@@ -261,7 +261,7 @@ def _failed(answer: Answer) -> VendorResult:
 
 
 def _result(work: Work, value: object, failure: VendorResult | None, calls: int) -> WorkResult:
-    if failure is None and work.size == 0 and isinstance(value, Held):
+    if failure is None and work.size <= 1 and isinstance(value, Held):
         return WorkResult(results=value, calls=calls, definite=True)
     if failure is None and work.size and isinstance(value, list | tuple) and len(value) == work.size:
         return WorkResult(results=tuple(value), calls=calls, definite=all(result.definite for result in value))

@@ -145,6 +145,16 @@ def test_an_ask_returns_what_the_vendor_holds(exchange):
         assert server.received.requests[0].startswith(b"GET /ask?q=a%20b%26c HTTP/1.1\r\n")
 
 
+def test_an_ask_may_stand_in_for_a_tell(exchange):
+    """An ask with one instruction returns what is held; if it fails, that is the result of the instruction."""
+    with Server() as server:
+        adapter = Plain(base_url=server.url)
+        assert exchange.run(work(server, dialogue=adapter.ask(None, {}))).results == Held(vendor_reference="ok")
+    with Server(lambda _: RESET) as server:
+        adapter = Plain(base_url=server.url)
+        assert ended(exchange.run(work(server, dialogue=adapter.ask(None, {})))) == (Outcome.UNAVAILABLE, "connection_lost", False, 1)
+
+
 def test_a_failed_ask_is_not_readable(exchange):
     """An ask that could not be carried says so, with the reason beside it."""
     with Server(lambda _: RESET) as server:
