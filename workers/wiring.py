@@ -79,16 +79,13 @@ class Parts:
         return True
 
     def refuse_orphans(self, routing: Routing) -> None:
-        """Refuse a routing file that no longer has a destination with unfinished withdrawals: nobody would tell them.
+        """Refuse a routing file that no longer has a destination with untold withdrawals: nobody would tell them.
 
         Raises ConfigurationError, LedgerUnavailable.
         """
-        deliveries = self.ledger.deliveries
-        for name in sorted(set(deliveries.known_destinations()) - set(routing.destinations)):
-            if waiting := deliveries.figures(name)["waiting"]["withdrawn"]:
-                raise ConfigurationError(
-                    f"{self.settings.routing_path()}: destination {name} is gone, but {waiting} withdrawals wait for it; keep it (enabled: false stops new ones) until they are told or discarded"
-                )
+        from pipeline.removal import refuse_forgetting
+
+        refuse_forgetting(self.ledger, routing)
 
     def built(self, name: str, build: Callable[[], Part]) -> Part:
         """The part called `name`, built under the lock the first time."""
