@@ -55,7 +55,7 @@ def dead_letter(destination: str, reason: str, delivery_ids: Sequence[str], **_:
     raise DeadLettered(f"{destination}: {reason} ({len(delivery_ids)})")
 
 
-@shared_task(base=Scrubbed, name="release_due")
+@shared_task(base=Scrubbed, name="release_due", send_events=False)  # every second: it would drown the work in Flower
 def release_due(**_: Any) -> None:
     wiring.current().release.run()
 
