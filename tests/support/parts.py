@@ -7,7 +7,7 @@ from typing import Any
 
 import redis
 
-from pipeline.domain import DeliveryStatus, Outcome, State, Word
+from pipeline.domain import ConsentEvent, DeliveryStatus, Outcome, State, Subject, Word, utc_from_us
 from pipeline.identifiers import Hasher
 from pipeline.ledger import Ledger, LedgerOptions
 from pipeline.ledger.accounts import Traffic
@@ -37,6 +37,23 @@ def facts(state: str = "given", minute: int = 1, **values: Any) -> Facts:
 
 def new_event(event_id: str, *, content: str = "content", payload: bytes = b"sealed", **values: Any) -> NewEvent:
     return NewEvent(event_id=event_id, facts=facts(**values), content_hash=content, payload=payload)
+
+
+def said(state: str = "given", minute: int = 5, purpose: str = "news") -> ConsentEvent:
+    """An event of nobody in particular, for rules that never look at the person."""
+    at = utc_from_us(minute * MINUTE_US)
+    return ConsentEvent(
+        event_id="a" * 24,
+        source="web",
+        subject=Subject(),
+        subject_key="e" * 25,
+        identifier_keys={"email": "e" * 25},
+        purpose=purpose,
+        state=State(state),
+        event_time=at,
+        order_us=minute * MINUTE_US,
+        received_at=at,
+    )
 
 
 def word(minute: int, state: str = "given", event_id: str = "a" * 24) -> Word:

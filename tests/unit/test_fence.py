@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.domain import ConsentEvent, Outcome, State, Word
+from pipeline.domain import ConsentEvent, Outcome, Word
 from pipeline.fence import TELL, judge
 from pipeline.ledger.standings import IdentifierRecord, Reach
+from tests.support.parts import said as event
 from tests.support.parts import word
-from tests.support.relay import BASE_TIME, PlainAdapter, adapter, destination
+from tests.support.relay import PlainAdapter, adapter, destination
 
-OWN, OTHER = "a" * 24, "z" * 24
+OTHER = "z" * 24
 
 
 class Listed(PlainAdapter):
@@ -22,21 +23,6 @@ class Listed(PlainAdapter):
 
     def place_of(self, options):
         return options.get("list", "")
-
-
-def event(state: str = "given", minute: int = 5, purpose: str = "news") -> ConsentEvent:
-    return ConsentEvent(
-        event_id=OWN,
-        source="web",
-        subject=None,  # type: ignore[arg-type]  # the fence never looks at the person
-        subject_key="e" * 25,
-        identifier_keys={"email": "e" * 25},
-        purpose=purpose,
-        state=State(state),
-        event_time=BASE_TIME,
-        order_us=minute * 60_000_000,
-        received_at=BASE_TIME,
-    )
 
 
 def reach(*rings: dict[str, Word]) -> Reach:

@@ -1,0 +1,237 @@
+"""Settle: every row of the table for both states, what is counted, what alerts, and what is made known."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+import pytest
+import redis
+
+from pipeline.domain import DeliveryStatus, Outcome, State, VendorResult
+from pipeline.ledger.deliveries import Row, Verb
+from pipeline.routing import RetryPolicy
+from pipeline.settle import Ending, SettleOptions, decide
+from tests.support.parts import said
+from tests.support.relay import BASE_TIME, Relay, destination, routing
+
+NOW_MS = int(BASE_TIME.timestamp() * 1000) + 1000
+MAIL = destination("mail", retry=RetryPolicy(waits_seconds=(10.0, 20.0), give_up_after_seconds=100.0))
+HOUR_MS, PROBE_MS = 3_600_000, 180_000
+
+
+def made(state: str, outcome: str, *, row: Row = Row(), age_seconds: float = 1, retell_at_ms: int = 0, superseded_by: str = "", **result: Any):
+    event = replace(said(state), received_at=BASE_TIME + timedelta(seconds=1 - age_seconds))
+    answer = VendorResult(outcome=Outcome(outcome), **result)
+    ending = Ending(event=event, event_id=event.event_id, row=row, result=answer, retell_at_ms=retell_at_ms, superseded_by=superseded_by)
+    return decide(ending, MAIL, now_ms=NOW_MS, random=Random(1), options=SettleOptions())
+
+
+FINAL, DEAD, WAIT = Verb.FINAL, Verb.DEAD, Verb.WAIT
+TABLE = [
+    # outcome, reason, (given: status, verb, alert), (withdrawn: status, verb, alert), counts as attempt
+    ("applied", "", ("delivered", FINAL, ""), ("delivered", FINAL, ""), 1),
+    ("unchanged", "", ("delivered", FINAL, ""), ("delivered", FINAL, ""), 1),
+    ("pending_confirmation", "", ("awaiting_confirmation", WAIT, ""), ("awaiting_confirmation", WAIT, ""), 1),
+    ("not_applicable", "missing_identifier", ("skipped", FINAL, ""), ("dead", DEAD, "withdrawal_dead"), 0),
+    ("not_applicable", "ambiguous_subject", ("skipped", FINAL, ""), ("dead", DEAD, "withdrawal_dead"), 0),
+    ("not_applicable", "contact_withdrawn", ("skipped", FINAL, ""), ("dead", DEAD, "withdrawal_dead"), 0),
+    ("not_applicable", "contact_kept", ("skipped", FINAL, ""), ("skipped", FINAL, ""), 0),
+    ("superseded", "newer_word", ("superseded", FINAL, ""), ("superseded", FINAL, ""), 0),
+    ("unsupported", "cannot_express", ("skipped", FINAL, ""), ("dead", DEAD, "withdrawal_dead"), 0),
+    ("rejected", "http_400", ("dead", DEAD, ""), ("dead", DEAD, "withdrawal_dead"), 1),
+    ("misconfigured", "http_401", ("waiting", WAIT, ""), ("waiting", WAIT, "withdrawal_held_up"), 0),
+    ("throttled", "http_429", ("waiting", WAIT, ""), ("waiting", WAIT, ""), 0),
+    ("unavailable", "http_503", ("waiting", WAIT, ""), ("waiting", WAIT, ""), 1),
+]
+
+
+def test_the_table_names_every_outcome():
+    """No outcome of the closed list is without a row."""
+    assert {row[0] for row in TABLE} == {outcome.value for outcome in Outcome}
+
+
+@pytest.mark.parametrize("position, state", [(0, "given"), (1, "withdrawn")])
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row[0]}-{row[1]}")
+def test_row_of_the_table(row, position: int, state: str):
+    """Each outcome becomes what the table says, with its reason kept, its alert, and its attempt counted or not."""
+    outcome, reason, *columns, counts = row
+    status, verb, alert = columns[position]
+    decision = made(state, outcome, reason=reason, row=Row(attempts=2), vendor_reference="ref")
+    assert (decision.status, decision.settlement.verb, decision.alert) == (status, verb, alert)
+    kept = decision.settlement.row
+    assert (kept.attempts, kept.outcome, kept.reason, kept.state, kept.source) == (2 + counts, outcome, reason, state, "web")
+    result = decision.settlement.result
+    if verb is WAIT:
+        assert result is None
+    else:
+        assert (result.status, result.outcome, result.reason, result.attempts, result.updated_ms) == (status, outcome, reason, 2 + counts, NOW_MS)
+
+
+@pytest.mark.parametrize(
+    "outcome, seconds, at_ms",
+    [
+        ("misconfigured", None, -PROBE_MS),
+        ("throttled", None, -1000),
+        ("throttled", 7.5, -7500),
+        ("throttled", 0.0, -1),
+        ("pending_confirmation", None, -HOUR_MS),
+    ],
+)
+def test_when_to_look_again(outcome: str, seconds: float | None, at_ms: int):
+    """Waiting is a time in the ledger: the probe, the vendor's own word, a second if it has none."""
+    assert made("withdrawn", outcome, retry_after_seconds=seconds).settlement.at_ms == at_ms
+
+
+@pytest.mark.parametrize("attempts, longest", [(0, 10_000), (1, 20_000), (9, 20_000)])
+def test_unavailable_waits_on_the_schedule(attempts: int, longest: int):
+    """The wait is drawn below the schedule's entry for that attempt, the last one repeating."""
+    waited = [
+        -decide(
+            Ending(
+                event=replace(said("given"), received_at=BASE_TIME), event_id="a", row=Row(attempts=attempts), result=VendorResult(outcome=Outcome.UNAVAILABLE)
+            ),
+            MAIL,
+            now_ms=NOW_MS,
+            random=Random(seed),
+            options=SettleOptions(),
+        ).settlement.at_ms
+        for seed in range(200)
+    ]
+    assert 200 <= min(waited) < longest * 0.1
+    assert longest * 0.9 < max(waited) <= longest
+
+
+def test_vendor_says_longer_than_the_schedule():
+    """A Retry-After on an outage is honoured when it is longer than our own wait."""
+    assert made("given", "unavailable", retry_after_seconds=500.0).settlement.at_ms == -500_000
+
+
+@pytest.mark.parametrize(
+    "state, age, status, alert",
+    [
+        ("given", 99.9, "waiting", ""),
+        ("given", 100, "dead", ""),
+        ("withdrawn", 99.9, "waiting", ""),
+        ("withdrawn", 100, "waiting", "withdrawal_overdue"),
+        ("withdrawn", 10_000_000, "waiting", "withdrawal_overdue"),
+    ],
+)
+def test_giving_up(state: str, age: float, status: str, alert: str):
+    """Past the limit a `given` dies; a withdrawal alerts and is tried on for ever."""
+    decision = made(state, "unavailable", age_seconds=age, row=Row(attempts=50))
+    assert (decision.status, decision.alert) == (status, alert)
+
+
+@pytest.mark.parametrize("outcome", ["throttled", "misconfigured"])
+def test_waiting_for_a_limit_is_never_giving_up(outcome: str):
+    """A `given` that waits for a limit or for credentials does not die of it."""
+    assert made("given", outcome, age_seconds=10_000).status == "waiting"
+
+
+def test_told_while_a_late_write_may_come():
+    """A withdrawal told under a late-write mark waits until the mark's end, to be told again, with its answer kept."""
+    decision = made("withdrawn", "applied", retell_at_ms=NOW_MS + 500, vendor_reference="ref")
+    assert (decision.status, decision.settlement.verb, decision.settlement.at_ms) == ("waiting", WAIT, NOW_MS + 500)
+    assert (decision.settlement.row.retell, decision.settlement.row.vendor_reference) == (True, "ref")
+    assert decision.settlement.result is None
+
+
+@pytest.mark.parametrize("outcome", ["rejected", "superseded", "not_applicable"])
+def test_late_write_does_not_hide_other_endings(outcome: str):
+    """Only a confirmed telling is repeated for a late write; every other ending stands."""
+    assert made("withdrawn", outcome, retell_at_ms=NOW_MS + 500).settlement.verb in (FINAL, DEAD)
+
+
+def test_superseded_names_the_newer_event():
+    """The record of a superseded delivery names the event that overtook it."""
+    assert made("given", "superseded", superseded_by="z" * 24).settlement.result.vendor_reference == "z" * 24
+
+
+def test_given_back_untouched():
+    """Without an outcome the delivery goes back with its time and its history."""
+    ending = Ending(event=said(), event_id="a" * 24, row=Row(attempts=3), back_at_ms=-500)
+    decision = decide(ending, MAIL, now_ms=NOW_MS, random=Random(1), options=SettleOptions())
+    assert (decision.settlement.verb, decision.settlement.at_ms, decision.status, decision.alert) == (Verb.GIVE_BACK, -500, DeliveryStatus.WAITING, "")
+
+
+# Written into the ledger
+
+
+@pytest.fixture
+def relay(client: redis.Redis) -> Relay:
+    return Relay(client, routing([destination("mail")]))
+
+
+def test_dead_is_published_and_logged_without_the_person(relay: Relay, caplog: pytest.LogCaptureFixture):
+    """Dead deliveries of a chunk are published once by reason with their ids; a dead withdrawal alerts; nobody is named."""
+    relay.vendors["mail"].answers = [400, 400]
+    with caplog.at_level(logging.DEBUG):
+        given = relay.event("given", 1, email="ana@example.org")
+        withdrawn = relay.event("withdrawn", 1, email="ben@example.org")
+        relay.drain()
+    assert sorted(relay.queue.dead) == sorted([("mail", "http_400", (f"{given}.mail",)), ("mail", "http_400", (f"{withdrawn}.mail",))])
+    alerts = [(record.alert, record.delivery_id, record.destination, record.reason) for record in caplog.records if record.message == "alert"]
+    assert alerts == [("withdrawal_dead", f"{withdrawn}.mail", "mail", "http_400")]
+    assert "example.org" not in str([vars(record) for record in caplog.records])
+    assert relay.figures().dead_letters == [("mail", "given", "http_400", 1), ("mail", "withdrawn", "http_400", 1)]
+    assert relay.figures().unaccounted == 0
+
+
+def test_dead_withdrawal_never_expires(relay: Relay):
+    """The record and payload of a dead withdrawal have no expiry; of a told one they have."""
+    relay.vendors["mail"].answers = [400]
+    dead = relay.event("withdrawn", 1, email="ana@example.org")
+    told = relay.event("withdrawn", 2, email="ben@example.org")
+    relay.drain()
+    client, keys = relay.ledger.store.client, relay.ledger.keys
+    for event, kept in ((dead, True), (told, False)):
+        assert (client.pttl(keys.record(event)) == -1, client.pttl(keys.payload(event)) == -1) == (kept, kept)
+
+
+def test_counters_tell_outcomes_and_latency(relay: Relay):
+    """Every answer is counted by outcome and state, and the time from receipt to told goes into one bucket."""
+    relay.vendors["mail"].answers = [503]
+    relay.event("withdrawn", 1, email="ana@example.org")
+    relay.drain()
+    relay.again()
+    figures = relay.figures()
+    assert figures.deliveries == [("mail", "applied", "withdrawn", 1), ("mail", "unavailable", "withdrawn", 1)]
+    assert figures.accept_to_told.count == 1
+    assert figures.accept_to_told.buckets[-1][1] == 1
+
+
+def test_worker_that_died_between_settle_and_copy(relay: Relay):
+    """A result that was settled but not copied into the event's record is copied by the next beat."""
+    fold = relay.ledger.events.fold
+    relay.ledger.events.fold = lambda _: (_ for _ in ()).throw(SystemExit)
+    event = relay.event("withdrawn", 1, email="ana@example.org")
+    with pytest.raises(SystemExit):
+        relay.drain()
+    relay.ledger.events.fold = fold
+    assert relay.ledger.event(event)["complete"] is False
+    relay.beat()
+    assert relay.ledger.event(event)["complete"] is True
+    assert len(relay.vendors["mail"].calls) == 1
+    assert relay.figures().unaccounted == 0
+
+
+def test_discarded_withdrawal_is_closed(relay: Relay):
+    """A person may close a dead withdrawal with a reason: its event completes, and it is not untold any more."""
+    relay.vendors["mail"].answers = [400]
+    event = relay.event("withdrawn", 1, email="ana@example.org")
+    relay.drain()
+    letters, _ = relay.ledger.letters.by_id([f"{event}.mail"])
+    assert relay.figures().oldest_untold_withdrawal_seconds["mail"] > 0
+    relay.ledger.letters.discard(letters, "told by phone", relay.ledger.now_ms())
+    assert relay.deliveries(event) == {"mail": ("skipped", "discarded: told by phone")}
+    assert relay.figures().oldest_untold_withdrawal_seconds["mail"] == 0
+    assert relay.figures().unaccounted == 0
+
+
+def test_states_are_closed():
+    """The two states of the table are all there are."""
+    assert list(State) == ["given", "withdrawn"]
