@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+from pipeline.domain import FINAL_STATUSES
 from pipeline.hints import publish_chunks
 from pipeline.ledger import Ledger
 from pipeline.ledger.keys import LANES
@@ -85,17 +86,24 @@ class Release:
     def audit(self, event_ids: Sequence[str]) -> int:
         """Check that every planned delivery of these open events stands in some index; plan again what does not. Returns how many did not."""
         missing = 0
-        wanted: dict[tuple[str, str], list[tuple[str, int]]] = {}
-        for event in self._ledger.events.load(event_ids, payloads=False):
-            if event is not None and event.planned:
-                for destination in event.planned:
-                    if destination not in event.results or event.results[destination].encode()[0] in "WA":
-                        wanted.setdefault((destination, event.facts.state.value), []).append((event.event_id, event.facts.received_us // 1000))
-        for (destination, lane), events in wanted.items():
+        for (destination, lane), events in self._unfinished(event_ids).items():
             known = self._ledger.deliveries.is_known(destination, [event_id for event_id, _ in events])
             lost = [event for event, is_known in zip(events, known, strict=True) if not is_known]
+            if lost:  # unless they ended, and their results were copied, between the two looks
+                lost = self._unfinished([event_id for event_id, _ in lost]).get((destination, lane), [])
             if lost:
                 missing += len(lost)
                 log.error("alert", extra={"alert": "unaccounted", "destination": destination, "deliveries": len(lost)})
                 self._ledger.deliveries.plan(destination, lane, lost)
         return missing
+
+    def _unfinished(self, event_ids: Sequence[str]) -> dict[tuple[str, str], list[tuple[str, int]]]:
+        """By destination and lane, the planned deliveries of these events that have no final result: event id and receipt in ms."""
+        found: dict[tuple[str, str], list[tuple[str, int]]] = {}
+        for event in self._ledger.events.load(event_ids, payloads=False):
+            if event is None or not event.planned:
+                continue
+            for destination in event.planned:
+                if destination not in event.results or event.results[destination].status not in FINAL_STATUSES:
+                    found.setdefault((destination, event.facts.state.value), []).append((event.event_id, event.facts.received_us // 1000))
+        return found

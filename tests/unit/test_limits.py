@@ -17,7 +17,10 @@ class Clock:
         return self.now
 
 
-def traffic(rate: Rate = Rate(), kind: type[PlainAdapter] = PlainAdapter, **options: float):
+NO_RATE = Rate()
+
+
+def traffic(rate: Rate = NO_RATE, kind: type[PlainAdapter] = PlainAdapter, **options: float):
     return traffic_of(destination("mail", kind, rate=rate, account="shop"), LimitOptions(**options))
 
 

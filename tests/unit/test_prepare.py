@@ -16,12 +16,15 @@ from tests.support.relay import PlainAdapter, Relay, adapter, destination, routi
 ANA, BEN, PHONE = "ana@example.org", "ben@example.org", "+5511987654321"
 
 
+FRESH = Row()
+
+
 @pytest.fixture
 def relay(client: redis.Redis) -> Relay:
     return Relay(client, routing([]))
 
 
-def prepare(relay: Relay, *event_ids: str, kind: type[Adapter] = PlainAdapter, row: Row = Row(), **values: Any):
+def prepare(relay: Relay, *event_ids: str, kind: type[Adapter] = PlainAdapter, row: Row = FRESH, **values: Any):
     leased = [Leased(event_id=event_id, row=row) for event_id in event_ids]
     return Preparer(relay.ledger, relay.vault).prepare(destination("mail", kind, **values), leased)
 

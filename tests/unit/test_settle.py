@@ -18,12 +18,13 @@ from pipeline.settle import Ending, SettleOptions, decide
 from tests.support.parts import said
 from tests.support.relay import BASE_TIME, Relay, destination, routing
 
+FRESH = Row()
 NOW_MS = int(BASE_TIME.timestamp() * 1000) + 1000
 MAIL = destination("mail", retry=RetryPolicy(waits_seconds=(10.0, 20.0), give_up_after_seconds=100.0))
 HOUR_MS, PROBE_MS = 3_600_000, 180_000
 
 
-def made(state: str, outcome: str, *, row: Row = Row(), age_seconds: float = 1, retell_at_ms: int = 0, superseded_by: str = "", **result: Any):
+def made(state: str, outcome: str, *, row: Row = FRESH, age_seconds: float = 1, retell_at_ms: int = 0, superseded_by: str = "", **result: Any):
     event = replace(said(state), received_at=BASE_TIME + timedelta(seconds=1 - age_seconds))
     answer = VendorResult(outcome=Outcome(outcome), **result)
     ending = Ending(event=event, event_id=event.event_id, row=row, result=answer, retell_at_ms=retell_at_ms, superseded_by=superseded_by)
