@@ -209,6 +209,11 @@ class _Lane:
                 return
 
     def _finish(self, transfer: Transfer, code: int) -> None:
+        if transfer.never_left(code):
+            self._multi.remove_handle(transfer.curl)
+            transfer.arm_again()
+            self._multi.add_handle(transfer.curl)
+            return
         answer, on_answer = transfer.answer(code), transfer.on_answer
         self._multi.remove_handle(transfer.curl)
         self._active.discard(transfer)

@@ -29,10 +29,14 @@ _FAILURES: Final = {
 _NO_CALL: Final = Call(method="", url="")
 
 
+IDLE_SECONDS: Final = 30
+"""A connection idle for longer is not used again: many servers close theirs after a minute."""
+
+
 class Transfer:
     """An easy handle with its buffers, used for one call after another."""
 
-    __slots__ = ("_allow_private", "_chunks", "_dialled", "_headers", "_last", "_limit", "_refused", "_size", "curl", "on_answer")
+    __slots__ = ("_allow_private", "_begun", "_chunks", "_dialled", "_headers", "_is_fresh", "_last", "_limit", "_refused", "_size", "curl", "on_answer")
 
     def __init__(self, ca_file: str, *, allow_private: bool) -> None:
         self._allow_private = allow_private
@@ -40,7 +44,7 @@ class Transfer:
         self._chunks: list[bytes] = []
         self._last = _NO_CALL
         self._size = self._limit = 0
-        self._dialled = self._refused = False
+        self._dialled = self._refused = self._begun = self._is_fresh = False
         self.on_answer: OnAnswer = _nobody
         self.curl: Any = pycurl.Curl()
         self.curl.transfer = self
@@ -64,6 +68,8 @@ class Transfer:
             (pycurl.HEADERFUNCTION, self._headers.append),
             (pycurl.WRITEFUNCTION, self._write),
             (pycurl.OPENSOCKETFUNCTION, self._open_socket),
+            (pycurl.PREREQFUNCTION, self._begin),
+            (pycurl.MAXAGE_CONN, IDLE_SECONDS),
         ]
 
     def arm(self, call: Call, on_answer: OnAnswer) -> None:
@@ -71,7 +77,10 @@ class Transfer:
         self._headers.clear()
         self._chunks.clear()
         self._size, self._limit = 0, call.max_response_bytes
-        self._dialled = self._refused = False
+        self._dialled = self._refused = self._begun = False
+        if self._is_fresh:
+            self.curl.setopt(pycurl.FRESH_CONNECT, 0)
+            self._is_fresh = False
         curl, last = self.curl, self._last
         # What equals the call before stays set: most calls of a handle go to the same destination.
         if call.url != last.url:
@@ -93,6 +102,16 @@ class Transfer:
             curl.setopt(pycurl.TIMEOUT_MS, max(1, int(call.total_timeout_seconds * 1000)))
         self._last = call
 
+    def never_left(self, code: int) -> bool:
+        """Whether a call ended only because the kept connection it was given was dead before the first byte went out."""
+        return code == pycurl.E_ABORTED_BY_CALLBACK and self._begun and self.curl.getinfo(pycurl.REQUEST_SIZE) == 0
+
+    def arm_again(self) -> None:
+        """Prepare the same call once more, on a connection of its own."""
+        self.arm(self._last, self.on_answer)
+        self.curl.setopt(pycurl.FRESH_CONNECT, 1)
+        self._is_fresh = True
+
     def answer(self, code: int) -> Answer:
         if code == 0:
             headers = read_headers(self._headers)
@@ -109,6 +128,13 @@ class Transfer:
         if sent and failure is not Failure.TIMED_OUT:
             failure = Failure.CONNECTION_LOST
         return Answer(None, failure, may_have_arrived=sent)
+
+    def _begin(self, *_addresses: Any) -> int:
+        """libcurl repeats a request by itself when a kept connection breaks off before an answer; it must not once the first may have arrived."""
+        if self._begun:
+            return int(pycurl.PREREQFUNC_ABORT)
+        self._begun = True
+        return int(pycurl.PREREQFUNC_OK)
 
     def _write(self, chunk: bytes) -> int | None:
         self._size += len(chunk)

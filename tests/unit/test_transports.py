@@ -367,3 +367,13 @@ def test_nothing_personal_is_logged(transport, caplog):
         carry(transport, server.url + "/someone", body=b"x")
         carry(transport, "ftp://127.0.0.1/someone")
     assert "someone" not in caplog.text
+
+
+def test_a_request_that_may_have_arrived_is_not_sent_again_in_silence(transport):
+    """A kept connection that breaks off after the request was read ends the call: the library must not repeat it by itself."""
+    answers = iter([OK, RESET, OK])
+    with Server(lambda _: next(answers)) as server:
+        assert carry(transport, server.url, body=b"first").response.status == 200
+        lost = carry(transport, server.url, body=b"second")
+        assert (lost.response, lost.failure, lost.may_have_arrived) == (None, Failure.CONNECTION_LOST, True)
+        assert [request.rpartition(b"\r\n")[2] for request in server.received.requests] == [b"first", b"second"]
