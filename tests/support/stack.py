@@ -33,6 +33,13 @@ class Stack:
         self.session = requests.Session()
         self.session.trust_env = False
 
+    @property
+    def broker_url(self) -> str:
+        """The broker's database, which is the embedded server's next one."""
+        server = self.folder / "server"
+        password, port = ((server / name).read_text().strip() for name in ("password", "port"))
+        return f"redis://:{password}@127.0.0.1:{port}/1"
+
     def key(self, source: str = "native") -> str:
         return (self.folder / f"sample_{source}_key").read_text().strip()
 
@@ -84,6 +91,11 @@ class Stack:
     def fault(self, vendor: str, *faults: Mapping[str, Any]) -> None:
         """Replace the faults of a sandbox; none clears them."""
         answer = self.session.post(f"{self.sandbox_url}/_sandbox/{vendor}/faults", json=list(faults), timeout=10)
+        assert answer.status_code < 300, answer.text
+
+    def settings(self, vendor: str, **settings: Any) -> None:
+        """Change settings of a sandbox."""
+        answer = self.session.post(f"{self.sandbox_url}/_sandbox/{vendor}/settings", json=settings, timeout=10)
         assert answer.status_code < 300, answer.text
 
     def pids(self, word: str) -> list[int]:

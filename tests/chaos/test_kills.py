@@ -1,0 +1,310 @@
+"""Kills what can be killed while events come in, and compares what the vendors know in the end with what people said.
+
+CONSENT_CHAOS_SEED repeats a run, CONSENT_CHAOS_EVENTS and CONSENT_CHAOS_KILLS (of each worker process) make a longer one.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import pytest
+import redis
+
+from tests.support.load import Arrival, Clients, Sent, invent, posts_of, quantiles, stale_lags, standing
+from tests.support.stack import Stack, running_stack, wait_until
+
+SEED = int(os.environ.get("CONSENT_CHAOS_SEED") or random.SystemRandom().randrange(1_000_000))
+EVENTS = int(os.environ.get("CONSENT_CHAOS_EVENTS", "2000"))
+KILLS = int(os.environ.get("CONSENT_CHAOS_KILLS", "3"))
+PEOPLE = 400
+PURPOSES = {"newsletter": 0.8, "marketing-sms": 0.2}
+LATENCY_SECONDS = 0.03
+"""How long a sandbox takes, so that kills meet dialogues under way."""
+BEGUN_BEFORE_SECONDS = 1.0
+"""How long before its arrival a busy machine may have begun a call."""
+
+SHORT = {
+    "CONSENT_RETRY_WAITS_SECONDS": "0.2, 0.5",
+    "CONSENT_LIMITS_BREAKER_WAIT_SECONDS": "0.5",
+    "CONSENT_LIMITS_BREAKER_WAIT_MAX_SECONDS": "1",
+    "CONSENT_EXCHANGE_TOTAL_TIMEOUT_SECONDS": "2",
+    "CONSENT_EXCHANGE_CONNECT_TIMEOUT_SECONDS": "1",
+    "CONSENT_DELIVER_LATE_WRITE_SECONDS": "3",
+    "CONSENT_DELIVER_CHUNK_SECONDS": "2",
+    "CONSENT_DELIVER_LEASE_SECONDS": "6",
+    "CONSENT_LEDGER_PUSH_RESCUE_SECONDS": "3",
+    "CONSENT_LEDGER_FAN_OUT_RESCUE_SECONDS": "2",
+    "CONSENT_BEAT_AUDIT_SECONDS": "2",
+    "CONSENT_WORKER_PROCESSES": "2",
+    "CONSENT_WORKER_STOP_SECONDS": "10",
+}
+
+ROUTING = """
+version: 1
+sources:
+  web-forms: {kind: native, keys: ["${CONSENT_SAMPLE_KEY_SHA256:-}"], scopes: [ingest, read, replay], country: BR}
+purposes:
+  newsletter: {title: Newsletter}
+  marketing-sms: {title: Text messages}
+  slow-news: {title: Newsletter of a list with a small rate}
+destinations:
+  dinamize:
+    vendor: dinamize
+    base_url: "http://127.0.0.1:${CONSENT_SANDBOX_PORT}/dinamize"
+    allow_private_network: true
+    credentials: {token: test-dinamize-token}
+    options: {list_code: "1"}
+    rate: {calls: 100000, per_seconds: 60, concurrent: 8}
+    limit_group: quick
+  dinamize-limited:
+    vendor: dinamize
+    base_url: "http://127.0.0.1:${CONSENT_SANDBOX_PORT}/dinamize"
+    allow_private_network: true
+    credentials: {token: test-dinamize-token}
+    options: {list_code: "2"}
+    rate: {calls: 60, per_seconds: 60, concurrent: 4}
+    limit_group: limited
+  mailchimp:
+    vendor: mailchimp
+    base_url: "http://127.0.0.1:${CONSENT_SANDBOX_PORT}/mailchimp/3.0"
+    allow_private_network: true
+    credentials: {api_key: test-mailchimp-key-us1}
+    options: {list_id: test-list}
+  webhook:
+    vendor: webhook
+    base_url: "http://127.0.0.1:${CONSENT_SANDBOX_PORT}/webhook"
+    allow_private_network: true
+    credentials: {secret: "whsec_dGVzdC13ZWJob29rLXNpZ25pbmctc2VjcmV0LTAwMDE="}
+triggers:
+  - {purposes: [newsletter], deliver_to: [dinamize, mailchimp, webhook]}
+  - {purposes: [marketing-sms], deliver_to: [webhook]}
+  - {purposes: [slow-news], deliver_to: [dinamize-limited]}
+"""
+
+
+@pytest.fixture
+def stack() -> Iterator[Stack]:
+    with running_stack(routing=ROUTING, environment=SHORT) as relay:
+        relay.settings("dinamize", calls_per_minute=None, latency_seconds=LATENCY_SECONDS)
+        relay.settings("mailchimp", compliance="self", latency_seconds=LATENCY_SECONDS)
+        relay.settings("webhook", latency_seconds=LATENCY_SECONDS)
+        yield relay
+
+
+class Killer(threading.Thread):
+    """Kills a process of a stack so many times, each time a random moment after its latest start; `moments` says when."""
+
+    def __init__(self, stack: Stack, word: str, times: int, chance: random.Random, *, most_seconds: float = 4.0) -> None:
+        super().__init__(name=f"killer of {word}")
+        self.stack, self.word = stack, word
+        self.lives = [chance.uniform(1.0, most_seconds) for _ in range(times)]
+        self.moments: list[float] = []
+
+    def run(self) -> None:
+        killed = 0
+        for life in self.lives:
+            wait_until(lambda killed=killed: any(pid != killed for pid in self.stack.pids(self.word)), 30)
+            time.sleep(life)
+            killed = next(pid for pid in self.stack.pids(self.word) if pid != killed)
+            os.kill(killed, signal.SIGKILL)
+            self.moments.append(time.time())
+
+
+def arrivals_of(stack: Stack) -> dict[str, list[Arrival]]:
+    """What each sandbox was told about e-mail addresses, when the requests came in."""
+    found: dict[str, list[Arrival]] = {}
+    for vendor in ("dinamize", "mailchimp", "webhook"):
+        found[vendor] = []
+        for key, states in stack.sandbox(vendor)["history"].items():
+            about = about_of(vendor, key)
+            for told in states if about else ():
+                at = told["at"] - LATENCY_SECONDS
+                found[vendor].append(Arrival(about=about, state=told["state"], at=at, event_id=told.get("event_id", ""), call_id=told.get("webhook_id", "")))
+    return found
+
+
+def about_of(vendor: str, key: str) -> tuple[str, str] | None:
+    """Whom and what a sandbox's contact stands for; None if it is named by another identifier than the e-mail."""
+    if vendor == "webhook":
+        who, _, purpose = key.rpartition("/")
+        return (who.removeprefix("email:"), purpose) if who.startswith("email:") else None
+    listed, _, email = key.partition("/")
+    return email, "slow-news" if listed == "2" else "newsletter"
+
+
+def held(stack: Stack) -> dict[str, dict[tuple[str, str], str]]:
+    """Vendor -> e-mail and purpose -> the state it holds now."""
+    return {
+        vendor: {about: contact["state"] for key, contact in stack.sandbox(vendor)["contacts"].items() if (about := about_of(vendor, key))}
+        for vendor in ("dinamize", "mailchimp", "webhook")
+    }
+
+
+def check_end(stack: Stack, events: Sequence[Sent], *, seconds: float) -> None:
+    """Whatever happened: everything is known and complete, nobody is dead or unaccounted, and every vendor holds what was said last."""
+    stack.wait_complete([sent.event_id for sent in events], seconds)
+    wait_until(lambda: stack.metric("consent_unaccounted") == 0, 10)
+    assert stack.metric("consent_dead_letters") == 0
+    assert stack.get("/v1/dead-letters").json()["items"] == []
+    expected = standing(events)
+    newsletter = {about: state for about, state in expected.items() if about[1] in ("newsletter", "slow-news")}
+    states = held(stack)
+    for vendor, wanted in (("dinamize", newsletter), ("mailchimp", newsletter), ("webhook", expected)):
+        wanted = {about: state for about, state in wanted.items() if (about[1] == "slow-news") <= (vendor == "dinamize")}
+        assert {about: (state, states[vendor].get(about)) for about, state in wanted.items() if states[vendor].get(about) != state} == {}, vendor
+        assert states[vendor].keys() <= wanted.keys()
+
+
+def check_answers(stack: Stack, events: Sequence[Sent]) -> None:
+    """Every event has one id whatever its clients had to repeat, and is in the ledger once."""
+    assert all(len(set(sent.ids)) == 1 for sent in events)
+    assert len({sent.event_id for sent in events}) == len(events)
+    assert stack.metric("consent_events_total", status="accepted") == len(events)
+
+
+def check_stale(stack: Stack, events: Sequence[Sent], arrivals: Iterable[Arrival]) -> str:
+    """A `given` after a newer withdrawal's 202 had begun before, or was counted."""
+    lags = stale_lags(events, arrivals)
+    counted = stack.metric("consent_stale_sends_total")
+    assert sum(lag > BEGUN_BEFORE_SECONDS for lag in lags) <= counted
+    return f"stale given: {len(lags)} arrived, counted {counted:g}, lags {quantiles(lags)}"
+
+
+def repeated_calls(arrivals: Iterable[Arrival]) -> tuple[int, int]:
+    """Webhook calls made, and how many of them had been made before."""
+    calls = Counter((arrival.call_id, arrival.about) for arrival in arrivals)
+    return sum(calls.values()), sum(calls.values()) - len(calls)
+
+
+def report(stack: Stack, clients: Clients, events: Sequence[Sent], arrivals: dict[str, list[Arrival]]) -> None:
+    """Figures for people: speed, and how long withdrawals took."""
+    answered = {sent.event_id: sent.answered_at for sent in events}
+    first: dict[str, float] = {}
+    for arrival in arrivals["webhook"]:
+        first[arrival.event_id] = min(arrival.at, first.get(arrival.event_id, arrival.at))
+    load_seconds = clients.ended_at - clients.begun_at
+    last = max(arrival.at for told in arrivals.values() for arrival in told)
+    print(f"accepted {len(events)} events in {load_seconds:.1f} s ({len(events) / load_seconds:.0f}/s), client retries {clients.retries}")
+    print(f"calls {({vendor: len(told) for vendor, told in arrivals.items()})}, the last {last - clients.ended_at:.1f} s after the load")
+    print(f"accept to told (webhook): {quantiles(max(0.0, at - answered[event_id]) for event_id, at in first.items())}")
+    print(f"rescued {stack.metric('consent_rescued_total'):g}, superseded {stack.metric('consent_deliveries_total', outcome='superseded'):g}")
+
+
+@pytest.mark.timeout(300)
+def test_workers_may_be_killed_at_any_moment(stack: Stack) -> None:
+    """Each worker process dies three times under load: every event is told, nothing is dead or unaccounted, and every vendor holds the newest word."""
+    chance = random.Random(SEED)
+    print(f"CONSENT_CHAOS_SEED={SEED}")
+    started_at = time.monotonic()
+    events = invent(chance, EVENTS, people=PEOPLE, purposes=PURPOSES)
+    clients = Clients(stack.url, stack.headers(), posts_of(chance, events), threads=6, seconds=max(KILLS * 5.0, EVENTS / 150))
+    killers = [Killer(stack, f"worker-{number}", KILLS, random.Random(chance.random())) for number in (1, 2)]
+    clients.start()
+    for killer in killers:
+        killer.start()
+    for killer in killers:
+        killer.join()
+    clients.join(120)
+    kills = sorted(moment for killer in killers for moment in killer.moments)
+    assert len(kills) == 2 * KILLS
+    print(f"kills at {[round(moment - clients.begun_at, 1) for moment in kills]}, loaded for {clients.ended_at - clients.begun_at:.1f} s")
+
+    check_end(stack, events, seconds=120)
+    check_answers(stack, events)
+    arrivals = arrivals_of(stack)
+    print(check_stale(stack, events, [arrival for told in arrivals.values() for arrival in told]))
+    calls, repeated = repeated_calls(arrivals["webhook"])
+    print(f"repeated webhook calls: {repeated} of {calls}")
+    report(stack, clients, events, arrivals)
+    assert repeated < 0.05 * calls
+    assert stack.metric("consent_rescued_total") > 0
+    print(f"whole test {time.monotonic() - started_at:.1f} s")
+
+
+@pytest.mark.timeout(200)
+def test_a_lost_broker_and_a_dead_beat_cost_time_only(stack: Stack) -> None:
+    """In mid-load beat is killed and the broker's database emptied, twice: everything is brought back from the ledger and arrives."""
+    chance = random.Random(SEED)
+    print(f"CONSENT_CHAOS_SEED={SEED}")
+    events = invent(chance, EVENTS // 2, people=PEOPLE // 2, purposes=PURPOSES)
+    clients = Clients(stack.url, stack.headers(), posts_of(chance, events), threads=8, seconds=EVENTS / 400)
+    clients.start()
+    lost = 0
+    with redis.Redis.from_url(stack.broker_url) as broker:
+        for share in (0.3, 0.7):
+            wait_until(lambda share=share: sum(1 for sent in events if sent.ids) > share * len(events), 60)
+            os.kill(stack.pids("beat")[0], signal.SIGKILL)
+            lost += sum(broker.llen(name) for name in broker.scan_iter("*", _type="list"))
+            broker.flushdb()
+    clients.join(90)
+    check_end(stack, events, seconds=90)
+    check_answers(stack, events)
+    arrivals = arrivals_of(stack)
+    print(f"messages in the queues when they were emptied: {lost}")
+    print(check_stale(stack, events, [arrival for told in arrivals.values() for arrival in told]))
+    report(stack, clients, events, arrivals)
+    assert stack.metric("consent_rescued_total") > 0
+
+
+@pytest.mark.timeout(200)
+def test_what_ingest_said_202_to_survives_its_death(stack: Stack) -> None:
+    """Ingest is killed three times in mid-load: clients repeat their posts, what had its 202 is there, and nothing is accepted twice."""
+    chance = random.Random(SEED)
+    print(f"CONSENT_CHAOS_SEED={SEED}")
+    events = invent(chance, EVENTS, people=PEOPLE, purposes=PURPOSES)
+    clients = Clients(stack.url, stack.headers(), posts_of(chance, events), threads=16, seconds=12.0)
+    killer = Killer(stack, "serve", KILLS, random.Random(chance.random()), most_seconds=2.5)
+    clients.start()
+    killer.start()
+    killer.join()
+    clients.join(120)
+    assert len(killer.moments) == KILLS
+    assert clients.retries > 0
+    check_end(stack, events, seconds=90)
+    check_answers(stack, events)
+    arrivals = arrivals_of(stack)
+    print(check_stale(stack, events, [arrival for told in arrivals.values() for arrival in told]))
+    report(stack, clients, events, arrivals)
+    repeats = sum(len(sent.ids) for sent in events) - len(events)
+    assert sum(sent.statuses.count("duplicate") for sent in events) >= repeats
+
+
+@pytest.mark.timeout(150)
+def test_withdrawals_pass_a_backlog_and_a_hanging_vendor(stack: Stack) -> None:
+    """Behind thousands of `given` for a list with a rate of 60 a minute, and beside a Mailchimp that never answers, withdrawals are told within seconds."""
+    backlog = [_event(f"waiting-{number}", "given", "slow-news") for number in range(3000)]
+    for first in range(0, len(backlog), 1000):
+        assert stack.post("/v1/consent-events/batch", backlog[first : first + 1000]).status_code == 202
+    stack.fault("mailchimp", {"kind": "hang", "times": None, "seconds": 20.0})
+    hanging = [_event(f"hanging-{number}", "given", "newsletter") for number in range(600)]
+    assert stack.post("/v1/consent-events/batch", hanging).status_code == 202
+    wait_until(lambda: stack.sandbox("mailchimp")["concurrent"] > 0 and stack.metric("consent_deliveries_total", destination="dinamize-limited") > 10, 20)
+
+    begun = time.time()
+    people = [f"leaving-{number}" for number in range(4)]
+    slow = [_event(name, "withdrawn", "slow-news") for name in people]
+    quick = [_event(name, "withdrawn", "newsletter") for name in people]
+    assert stack.post("/v1/consent-events/batch", slow + quick).status_code == 202
+    wanted = {(f"{name}@example.org", purpose) for name in people for purpose in ("slow-news", "newsletter")}
+    told_at: dict[tuple[str, str, str], float] = {}
+
+    def all_told() -> bool:
+        for vendor, arrivals in arrivals_of(stack).items():
+            told_at.update({(vendor, *arrival.about): arrival.at for arrival in arrivals if arrival.about in wanted})
+        return all(("dinamize", *about) in told_at for about in wanted) and all(("webhook", f"{name}@example.org", "newsletter") in told_at for name in people)
+
+    wait_until(all_told, 20, lambda: str(sorted(told_at)))
+    print(f"withdrawals told after {quantiles(at - begun for at in told_at.values())}")
+    assert stack.metric("consent_waiting", destination="dinamize-limited", lane="given") > 2000
+    assert max(at - begun for at in told_at.values()) < 5.0
+    assert not any(vendor == "mailchimp" for vendor, *_ in told_at)
+
+
+def _event(name: str, state: str, purpose: str) -> dict[str, object]:
+    return {"subject": {"email": f"{name}@example.org"}, "purpose": purpose, "state": state, "event_time": "2026-01-05T10:00:00Z"}
