@@ -130,7 +130,7 @@ class Transfer:
         return Answer(None, failure, may_have_arrived=sent)
 
     def _begin(self, *_addresses: Any) -> int:
-        """libcurl repeats a request by itself when a kept connection breaks off before an answer; it must not once the first may have arrived."""
+        """Stop a repeat: libcurl sends a request again by itself when a kept connection breaks off before an answer, but the first may have arrived."""
         if self._begun:
             return int(pycurl.PREREQFUNC_ABORT)
         self._begun = True
