@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.domain import ConsentEvent, Instruction, Outcome, State, VendorResult, delivery_id
 from pipeline.envelope import open_event
@@ -15,7 +15,7 @@ from pipeline.ledger.deliveries import Leased
 from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.standings import Merge, Reach
 from pipeline.routing import Destination
-from pipeline.settle import Ending
+from pipeline.settle import CONFIRMATION_LOOK_SECONDS, Ending
 from pipeline.subjects import COMPLETION_DEPTH, NEED_A_LINK, Completed, complete
 from pipeline.vault import Vault
 
@@ -61,7 +61,7 @@ class Preparer:
             elif opened.state not in destination.adapter.capabilities.states:
                 endings.append(_ending(each, opened, Outcome.UNSUPPORTED, f"cannot_express_{opened.state}"))
             elif each.row.awaiting and not destination.adapter.capabilities.reads_back:
-                endings.append(_ending(each, opened, Outcome.PENDING_CONFIRMATION, each.row.reason))
+                endings.append(Ending(event=opened, event_id=opened.event_id, row=each.row, back_at_ms=-int(CONFIRMATION_LOOK_SECONDS * 1000)))
             elif opened.state is State.WITHDRAWN and not opened.identifier_keys.keys() >= set(destination.adapter.capabilities.identifiers):
                 incomplete.append((each, opened))  # even if it names one of several: the vendor may know the person by another
             elif destination.adapter.contact_of(opened.subject):
@@ -70,7 +70,21 @@ class Preparer:
                 endings.append(_ending(each, opened, Outcome.NOT_APPLICABLE, "missing_identifier"))
         for task_or_ending in self._complete(destination, incomplete) if incomplete else ():
             (tasks if isinstance(task_or_ending, Task) else endings).append(task_or_ending)  # type: ignore[arg-type]
-        return tasks, endings
+        return tasks, self._overtaken(endings) if endings else endings
+
+    def _overtaken(self, endings: Sequence[Ending]) -> list[Ending]:
+        """What a newer word has overtaken ends by that, whatever else would have become of it: it is no dead letter, and awaits nothing."""
+        reaches = iter(self._ledger.standings.reach([ending.event.identifier_keys.values() for ending in endings if ending.event is not None]))
+        judged = []
+        for ending in endings:
+            event = ending.event
+            newest = next(reaches).newest(event.purpose) if event is not None else None
+            if event is not None and newest is not None and newest.state is not event.state and newest.encode() > event.word.encode():
+                result = VendorResult(outcome=Outcome.SUPERSEDED, reason="newer_word")
+                judged.append(replace(ending, result=result, superseded_by=newest.event_id))
+            else:
+                judged.append(ending)
+        return judged
 
     def named(self, destination: str, event_ids: Iterable[str]) -> dict[str, frozenset[str]]:
         """The identifiers (keys) that each of these events itself names, of those events that are delivered to the destination."""

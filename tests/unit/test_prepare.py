@@ -125,10 +125,11 @@ def test_unreadable_payload_waits(relay: Relay, caplog: pytest.LogCaptureFixture
 
 
 def test_awaiting_where_nobody_can_be_asked_stays_so(relay: Relay):
-    """What awaits confirmation at a vendor that cannot be asked is not told again."""
+    """What awaits confirmation at a vendor that cannot be asked is neither told again nor counted as an attempt: it goes back untouched."""
     event = relay.event("given", 1, email=ANA)
-    row = Row(awaiting=True, reason="double_opt_in")
-    assert ending(prepare(relay, event, row=row)) == ("pending_confirmation", "double_opt_in")
+    tasks, endings = prepare(relay, event, row=Row(awaiting=True, reason="double_opt_in"))
+    assert tasks == []
+    assert [(each.result, each.back_at_ms) for each in endings] == [(None, -3_600_000)]
 
 
 def test_awaiting_is_asked_alone(relay: Relay):
@@ -143,3 +144,32 @@ def test_tasks_name_nobody(relay: Relay):
     event = relay.event("given", 1, email=ANA)
     assert "ana" not in repr(prepare(relay, event))
     assert "ana" not in repr(prepare(relay, event, kind=adapter(identifiers=("phone",))))
+
+
+def test_overtaken_needs_nobody(relay: Relay):
+    """What a newer word overtook ends as superseded by that event, also where it could not be told: it is no dead letter."""
+    relay.event("given", 1, phone=PHONE, external_id="7", purpose="sms")
+    cannot = relay.event("withdrawn", 2, email=ANA)
+    missing = relay.event("withdrawn", 2, phone=PHONE)
+    newer = [relay.event("given", 5, email=ANA), relay.event("given", 5, external_id="7")]
+    _, endings = prepare(relay, cannot, kind=adapter(states=frozenset({State.GIVEN})))
+    _, more = prepare(relay, missing)
+    assert [(each.result.outcome.value, each.result.reason, each.superseded_by) for each in [*endings, *more]] == [
+        ("superseded", "newer_word", newer[0]),
+        ("superseded", "newer_word", newer[1]),
+    ]
+
+
+def test_same_word_again_does_not_overtake(relay: Relay):
+    """A newer withdrawal does not take an alert away from an older one that cannot be told."""
+    event = relay.event("withdrawn", 1, phone=PHONE)
+    relay.event("withdrawn", 5, phone=PHONE)
+    assert ending(prepare(relay, event)) == ("not_applicable", "missing_identifier")
+
+
+def test_awaiting_ends_when_it_is_overtaken(relay: Relay):
+    """What awaits a confirmation that nobody can be asked for ends once the person has said otherwise."""
+    event = relay.event("given", 1, email=ANA)
+    newer = relay.event("withdrawn", 5, email=ANA)
+    _, endings = prepare(relay, event, row=Row(awaiting=True, reason="double_opt_in"))
+    assert (endings[0].result.outcome.value, endings[0].superseded_by) == ("superseded", newer)
