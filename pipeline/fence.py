@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipeline.domain import ConsentEvent, Outcome, State, VendorResult
-from pipeline.ledger.standings import Reach
+from pipeline.domain import ConsentEvent, Outcome, State, VendorResult, Word
+from pipeline.ledger.standings import Reach, newest_of
 from pipeline.routing import Destination
 
 
@@ -17,7 +17,7 @@ from pipeline.routing import Destination
 class Judgement:
     """What the fence says: tell (`result` None), or end with `result`.
 
-    With `unless_told_by`, tell only if that newer event, which says the same, is not itself delivered to this destination.
+    With `unless_told_by`, tell only if that newer event, which says the same, does not itself tell this contact.
     """
 
     result: VendorResult | None = None
@@ -39,11 +39,19 @@ def judge(event: ConsentEvent, reach: Reach, destination: Destination, purposes:
         if newest.state is not event.state:
             return Judgement(result=VendorResult(outcome=Outcome.SUPERSEDED, reason="newer_word"), superseded_by=newest.event_id)
         unless_told_by = newest.event_id
+        if event.state is State.GIVEN and (withdrawn := _withdrawn_since(event, reach)) is not None:
+            return Judgement(result=VendorResult(outcome=Outcome.SUPERSEDED, reason="newer_word"), superseded_by=withdrawn.event_id)
     if destination.adapter.capabilities.scope == "contact":
         kept = _judge_contact(event, reach, destination, purposes)
         if kept is not None:
             return Judgement(result=kept)
     return Judgement(unless_told_by=unless_told_by) if unless_told_by else TELL
+
+
+def _withdrawn_since(event: ConsentEvent, reach: Reach) -> Word | None:
+    """The newer withdrawal of one of the event's own identifiers: what was given later for another says nothing for this one, since a `given` is never completed."""
+    words = (record.words.get(event.purpose) for record in reach.rings[0])
+    return newest_of(word for word in words if word is not None and word.state is State.WITHDRAWN and word.encode() > event.word.encode())
 
 
 def _judge_contact(event: ConsentEvent, reach: Reach, destination: Destination, purposes: Iterable[str]) -> VendorResult | None:
@@ -52,12 +60,11 @@ def _judge_contact(event: ConsentEvent, reach: Reach, destination: Destination, 
     others = {
         purpose: word.state
         for purpose in sorted(purposes)
-        if purpose != event.purpose
-        and destination.adapter.place_of(destination.options_for(purpose)) == place
-        and (word := reach.newest(purpose)) is not None
+        if purpose != event.purpose and destination.adapter.place_of(destination.options_for(purpose)) == place and (word := reach.newest(purpose)) is not None
     }
     if event.state is State.GIVEN:
-        if event.purpose in destination.keep_contact_for or State.WITHDRAWN not in others.values():
+        own = {word.state for record in reach.rings[0] for purpose in others if (word := record.words.get(purpose)) is not None}
+        if event.purpose in destination.keep_contact_for or State.WITHDRAWN not in own | set(others.values()):
             return None
         return VendorResult(outcome=Outcome.NOT_APPLICABLE, reason="contact_withdrawn")
     if any(state is State.GIVEN and purpose in destination.keep_contact_for for purpose, state in others.items()):
