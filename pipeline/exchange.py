@@ -172,7 +172,7 @@ class _Talk:
         self._request: VendorRequest | None = None
 
     def begin(self) -> None:
-        self._guarded(self._begin)
+        self._guarded(self._advance, None)
 
     def fail(self, failure: VendorResult) -> None:
         """End the dialogue from outside: its vendor file gets no answer any more."""
@@ -181,14 +181,6 @@ class _Talk:
             self._close_dialogue()
             self._on_end(None, failure, self._calls)
 
-    def _begin(self) -> None:
-        if not self._with_session:
-            self._advance(None)
-        elif time.monotonic() > self._deadline:
-            self.fail(_TOO_LATE)
-        else:
-            self._exchange.token(self._work, None, self._on_token)
-
     def _on_token(self, signed: SignedIn) -> None:
         self._calls += signed.calls
         if signed.token is None:
@@ -196,10 +188,7 @@ class _Talk:
             self.fail(replace(signed.refusal, definite=True) if signed.refusal else self._broken("SignInWithoutToken"))
             return
         self._token = signed.token
-        self._guarded(self._send if self._request else self._first)
-
-    def _first(self) -> None:
-        self._advance(None)
+        self._guarded(self._send)
 
     def _advance(self, response: VendorResponse | None) -> None:
         try:
@@ -214,6 +203,9 @@ class _Talk:
         assert self._request is not None
         if time.monotonic() > self._deadline:
             self.fail(_TOO_LATE)
+            return
+        if self._with_session and self._token is None:
+            self._exchange.token(self._work, None, self._on_token)
             return
         try:
             self._exchange.send(self._work, self._request, self._token, self._on_answer)
