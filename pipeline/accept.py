@@ -53,7 +53,7 @@ class Acceptor:
             content_hash = self._hasher.content_hash(incoming)
             hashes.append(content_hash)
             events.append(self._identified(source, incoming, content_hash, received_at))
-        facts = self._commit(events, hashes)
+        facts = self._commit([source for source, _ in items], events, hashes)
         events = [_as_first_accepted(event, fact) for event, fact in zip(events, facts, strict=True)]
         statuses = self._merge([(source, event) for (source, _), event in zip(items, events, strict=True)], facts)
         self._announce([event for event, fact in zip(events, facts, strict=True) if fact is True])
@@ -81,17 +81,24 @@ class Acceptor:
             metadata=incoming.metadata,
         )
 
-    def _commit(self, events: Sequence[ConsentEvent], hashes: Sequence[str]) -> list[Facts | bool]:
+    def _commit(self, sources: Sequence[Source], events: Sequence[ConsentEvent], hashes: Sequence[str]) -> list[Facts | bool]:
         new = [
-            NewEvent(event_id=event.event_id, facts=_facts(event), content_hash=content_hash, payload=seal_event(event, self._vault))
-            for event, content_hash in zip(events, hashes, strict=True)
+            NewEvent(
+                event_id=event.event_id,
+                facts=_facts(event),
+                content_hash=content_hash,
+                payload=seal_event(event, self._vault),
+                record_ms=source.dedup_days * 86_400_000 if source.dedup_days else None,
+                payload_ms=0 if source.forgets else None,
+            )
+            for source, event, content_hash in zip(sources, events, hashes, strict=True)
         ]
         return self._ledger.events.commit(new, self._ledger.durability)
 
     def _merge(self, items: Sequence[tuple[Source, ConsentEvent]], facts: Sequence[Facts | bool]) -> list[str]:
         standings = self._ledger.standings
         merged_items = [(source, event) for (source, event), fact in zip(items, facts, strict=True) if fact is not False]
-        merges = [merge for source, event in merged_items for merge in merges_of(event, standings, links=source.links)]
+        merges = [merge for source, event in merged_items for merge in merges_of(event, standings, links=source.teaches_links)]
         newest = dict(zip((event.event_id for _, event in merged_items), newest_by_event([e for _, e in merged_items], standings.merge(merges)), strict=True))
         statuses = []
         for (_, event), fact in zip(items, facts, strict=True):

@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.domain import Outcome, State, VendorResult
 from pipeline.exchange import Exchange, Work, WorkResult
-from pipeline.fence import Judgement, judge
+from pipeline.fence import judge
 from pipeline.ledger import Ledger
 from pipeline.ledger.accounts import Admission, Farewell, Traffic
 from pipeline.ledger.deliveries import DeadLetter, Row

@@ -130,4 +130,4 @@ class FanOut:
 
 def _links(event: ConsentEvent, routing: Routing) -> bool:
     source = routing.sources.get(event.source)
-    return source is not None and source.links
+    return source is not None and source.teaches_links

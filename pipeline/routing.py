@@ -14,6 +14,7 @@ from pipeline.dates import DEFAULT_SKEW_SECONDS
 from pipeline.domain import EMPTY, ConsentEvent, State
 from pipeline.vendors.base import Adapter, Rate, SourceSettings
 
+FORWARD_AND_DELETE: Final = "forward_and_delete"
 NATIVE: Final = "native"
 """The kind of source that sends our own JSON."""
 SCOPES: Final = ("ingest", "read", "replay")
@@ -41,6 +42,16 @@ class Source:
     links: bool = True
     dedup_days: int | None = None
     signing_secret: str | None = field(default=None, repr=False)
+
+    @property
+    def teaches_links(self) -> bool:
+        """Whether the ledger may remember which identifiers its events name together; never where they are to be forgotten at once."""
+        return self.links and not self.forgets
+
+    @property
+    def forgets(self) -> bool:
+        """Whether what is personal in its events is erased as soon as every delivery has ended."""
+        return self.retention == FORWARD_AND_DELETE
 
     def settings(self, *, allowed_skew_seconds: float = DEFAULT_SKEW_SECONDS) -> SourceSettings:
         """What a vendor's `hear` may know of this source."""

@@ -13,13 +13,13 @@ import yaml
 from pipeline.dates import DATE_ORDERS
 from pipeline.domain import State
 from pipeline.identifiers import normalise_country
-from pipeline.routing import NATIVE, SCOPES, Conditions, Destination, Purpose, RetryPolicy, Routing, Source, Trigger
+from pipeline.routing import FORWARD_AND_DELETE, NATIVE, SCOPES, Conditions, Destination, Purpose, RetryPolicy, Routing, Source, Trigger
 from pipeline.routing_destinations import DestinationReader
 from pipeline.vendors.base import Adapter, adapter_class, vendor_names
 from pipeline.yaml_lines import LineReader, suggestion
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
-RETENTIONS: Final = ("forward_and_delete",)
+RETENTIONS: Final = (FORWARD_AND_DELETE,)
 
 _TOP: Final = ("version", "sources", "purposes", "destinations", "triggers")
 _SOURCE: Final = (

@@ -1,16 +1,17 @@
 -- Accepts events: for each new one, record, payload and the mark "still to be fanned out" in one step.
 -- The event id is made from source and idempotency key, so the existence of the record is the dedup key.
 -- KEYS  open index, counters, then for each event: record, payload
--- ARGV  fan-out rescue in ms, then for each event: id, facts, content hash, sealed payload
+-- ARGV  fan-out rescue in ms, then for each event: id, facts, content hash, sealed payload, lifetimes of its own ("" or "record ms,payload ms")
 -- Returns for each event: "" new | its facts if it is a duplicate | "!" the id stands for other content
 local time = redis.call('TIME')
 local look_at = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[1])
 local answers, accepted = {}, 0
 for i = 1, (#KEYS - 2) / 2 do
-  local record, payload, a = KEYS[2 * i + 1], KEYS[2 * i + 2], 4 * i - 2
+  local record, payload, a = KEYS[2 * i + 1], KEYS[2 * i + 2], 5 * i - 3
   local known = redis.call('HMGET', record, 'h', 'f')
   if not known[1] then
     redis.call('HSET', record, 'f', ARGV[a + 1], 'h', ARGV[a + 2])
+    if ARGV[a + 4] ~= '' then redis.call('HSET', record, 'r', ARGV[a + 4]) end
     redis.call('SET', payload, ARGV[a + 3])
     redis.call('ZADD', KEYS[1], look_at, ARGV[a])
     accepted = accepted + 1

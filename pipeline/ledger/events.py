@@ -79,12 +79,22 @@ class DeliveryResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewEvent:
-    """An event about to be accepted: `content_hash` tells a duplicate from a reused key, `payload` is sealed."""
+    """An event about to be accepted: `content_hash` tells a duplicate from a reused key, `payload` is sealed.
+
+    `record_ms` and `payload_ms` are lifetimes after completion that differ from the ledger's; a payload of 0 is erased at once.
+    """
 
     event_id: str
     facts: Facts
     content_hash: str
     payload: bytes
+    record_ms: int | None = None
+    payload_ms: int | None = None
+
+    def lifetimes(self) -> str:
+        if self.record_ms is None and self.payload_ms is None:
+            return ""
+        return ",".join("" if value is None else str(value) for value in (self.record_ms, self.payload_ms))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +153,7 @@ class Events:
             for position in positions:
                 event = events[position]
                 keys += [self._keys.event(partition, f"e:{event.event_id}"), self._keys.event(partition, f"p:{event.event_id}")]
-                arguments += [event.event_id, event.facts.encode(), event.content_hash, event.payload]
+                arguments += [event.event_id, event.facts.encode(), event.content_hash, event.payload, event.lifetimes()]
             commands.append(self._store.script("commit", keys, arguments))
         if durability.wait:
             commands.append(durability.wait)

@@ -28,8 +28,9 @@ local function set_lifetime(record, payload)
       return
     end
   end
-  redis.call('PEXPIRE', record, ARGV[2])
-  redis.call('PEXPIRE', payload, ARGV[3])
+  local own_record, own_payload = string.match(redis.call('HGET', record, 'r') or '', '^(%d*),(%d*)$')
+  redis.call('PEXPIRE', record, tonumber(own_record) or ARGV[2])
+  redis.call('PEXPIRE', payload, tonumber(own_payload) or ARGV[3])
 end
 local answers = {}
 for i = 1, (#KEYS - 2) / 2 do

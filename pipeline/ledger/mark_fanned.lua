@@ -7,7 +7,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local answers = {}
 for i = 1, (#KEYS - 2) / 2 do
   local record, payload, a = KEYS[2 * i + 1], KEYS[2 * i + 2], 3 * i + 1
-  local known = redis.call('HMGET', record, 'f', 'n', 'z')
+  local known = redis.call('HMGET', record, 'f', 'n', 'z', 'r')
   if not known[1] or known[2] or known[3] then
     answers[i] = 0
   else
@@ -25,8 +25,9 @@ for i = 1, (#KEYS - 2) / 2 do
       redis.call('ZREM', KEYS[1], ARGV[a])
       redis.call('HINCRBY', KEYS[2], 'finished', 1)
       if not dead then
-        redis.call('PEXPIRE', record, ARGV[2])
-        redis.call('PEXPIRE', payload, ARGV[3])
+        local own_record, own_payload = string.match(known[4] or '', '^(%d*),(%d*)$')
+        redis.call('PEXPIRE', record, tonumber(own_record) or ARGV[2])
+        redis.call('PEXPIRE', payload, tonumber(own_payload) or ARGV[3])
       end
       answers[i] = 1
     else
