@@ -24,7 +24,7 @@ CANARY_PHONE = "+5511987654321"
 
 def open_ledger(client: redis.Redis, *, hasher: Hasher = HASHER, **options: Any) -> Ledger:
     """A ledger with few partitions and short waits."""
-    quick = {"fan_out_rescue_seconds": 0.03, "audit_seconds": 0.03, "push_rescue_seconds": 0.03}
+    quick = {"fan_out_rescue_seconds": 0.1, "audit_seconds": 0.1, "push_rescue_seconds": 0.1}
     return Ledger(client, VAULT, LedgerOptions(**{"partitions": 4, "pepper_fingerprint": hasher.fingerprint(), **quick, **options}))
 
 

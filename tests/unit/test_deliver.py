@@ -198,8 +198,9 @@ def test_whole_queue_lost(relay: Relay):
 # One person, one talk
 
 
-def test_nobody_talks_about_the_same_person_at_once(relay: Relay):
+def test_nobody_talks_about_the_same_person_at_once(client: redis.Redis):
     """While one worker tells a `given`, the withdrawal of another worker waits and follows; it is not lost."""
+    relay = Relay(client, routing([destination("mail")]), seconds=0.3)
     event = relay.event("given", 1, email=ANA)
     relay.step()
     withdrawal: list[str] = []
@@ -266,8 +267,9 @@ def test_lost_answer_is_told_again(relay: Relay):
     assert [call["id"] for call in relay.vendors["mail"].calls] == [event, event]
 
 
-def test_withdrawal_after_an_unanswered_given_is_told_twice(relay: Relay):
+def test_withdrawal_after_an_unanswered_given_is_told_twice(client: redis.Redis):
     """While a late `given` may still land, a told withdrawal is not final: it is told again afterwards, and only then delivered."""
+    relay = Relay(client, routing([destination("mail")]), seconds=0.15)
     vendor = relay.vendors["mail"]
     relay.event("given", 1, email=ANA)
     vendor.answers = ["late"]
@@ -279,7 +281,7 @@ def test_withdrawal_after_an_unanswered_given_is_told_twice(relay: Relay):
     assert relay.figures().oldest_untold_withdrawal_seconds["mail"] > 0
     vendor.act_late()
     assert vendor.held == {(ANA, "news"): "given"}  # the late write has undone it
-    time.sleep(0.08)
+    time.sleep(0.4)
     relay.again(2)
     assert states(relay) == ["given", "withdrawn", "withdrawn"]
     assert vendor.held == {(ANA, "news"): "withdrawn"}
@@ -391,21 +393,22 @@ def test_retry_after_pauses_every_destination_of_the_account(client: redis.Redis
     """A 429 with Retry-After holds back the whole account, counts no attempt, and everything goes on afterwards."""
     relay = Relay(client, routing([destination("a", account="shop"), destination("b", account="shop")]))
     vendor = relay.vendors["shop"]
-    vendor.answers = [(429, {"retry-after": "0.06"})]
+    vendor.answers = [(429, {"retry-after": "0.3"})]
     event = relay.event("withdrawn", 1, email=ANA)
     relay.drain()
     relay.again()
     assert len(vendor.calls) == 1
     first = next(each for each in relay.ledger.event(event)["deliveries"] if each["outcome"])
     assert (first["outcome"], first["reason"], first["attempts"]) == ("throttled", "http_429", 0)
-    time.sleep(0.08)
+    time.sleep(0.32)
     relay.again()
     assert len(vendor.calls) == 3
     assert relay.ledger.event(event)["complete"] is True
 
 
-def test_bad_credentials_pause_probe_and_resume(relay: Relay, caplog: pytest.LogCaptureFixture):
+def test_bad_credentials_pause_probe_and_resume(client: redis.Redis, caplog: pytest.LogCaptureFixture):
     """401 pauses the account with an alert, one delivery probes at a time, and all go on by themselves once it is let in."""
+    relay = Relay(client, routing([destination("mail")]), seconds=0.2)
     vendor = relay.vendors["mail"]
     vendor.answers = [401, 401]
     events = [relay.event("withdrawn", n, email=f"p{n}@example.org") for n in range(3)]
@@ -417,10 +420,10 @@ def test_bad_credentials_pause_probe_and_resume(relay: Relay, caplog: pytest.Log
         relay.drain()
         relay.again()
         assert len(vendor.calls) == 1
-        time.sleep(0.04)
+        time.sleep(0.22)
         relay.again()
         assert len(vendor.calls) == 2  # one probe, refused again
-        time.sleep(0.04)
+        time.sleep(0.22)
         relay.again(3)
     assert [outcome(relay, event) for event in events] == [("delivered", None)] * 3
     alerts = [record.alert for record in caplog.records if record.message == "alert"]
@@ -432,16 +435,16 @@ def test_bad_credentials_pause_probe_and_resume(relay: Relay, caplog: pytest.Log
 
 def test_breaker_spares_a_vendor_that_is_down(client: redis.Redis):
     """After the failures that open the breaker the vendor is left alone, then probed by one, then told everything."""
-    relay = Relay(client, routing([destination("mail", rate=Rate(concurrent=1))]), limits={"breaker_failures": 3})
+    relay = Relay(client, routing([destination("mail", rate=Rate(concurrent=1))]), seconds=0.2, limits={"breaker_failures": 3, "breaker_wait_max_seconds": 0.2})
     vendor = relay.vendors["mail"]
     vendor.answers = [503] * 4
     events = [relay.event("withdrawn", n, email=f"p{n}@example.org") for n in range(10)]
     relay.drain()
     assert len(vendor.calls) == 3
-    time.sleep(0.04)
+    time.sleep(0.22)
     relay.again()
     assert len(vendor.calls) == 4  # the probe, refused
-    time.sleep(0.08)
+    time.sleep(0.22)
     relay.again(4)
     assert len(vendor.held) == 10
     assert all(outcome(relay, event) == ("delivered", None) for event in events)
@@ -450,14 +453,14 @@ def test_breaker_spares_a_vendor_that_is_down(client: redis.Redis):
 
 def test_rate_used_up_is_no_failure(client: redis.Redis):
     """When our own limit is reached the rest waits with a time, no attempt counted, and follows."""
-    relay = Relay(client, routing([destination("mail", rate=Rate(calls=2, per_seconds=0.1, concurrent=8))]), limits={"withdrawal_reserve_share": 0.0})
+    relay = Relay(client, routing([destination("mail", rate=Rate(calls=2, per_seconds=0.3, concurrent=8))]), limits={"withdrawal_reserve_share": 0.0})
     events = [relay.event("withdrawn", n, email=f"p{n}@example.org") for n in range(4)]
     relay.drain()
     assert len(relay.vendors["mail"].calls) == 2
     waiting = [relay.ledger.event(event)["deliveries"][0] for event in events if outcome(relay, event)[0] == "waiting"]
     assert [(each["attempts"], each["outcome"]) for each in waiting] == [(0, None), (0, None)]
     assert all(each["next_attempt_at"] for each in waiting)
-    time.sleep(0.12)
+    time.sleep(0.32)
     relay.again()
     assert len(relay.vendors["mail"].calls) == 4
 

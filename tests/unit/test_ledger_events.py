@@ -174,11 +174,11 @@ def test_unfinished_events_are_found_again(ledger: Ledger):
     commit(ledger, new_event(ANNA), new_event(BEN))
     ledger.events.mark_fanned_out([(BEN, ["mail"], "")])
     assert ledger.events.take_due(10) == ([], [])
-    time.sleep(0.04)
+    time.sleep(0.11)
     assert ledger.events.take_due(10) == ([ANNA], [BEN])
     assert ledger.events.counts()["rescued"] == 1
     assert ledger.events.take_due(10) == ([], [])
-    time.sleep(0.04)
+    time.sleep(0.11)
     assert ledger.events.take_due(10) == ([ANNA], [BEN])
 
 
