@@ -80,6 +80,7 @@ class Release:
                 log.warning("rescued", extra={"stage": "fan_out", "lane": lane, "events": len(event_ids)})
                 for first in range(0, len(event_ids), self._chunk_size):
                     self._publisher.fan_out(lane, event_ids[first : first + self._chunk_size])
+                self._ledger.events.note_rescued(event_ids)
         self.audit(stale)
         return len(lost)
 

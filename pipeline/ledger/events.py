@@ -195,13 +195,18 @@ class Events:
         commands = []
         for partition in self._keys.all:
             arguments = [most, self._lifetimes.fan_out_rescue_ms, self._lifetimes.audit_ms, self._keys.event(partition, "e:")]
-            commands.append(self._store.script("open_due", [self._keys.event(partition, "open"), self._keys.event(partition, "n")], arguments))
+            commands.append(self._store.script("open_due", [self._keys.event(partition, "open")], arguments))
         lost: list[str] = []
         stale: list[str] = []
         for reply in self._store.run(commands):
             lost += map(text, reply[0])
             stale += map(text, reply[1])
         return lost, stale
+
+    def note_rescued(self, event_ids: Sequence[str]) -> None:
+        """Count events whose fan-out was asked for again; one that merely waits in a long queue is none of them."""
+        groups = self._keys.by_partition(event_ids)
+        self._store.run([("HINCRBY", self._keys.event(partition, "n"), "rescued", len(places)) for partition, places in groups.items()])
 
     def counts(self) -> dict[str, int]:
         """Sums over all partitions: accepted, finished, unfinished, rescued, duplicates."""

@@ -1,5 +1,5 @@
 -- Finds events that somebody must look at: not fanned out in time (their hint was lost), or fanned out long ago and still open.
--- KEYS  open index, counters   ARGV  most of them, fan-out rescue in ms, audit in ms, key prefix of the records
+-- KEYS  open index   ARGV  most of them, fan-out rescue in ms, audit in ms, key prefix of the records
 -- Returns {events to fan out again, events whose deliveries to audit}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -13,5 +13,4 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0
     redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), id)
   end
 end
-if #lost > 0 then redis.call('HINCRBY', KEYS[2], 'rescued', #lost) end
 return {lost, stale}

@@ -170,12 +170,14 @@ def test_result_for_an_unknown_event_is_dropped(ledger: Ledger):
 
 
 def test_unfinished_events_are_found_again(ledger: Ledger):
-    """An event whose fan-out was lost is found to fan out again and counted as rescued; one with open deliveries is found to audit."""
+    """An event whose fan-out was lost is found to fan out again, and counted once that was asked for; one with open deliveries is found to audit."""
     commit(ledger, new_event(ANNA), new_event(BEN))
     ledger.events.mark_fanned_out([(BEN, ["mail"], "")])
     assert ledger.events.take_due(10) == ([], [])
     time.sleep(0.11)
     assert ledger.events.take_due(10) == ([ANNA], [BEN])
+    assert ledger.events.counts()["rescued"] == 0
+    ledger.events.note_rescued([ANNA])
     assert ledger.events.counts()["rescued"] == 1
     assert ledger.events.take_due(10) == ([], [])
     time.sleep(0.11)

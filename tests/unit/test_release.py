@@ -131,6 +131,21 @@ def test_lost_fan_out_is_rescued_in_its_lane(relay: Relay, caplog: pytest.LogCap
     assert {record.stage for record in caplog.records if record.message == "rescued"} == {"fan_out"}
 
 
+def test_events_in_a_long_queue_are_not_counted_as_rescued(relay: Relay):
+    """While the fan-out queue may still hold what seems lost, nothing is pushed and nothing counted."""
+    event = relay.event("given", 1, email="given@example.org")
+    relay.queue.messages = [("fan_out", ("given", ()))] * (RESCUE_DEPTH + 1)
+    relay.hurry(pushed=True)
+    relay.release.run()
+    assert relay.queue.messages == [("fan_out", ("given", ()))] * (RESCUE_DEPTH + 1)
+    assert relay.figures().rescued_total == 0
+    relay.queue.messages.clear()
+    relay.hurry(pushed=True)
+    relay.release.run()
+    assert relay.queue.messages == [("fan_out", ("given", (event,)))]
+    assert relay.figures().rescued_total == 1
+
+
 def test_disabled_destination_gets_nothing(relay: Relay):
     """A disabled destination is neither pushed to nor rescued; the other goes on."""
     plan(relay, 2)
