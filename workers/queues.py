@@ -165,12 +165,15 @@ class CeleryPublisher:
 
 
 def _message(name: str, queue: str, shadow: str, *, ids: list[str], key: str = "event_ids", **arguments: Any) -> dict[str, Any]:
-    """The arguments of `send_task`; Flower is shown the first ids only, a long list would cost more than the task."""
-    shown = ", ".join(ids[:SHOWN_IDS]) + (", ..." if len(ids) > SHOWN_IDS else "")
+    """The arguments of `send_task`; Flower is shown the first ids only, a long list would cost more than the task.
+
+    It is shown a Python dictionary: Flower reads it as one to search by `kwargs`, and logs a warning for an id that looks like a broken number.
+    """
+    shown = ids[:SHOWN_IDS] + ["..."] * (len(ids) > SHOWN_IDS)
     return {
         "name": name,
         "queue": plain_queue(queue),
         "shadow": shadow,
         "kwargs": {**arguments, key: ids},
-        "kwargsrepr": ", ".join([*(f"{word}={value}" for word, value in arguments.items()), f"{key}=[{shown}] ({len(ids)})"]),
+        "kwargsrepr": repr({**arguments, "count": len(ids), key: shown}),
     }

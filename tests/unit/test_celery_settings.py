@@ -123,13 +123,13 @@ def test_hints_carry_ids_and_are_named_for_people(app, publisher):
     publisher.deliver("a-list", "given", ["e5"], 3)
     publisher.dead_letter("a-list", "http_400", ["e1.a-list"])
     assert received(app, "fan_out.withdrawn") == [
-        ("fan_out", "fan_out withdrawn", {"lane": "withdrawn", "event_ids": ["e1", "e2"]}, "lane=withdrawn, event_ids=[e1, e2] (2)")
+        ("fan_out", "fan_out withdrawn", {"lane": "withdrawn", "event_ids": ["e1", "e2"]}, "{'lane': 'withdrawn', 'count': 2, 'event_ids': ['e1', 'e2']}")
     ]
     first, second = received(app, "deliver.a-list.given")
     assert first[1:] == (
         "deliver a-list",
         {"destination": "a-list", "lane": "given", "attempt": 1, "event_ids": ["e1", "e2", "e3", "e4"]},
-        "destination=a-list, lane=given, attempt=1, event_ids=[e1, e2, e3, ...] (4)",
+        "{'destination': 'a-list', 'lane': 'given', 'attempt': 1, 'count': 4, 'event_ids': ['e1', 'e2', 'e3', '...']}",
     )
     assert second[1] == "deliver a-list attempt 3"
     assert received(app, "control")[0][:3] == (
