@@ -15,6 +15,7 @@ from pipeline.envelope import open_event
 from pipeline.errors import PayloadUnreadable
 from pipeline.hints import publish_chunks
 from pipeline.ledger import Ledger
+from pipeline.ledger.deliveries import DeadLetter
 from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.standings import Merge, Reach
 from pipeline.ports import Publisher
@@ -97,9 +98,20 @@ class FanOut:
         keys = sorted(identifier_keys)
         waiting = sorted(self._ledger.standings.missed_by(keys))
         letters, _ = self._ledger.letters.by_id(waiting)
-        for letter in self._ledger.letters.reopen([letter for letter in letters if letter.row.reason in NEED_A_LINK], reason="link_learned"):
+        reached = [letter for letter in letters if letter.row.reason in NEED_A_LINK and self._is_reached(letter)]
+        for letter in self._ledger.letters.reopen(reached, reason="link_learned"):
             log.info("dead_letter_revived", extra={"delivery_id": delivery_id(letter.event_id, letter.destination), "reason": "link_learned"})
         self._ledger.standings.forget_missing(keys, [name for name in waiting if not self._may_still_die(name)])
+
+    def _is_reached(self, letter: DeadLetter) -> bool:
+        """Whether what is linked by now names the contact that a dead withdrawal could not be told for."""
+        destination = self._routing().destinations.get(letter.destination)
+        stored = self._ledger.events.load([letter.event_id])[0]
+        event = self._open(stored) if stored else None
+        if destination is None or event is None:
+            return False
+        reach = self._ledger.standings.reach([event.identifier_keys.values()], depth=COMPLETION_DEPTH)[0]
+        return bool(destination.adapter.contact_of(complete(event, reach, self._ledger.standings).event.subject))
 
     def _may_still_die(self, name: str) -> bool:
         """Whether a delivery is unfinished: until it has ended, a later link must still find the note of it."""

@@ -54,6 +54,8 @@ elseif word == 'failed' then
     end
     answer[1] = 1 - was_open
   end
+elseif word == '' and dialogues > 0 then
+  redis.call('HDEL', KEYS[1], 'probe') -- nothing was sent after all: the next may be the probe
 elseif word == 'paused' or word == 'misconfigured' then
   local until_ms = math.max(now + tonumber(ARGV[8]), tonumber(redis.call('HGET', KEYS[1], 'until') or '0'))
   redis.call('HSET', KEYS[1], 'until', until_ms, 'reason', word == 'paused' and 'retry_after' or word)

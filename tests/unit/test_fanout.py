@@ -287,3 +287,16 @@ def test_unreadable_payload_waits_with_an_alert(relay: Relay, caplog: pytest.Log
 
 def _away(*_: object, **__: object) -> None:
     raise LedgerUnavailable("away")
+
+
+def test_an_event_that_teaches_nothing_revives_nothing(client):
+    """A dead withdrawal stays dead, and raises no second alert, when its own identifier is merely named again."""
+    relay = Relay(client, routing([destination("crm", adapter(identifiers=("external_id",)))]))
+    withdrawn = relay.event("withdrawn", 1, email="ana@example.org")
+    relay.drain()
+    relay.event("withdrawn", 2, purpose="sms", email="ana@example.org")
+    relay.drain()
+    relay.beat()
+    assert relay.queue.messages == []
+    assert relay.deliveries(withdrawn) == {"crm": ("dead", "missing_identifier")}
+    assert [name for _, _, names in relay.queue.dead for name in names].count(f"{withdrawn}.crm") == 1
