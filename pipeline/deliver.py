@@ -152,7 +152,6 @@ class Deliver:
         if chunk.endings and (not chunk.flying or len(chunk.endings) >= SETTLE_AT_ONCE or now >= chunk.settle_at):
             endings, chunk.endings = chunk.endings, []
             self._settler.settle(chunk.destination, chunk.lane, chunk.token, endings)
-            self._preparer.heal(chunk.destination, endings)
             chunk.settle_at = now + SETTLE_SECONDS
 
     def _start(self, chunk: Chunk) -> None:
@@ -325,6 +324,9 @@ class Deliver:
             return
         held = [task.event.event_id for task in chunk.pending] + [task.event.event_id for flight in chunk.flying.values() for task in flight.tasks]
         lost = self._ledger.deliveries.renew(chunk.destination.name, chunk.lane, chunk.token, self._lease_ms, held)
+        if chunk.flying:
+            flying_keys = [key for flight in chunk.flying.values() for task in flight.tasks for key in task.contact_keys]
+            self._ledger.accounts.hold(chunk.traffic, chunk.token, list(chunk.flying), flying_keys)
         chunk.pending = deque(task for task in chunk.pending if task.event.event_id not in lost)
         chunk.renew_at = now + self._options.lease_seconds / 3
 

@@ -30,6 +30,7 @@ class LimitOptions:
     breaker_wait_seconds: float = 5.0
     breaker_wait_max_seconds: float = 300.0
     misconfigured_probe_seconds: float = 180.0
+    lease_seconds: float = 15.0
 
     def timeout_of(self, destination: Destination) -> float:
         """Total time for one request to this destination."""
@@ -39,7 +40,8 @@ class LimitOptions:
 def traffic_of(destination: Destination, options: LimitOptions) -> Traffic:
     """The limits of a destination's account.
 
-    A claim lasts as long as a dialogue possibly can: the time in which its requests may start, one request's timeout, and a margin.
+    A dialogue may last for the time in which its requests may start, one request's timeout, and a margin. Its claim is renewed all that time;
+    that of a process that died or stands still ends once no request of it can start any more.
     A share of the calls, and one connection where there are several, is kept for withdrawals.
     """
     rate, adapter = destination.rate, destination.adapter
@@ -61,6 +63,7 @@ def traffic_of(destination: Destination, options: LimitOptions) -> Traffic:
         breaker_failures=options.breaker_failures,
         breaker_wait_ms=int(options.breaker_wait_seconds * 1000),
         breaker_wait_max_ms=int(options.breaker_wait_max_seconds * 1000),
+        hold_ms=int(min(claim_seconds, max(options.start_window_seconds + options.claim_margin_seconds, options.lease_seconds)) * 1000),
     )
 
 

@@ -53,6 +53,7 @@ def limit_options(settings: Settings) -> LimitOptions:
         breaker_wait_seconds=limits.breaker_wait_seconds,
         breaker_wait_max_seconds=limits.breaker_wait_max_seconds,
         misconfigured_probe_seconds=limits.misconfigured_probe_seconds,
+        lease_seconds=deliver.lease_seconds,
     )
 
 

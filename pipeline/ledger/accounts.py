@@ -14,7 +14,10 @@ from pipeline.vault import Vault
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """The limits of one account as the admit and leave scripts need them; milliseconds. `calls` 0 means no limit on the rate."""
+    """The limits of one account as the admit and leave scripts need them; milliseconds. `calls` 0 means no limit on the rate.
+
+    `claim_ms` is the longest that a dialogue may take; `hold_ms` (0: the same) how long a claim stands that its holder does not renew.
+    """
 
     account: str
     concurrent: int
@@ -29,6 +32,7 @@ class Traffic:
     breaker_failures: int
     breaker_wait_ms: int
     breaker_wait_max_ms: int
+    hold_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,7 @@ class Accounts:
         names = self._names(traffic.account, "gate", "window", "flight", "wanted")
         arguments: list[Any] = [token, lane, traffic.concurrent, traffic.calls, traffic.per_ms, traffic.calls_per_dialogue, traffic.batch_size]
         arguments += [traffic.claim_ms, traffic.late_write_ms, traffic.reserved_calls, traffic.reserved_dialogues]
-        arguments += [*self._names(traffic.account, "c:", "m:"), first_permit]
+        arguments += [*self._names(traffic.account, "c:", "m:"), first_permit, traffic.hold_ms or traffic.claim_ms]
         for contact in contacts:
             arguments += [len(contact), *contact]
         reply = self._store.call("admit", names, arguments)
@@ -87,6 +91,11 @@ class Accounts:
             arguments += [farewell.lane, int(farewell.definite), len(farewell.identifier_keys), *farewell.identifier_keys]
         reply = self._store.call("leave", names, arguments)
         return bool(reply[0]), [bool(value) for value in reply[1:]]
+
+    def hold(self, traffic: Traffic, token: str, permits: Sequence[int], identifier_keys: Sequence[str]) -> None:
+        """Renew the claims and permits of dialogues under way, so that only those of a dead process run out early."""
+        arguments = [token, traffic.hold_ms or traffic.claim_ms, *self._names(traffic.account, "c:"), len(permits), *permits, *identifier_keys]
+        self._store.call("hold", self._names(traffic.account, "flight"), arguments)
 
     def room(self, traffic: Traffic) -> tuple[int, bool]:
         """About how many calls could start now, and whether the gate is closed; only a hint for how much to push."""

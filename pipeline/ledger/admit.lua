@@ -2,15 +2,15 @@
 -- The rate is exact over any window: a call occupies its place from here until `per` after its answer, and while it is under way.
 -- KEYS  gate, window, flight, wanted
 -- ARGV  1 token   2 lane   3 concurrent   4 calls (0: no limit)   5 per in ms   6 calls a dialogue may make   7 batch size
---       8 claim in ms   9 late-write time in ms   10 share kept for withdrawals, in calls   11 the same in dialogues   12 key prefix of claims
---       13 key prefix of marks   14 first permit number   then for each instruction: number of identifier keys, the keys
+--       8 longest dialogue in ms   9 late-write time in ms   10 share kept for withdrawals, in calls   11 the same in dialogues   12 key prefix of claims
+--       13 key prefix of marks   14 first permit number   15 claim in ms, renewed while its holder lives   then for each instruction: number of identifier keys, the keys
 -- Returns {dialogues admitted, when to come back in ms, why, then for each instruction: 1 admitted, n > 1 admitted but a late write may come until n,
 --       0 no room, -n its contact is claimed until n}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token, lane = ARGV[1], ARGV[2]
 local concurrent, calls, per, cost, batch = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local claim_ms, late_ms = tonumber(ARGV[8]), tonumber(ARGV[9])
+local dialogue_ms, late_ms, hold_ms = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[15])
 local wanted = 0
 if lane == 'given' then wanted = tonumber(redis.call('GET', KEYS[4]) or '0') end
 
@@ -39,7 +39,7 @@ elseif gate[2] then
   if gate[3] and tonumber(gate[3]) > now then narrow(0, tonumber(gate[3]), gate[4] or 'breaker') else narrow(1, now + 1000, gate[4] or 'breaker') end
 end
 
-local answer, dialogues, in_dialogue, a = {0, 0, ''}, 0, 0, 15
+local answer, dialogues, in_dialogue, a = {0, 0, ''}, 0, 0, 16
 while a <= #ARGV do
   local count = tonumber(ARGV[a])
   if in_dialogue == 0 and dialogues >= room then
@@ -55,11 +55,11 @@ while a <= #ARGV do
     else
       local late = 0
       for k = a + 1, a + count do
-        redis.call('SET', ARGV[12] .. ARGV[k], token, 'PX', claim_ms)
+        redis.call('SET', ARGV[12] .. ARGV[k], token, 'PX', hold_ms)
         local mark = ARGV[13] .. ARGV[k]
         local left = redis.call('PTTL', mark)
         if lane == 'given' then
-          redis.call('SET', mark, left > 0 and 'kept' or token, 'PX', math.max(left, claim_ms + late_ms))
+          redis.call('SET', mark, left > 0 and 'kept ' .. now + left or token, 'PX', math.max(left, dialogue_ms + late_ms))
         elseif left > 0 then
           late = math.max(late, now + left)
         end
@@ -75,12 +75,12 @@ end
 local first = tonumber(ARGV[14])
 for d = 0, dialogues - 1 do
   local permit = token .. ':' .. (first + d)
-  redis.call('ZADD', KEYS[3], now + claim_ms, permit)
+  redis.call('ZADD', KEYS[3], now + hold_ms, permit)
   if calls > 0 then
-    for n = 1, cost do redis.call('ZADD', KEYS[2], now + claim_ms + per, permit .. ':' .. n) end
+    for n = 1, cost do redis.call('ZADD', KEYS[2], now + dialogue_ms + per, permit .. ':' .. n) end
   end
 end
-if gate[2] and dialogues > 0 then redis.call('HSET', KEYS[1], 'probe', now + claim_ms) end
+if gate[2] and dialogues > 0 then redis.call('HSET', KEYS[1], 'probe', now + dialogue_ms) end
 local refused = 0
 for i = 4, #answer do if answer[i] == 0 then refused = refused + 1 end end
 if lane == 'withdrawn' then

@@ -27,9 +27,14 @@ while a <= #ARGV do
     local claim, mark = ARGV[5] .. ARGV[k], ARGV[6] .. ARGV[k]
     if redis.call('GET', claim) == token then redis.call('DEL', claim) else ours = 0 end
     if lane == 'given' then
-      if not definite then
-        redis.call('SET', mark, 'kept', 'PX', math.max(redis.call('PTTL', mark), late_ms))
-      elseif redis.call('GET', mark) == token then
+      -- What an earlier `given` left behind stands as long as it did before this one.
+      local value = redis.call('GET', mark) or ''
+      local kept = tonumber(string.match(value, '^kept (%d+)$'))
+      if not kept and value ~= '' and value ~= token then kept = now + redis.call('PTTL', mark) end
+      local until_ms = math.max(kept or 0, definite and 0 or now + late_ms)
+      if until_ms > now then
+        redis.call('SET', mark, 'kept ' .. until_ms, 'PX', until_ms - now)
+      else
         redis.call('DEL', mark)
       end
     end

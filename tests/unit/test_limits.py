@@ -39,6 +39,15 @@ def test_claim_outlives_the_longest_dialogue():
     assert traffic(kind=slow, **options).claim_ms == 75_000
 
 
+def test_claim_of_a_dead_process_ends_when_it_can_start_nothing_more():
+    """Unrenewed, a claim ends after the time in which requests may start and a margin, however long a request may take; never before a lease does."""
+    slow = type("Adapter", (PlainAdapter,), {"timeout_seconds": 60.0})
+    options = {"total_timeout_seconds": 20.0, "start_window_seconds": 10.0, "claim_margin_seconds": 5.0}
+    assert traffic(kind=slow, **options).hold_ms == 15_000
+    assert traffic(kind=slow, **options, lease_seconds=18.0).hold_ms == 18_000
+    assert traffic(**options, lease_seconds=90.0).hold_ms == 35_000
+
+
 @pytest.mark.parametrize(
     "rate, capabilities, expected",
     [
