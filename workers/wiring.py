@@ -23,6 +23,7 @@ from pipeline.identifiers import Hasher
 from pipeline.routing import RetryPolicy, Routing
 from pipeline.vault import Vault
 from workers.app import create_app
+from workers.gathering import GatheringPublisher
 from workers.options import ledger_client, ledger_options, limit_options, transport
 from workers.queues import CeleryPublisher
 
@@ -106,6 +107,13 @@ class Parts:
         )
 
     @property
+    def gatherer(self) -> GatheringPublisher:
+        """The publisher of what accepts events."""
+        return self.built(
+            "_gatherer", lambda: GatheringPublisher(self.app, publish_options(self.settings), pause_seconds=self.settings.celery.publish_pause_seconds)
+        )
+
+    @property
     def hasher(self) -> Hasher:
         return self.built("_hasher", lambda: Hasher(self.settings.pepper()))
 
@@ -163,7 +171,7 @@ class Parts:
 
     def close(self) -> None:
         """Let go of what was built, senders first."""
-        for name in ("_publisher", "_exchange", "_redis"):
+        for name in ("_gatherer", "_publisher", "_exchange", "_redis"):
             if (part := self.__dict__.pop(name, None)) is not None:
                 part.close()
 
@@ -175,7 +183,7 @@ class Parts:
     def _build_acceptor(self) -> Acceptor:
         from pipeline.accept import Acceptor
 
-        return Acceptor(self.ledger, self.hasher, self.vault, self.publisher, now=self.ledger.now)
+        return Acceptor(self.ledger, self.hasher, self.vault, self.gatherer, now=self.ledger.now)
 
     def _build_exchange(self) -> Exchange:
         from pipeline.exchange import Exchange
@@ -223,7 +231,7 @@ class Parts:
     def _build_audit(self) -> Audit:
         from pipeline.audit import Audit
 
-        return Audit(self.ledger, lambda: self.routing)
+        return Audit(self.ledger, self.vault, lambda: self.routing)
 
     def _build_desk(self) -> Desk:
         from pipeline.desk import Desk

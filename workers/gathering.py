@@ -1,0 +1,77 @@
+"""Gathers fan-out hints while the workers are behind, so that many single posts become few tasks.
+
+A task costs about as much for one event as for a hundred. While the queue is short every hint goes out at once; while it is long, what is
+accepted within a quarter of a second travels together, and so do its deliveries. A hint that a dying process still kept is found by the ledger.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from workers.queues import LANES, CeleryPublisher
+
+SHORT_QUEUE: Final = 2
+"""With so many messages or fewer in the queue the workers keep up."""
+LONGEST_WAIT_SECONDS: Final = 0.25
+LOOK_AGAIN_SECONDS: Final = 0.02
+MOST_EVENTS: Final = 250
+
+
+class GatheringPublisher(CeleryPublisher):
+    """A publisher whose fan-out hints are sent by a thread of its own; accepting an event never waits for the broker."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._pending: dict[str, list[str]] = {lane: [] for lane in LANES}
+        self._since = dict.fromkeys(LANES, 0.0)
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def fan_out(self, lane: str, event_ids: Sequence[str]) -> None:
+        """Say, now or in a moment, that these events wait to be fanned out."""
+        with self._changed:
+            if not self._pending[lane]:
+                self._since[lane] = time.monotonic()
+            self._pending[lane] += event_ids
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="hints", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Send what is left and close the connection."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+        super().close()
+
+    def _work(self) -> None:
+        while self._wait():
+            sent = [self._send_gathered(lane) for lane in LANES]
+            if not any(sent):
+                time.sleep(LOOK_AGAIN_SECONDS)
+
+    def _wait(self) -> bool:
+        """Until there is something to send; False when all is sent and nothing more will come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or any(self._pending.values()))
+            return any(self._pending.values())
+
+    def _send_gathered(self, lane: str) -> bool:
+        """Send a lane's hints if it is time to; whether any were sent."""
+        if not self._pending[lane] or not (self._is_time(lane) or self.fan_out_depth(lane) <= SHORT_QUEUE):
+            return False
+        with self._changed:
+            event_ids, self._pending[lane] = self._pending[lane], []
+        for first in range(0, len(event_ids), MOST_EVENTS):
+            super().fan_out(lane, event_ids[first : first + MOST_EVENTS])
+        return True
+
+    def _is_time(self, lane: str) -> bool:
+        return self._closing or len(self._pending[lane]) >= MOST_EVENTS or time.monotonic() - self._since[lane] >= LONGEST_WAIT_SECONDS
