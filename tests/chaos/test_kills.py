@@ -101,7 +101,7 @@ def stack() -> Iterator[Stack]:
 class Killer(threading.Thread):
     """Kills a process of a stack so many times, each time a random moment after its latest start; `moments` says when."""
 
-    def __init__(self, stack: Stack, word: str, times: int, chance: random.Random, *, most_seconds: float = 4.0) -> None:
+    def __init__(self, stack: Stack, word: str, times: int, chance: random.Random, *, most_seconds: float = 2.5) -> None:
         super().__init__(name=f"killer of {word}")
         self.stack, self.word = stack, word
         self.lives = [chance.uniform(1.0, most_seconds) for _ in range(times)]
@@ -216,7 +216,8 @@ def test_workers_may_be_killed_at_any_moment(stack: Stack) -> None:
     assert len(kills) == 2 * KILLS
     print(f"kills at {[round(moment - clients.begun_at, 1) for moment in kills]}, loaded for {clients.ended_at - clients.begun_at:.1f} s")
 
-    check_end(stack, events, seconds=120)
+    # A withdrawal told after a killed `given` is told again, and final, when that can land no more: 70 s with Mailchimp's own timeout.
+    check_end(stack, events, seconds=150)
     check_answers(stack, events)
     arrivals = arrivals_of(stack)
     print(check_stale(stack, events, [arrival for told in arrivals.values() for arrival in told]))
