@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 from pipeline.figures import collect
 from pipeline.ledger import Ledger
+from pipeline.revival import Revival
 from pipeline.routing import Routing
+from pipeline.vault import Vault
 
 log = logging.getLogger(__name__)
 
@@ -20,12 +22,14 @@ RESULTS_AT_ONCE = 500
 class Audit:
     """Keeps the books; safe to share between threads."""
 
-    def __init__(self, ledger: Ledger, routing: Callable[[], Routing]) -> None:
+    def __init__(self, ledger: Ledger, vault: Vault, routing: Callable[[], Routing]) -> None:
         self._ledger, self._routing = ledger, routing
+        self._revival = Revival(ledger, vault, routing)
 
     def run(self) -> None:
-        """One look: leftovers, the `unaccounted` figure, withdrawals that take too long, deliveries of destinations that are gone."""
+        """One look: leftovers, withdrawals that a link may have revived, the `unaccounted` figure, withdrawals that take too long, deliveries of destinations that are gone."""
         self.fold_leftovers()
+        self._revival.of_late()
         routing = self._routing()
         snapshot = collect(self._ledger, routing)
         if snapshot.unaccounted:

@@ -10,17 +10,17 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.domain import ConsentEvent, Word, delivery_id, split_delivery_id
+from pipeline.domain import ConsentEvent, State, Word
 from pipeline.envelope import open_event
 from pipeline.errors import PayloadUnreadable
 from pipeline.hints import publish_chunks
 from pipeline.ledger import Ledger
-from pipeline.ledger.deliveries import DeadLetter
 from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.standings import Merge, Reach
 from pipeline.ports import Publisher
+from pipeline.revival import Revival
 from pipeline.routing import Routing
-from pipeline.subjects import COMPLETION_DEPTH, NEED_A_LINK, complete, merges_of, newest_by_event, spread
+from pipeline.subjects import COMPLETION_DEPTH, complete, merges_of, newest_by_event, spread
 from pipeline.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class FanOut:
 
     def __init__(self, ledger: Ledger, vault: Vault, publisher: Publisher, routing: Callable[[], Routing], *, chunk_size: int) -> None:
         self._ledger, self._vault, self._publisher, self._routing, self._chunk_size = ledger, vault, publisher, routing, chunk_size
+        self._revival = Revival(ledger, vault, routing)
 
     def run(self, event_ids: Sequence[str]) -> int:
         """Plan these events; returns how many deliveries are new. Events that are planned already are left alone."""
@@ -73,7 +74,7 @@ class FanOut:
         merged = standings.merge(merges)
         reaches = standings.reach([event.identifier_keys.values() for event in events], depth=COMPLETION_DEPTH)
         self._merge_across(events, reaches, routing)
-        self._revive({merge.identifier_key for merge, found in zip(merges, merged, strict=True) if found.missed})
+        self._revival.by_identifiers({merge.identifier_key for merge, found in zip(merges, merged, strict=True) if found.missed})
         return [
             max([word, *([newest] if (newest := reach.newest(event.purpose)) else [])], key=Word.encode)
             for event, word, reach in zip(events, newest_by_event(events, merged), reaches, strict=True)
@@ -85,38 +86,15 @@ class FanOut:
         for event, reach in zip(events, reaches, strict=True):
             if _links(event, routing) and len(event.identifier_keys) > 1:
                 merges += spread(reach.rings[0])
+        withdrawn = {word.event_id for word in (Word.decode(merge.word) for merge in merges) if word.state is State.WITHDRAWN}
+        # Before the merge: repeated after a crash, this would no longer be seen to be needed.
+        self._revival.retell(withdrawn - {event.event_id for event in events})
+        for event, reach in zip(events, reaches, strict=True):
             completed = complete(event, reach, self._ledger.standings).event
             added = completed.identifier_keys.keys() - event.identifier_keys.keys()
             merges += [Merge(identifier_key=completed.identifier_keys[kind], purpose=event.purpose, word=event.word.encode()) for kind in sorted(added)]
         if merges:
             self._ledger.standings.merge(merges)
-
-    def _revive(self, identifier_keys: set[str]) -> None:
-        """Withdrawals that died for want of an identifier come back as soon as a link might give it."""
-        if not identifier_keys:
-            return
-        keys = sorted(identifier_keys)
-        waiting = sorted(self._ledger.standings.missed_by(keys))
-        letters, _ = self._ledger.letters.by_id(waiting)
-        reached = [letter for letter in letters if letter.row.reason in NEED_A_LINK and self._is_reached(letter)]
-        for letter in self._ledger.letters.reopen(reached, reason="link_learned"):
-            log.info("dead_letter_revived", extra={"delivery_id": delivery_id(letter.event_id, letter.destination), "reason": "link_learned"})
-        self._ledger.standings.forget_missing(keys, [name for name in waiting if not self._may_still_die(name)])
-
-    def _is_reached(self, letter: DeadLetter) -> bool:
-        """Whether what is linked by now names the contact that a dead withdrawal could not be told for."""
-        destination = self._routing().destinations.get(letter.destination)
-        stored = self._ledger.events.load([letter.event_id])[0]
-        event = self._open(stored) if stored else None
-        if destination is None or event is None:
-            return False
-        reach = self._ledger.standings.reach([event.identifier_keys.values()], depth=COMPLETION_DEPTH)[0]
-        return bool(destination.adapter.contact_of(complete(event, reach, self._ledger.standings).event.subject))
-
-    def _may_still_die(self, name: str) -> bool:
-        """Whether a delivery is unfinished: until it has ended, a later link must still find the note of it."""
-        event_id, destination = split_delivery_id(name)
-        return self._ledger.deliveries.is_known(destination, [event_id])[0]
 
     def _plan(self, event: ConsentEvent, newest: Word, routing: Routing) -> Plan:
         overtaken = newest.event_id != event.event_id

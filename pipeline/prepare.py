@@ -16,7 +16,7 @@ from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.standings import Merge, Reach
 from pipeline.routing import Destination
 from pipeline.settle import CONFIRMATION_LOOK_SECONDS, Ending
-from pipeline.subjects import COMPLETION_DEPTH, NEED_A_LINK, Completed, complete
+from pipeline.subjects import COMPLETION_DEPTH, Completed, complete
 from pipeline.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -135,22 +135,6 @@ class Preparer:
         if merges:
             self._ledger.standings.merge(merges)
         return completed
-
-    def heal(self, destination: Destination, endings: Sequence[Ending]) -> None:
-        """Look once more at withdrawals just noted as dead for want of a link: one learned in between found them not dead yet, and passed them by."""
-        events = [
-            ending.event
-            for ending in endings
-            if ending.event is not None
-            and ending.event.state is State.WITHDRAWN
-            and ending.result is not None
-            and ending.result.reason in NEED_A_LINK
-            and not destination.adapter.contact_of(ending.event.subject)
-        ]
-        found = self._look(events, self._reaches(events)) if events else []
-        healed = [event.event_id for event, each in zip(events, found, strict=True) if destination.adapter.contact_of(each.event.subject)]
-        if healed:
-            self._ledger.letters.reopen(self._ledger.deliveries.find_dead(destination.name, healed), reason="link_learned")
 
     def _reaches(self, events: Sequence[ConsentEvent]) -> list[Reach]:
         return self._ledger.standings.reach([event.identifier_keys.values() for event in events], depth=COMPLETION_DEPTH)

@@ -45,7 +45,13 @@ def test_the_bodies_of_the_vendor_pages_arrive(stack: Stack) -> None:
     """Both Privacy Tools bodies go in as printed and come out as withdrawal and consent at the right destinations."""
     email = person()
     imported = {"consentDate": "05/01/2026 10:00", "consentValue": False, "name": "Ana Souza", "email": email, "templateHash": "test-template-hash-newsletter"}
-    by_phone = {"consentDate": "2026-01-05T13:00:00.000-0300", "consentValue": True, "name": "Ana Souza", "phone": "(51) 99999-0000", "templateHash": "test-template-hash-sms"}
+    by_phone = {
+        "consentDate": "2026-01-05T13:00:00.000-0300",
+        "consentValue": True,
+        "name": "Ana Souza",
+        "phone": "(51) 99999-0000",
+        "templateHash": "test-template-hash-sms",
+    }
     ids = []
     for body in (imported, by_phone):
         answer = stack.post("/v1/sources/privacy-tools", body, source="privacy_tools")

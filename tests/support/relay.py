@@ -212,7 +212,7 @@ class Relay:
             DeliverOptions(chunk_seconds=5.0, lease_seconds=seconds),
         )
         self.release = Release(self.ledger, self.queue, lambda: self.rules, self.limits, chunk_size=chunk_size)
-        self.audit = Audit(self.ledger, lambda: self.rules)
+        self.audit = Audit(self.ledger, self.vault, lambda: self.rules)
         self._serial = itertools.count()
 
     def now(self) -> datetime:

@@ -222,6 +222,7 @@ def test_link_learned_while_the_withdrawal_dies_revives(relay: Relay):
     relay.settler.settle = late_settle
     relay.drain()
     relay.again()
+    relay.again()
     assert relay.deliveries(withdrawal)["mail"][0] == "delivered"
     assert relay.vendors["mail"].held[ANA, "news"] == "withdrawn"
 
@@ -300,3 +301,33 @@ def test_an_event_that_teaches_nothing_revives_nothing(client):
     assert relay.queue.messages == []
     assert relay.deliveries(withdrawn) == {"crm": ("dead", "missing_identifier")}
     assert [name for _, _, names in relay.queue.dead for name in names].count(f"{withdrawn}.crm") == 1
+
+
+def test_a_chain_of_links_learned_one_by_one_revives(client):
+    """A withdrawal by phone dies for want of an account; phone and e-mail are linked, then e-mail and account: it is told."""
+    relay = Relay(client, routing([destination("crm", adapter(identifiers=("external_id",)))]))
+    withdrawn = relay.event("withdrawn", 5, phone="+5551900000001")
+    relay.drain()
+    relay.event("given", 1, purpose="sms", email="ana@example.org", phone="+5551900000001")
+    relay.drain()
+    assert relay.deliveries(withdrawn) == {"crm": ("dead", "missing_identifier")}
+    relay.event("given", 2, purpose="sms", email="ana@example.org", external_id="S-1")
+    relay.drain()
+    relay.again()
+    assert relay.deliveries(withdrawn) == {"crm": ("delivered", None)}
+    assert relay.vendors["crm"].held["S-1", "news"] == "withdrawn"
+
+
+def test_a_link_learned_after_the_withdrawal_was_told_has_it_told_for_the_other_identifier_too(client):
+    """The vendor knows a person by e-mail and by account; the account withdrew, and only later it shows whose it is."""
+    relay = Relay(client, routing([destination("hook", adapter(identifiers=("external_id", "email")))]))
+    relay.event("given", 1, email="ana@example.org")
+    withdrawn = relay.event("withdrawn", 5, external_id="S-1")
+    relay.drain()
+    assert relay.vendors["hook"].held["ana@example.org", "news"] == "given"
+    relay.event("given", 2, purpose="sms", email="ana@example.org", external_id="S-1")
+    relay.drain()
+    relay.again()
+    assert relay.vendors["hook"].held["ana@example.org", "news"] == "withdrawn"
+    assert relay.deliveries(withdrawn) == {"hook": ("delivered", None)}
+    assert relay.figures().unaccounted == 0
