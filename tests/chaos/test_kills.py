@@ -153,6 +153,7 @@ def check_end(stack: Stack, events: Sequence[Sent], *, seconds: float) -> None:
     wait_until(lambda: stack.metric("consent_unaccounted") == 0, 10)
     assert stack.metric("consent_dead_letters") == 0
     assert stack.get("/v1/dead-letters").json()["items"] == []
+    assert '"task_failed"' not in stack.log()
     expected = standing(events)
     states = held(stack)
     for vendor, purposes in PURPOSES_OF.items():
