@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from pipeline.domain import Outcome, State, VendorResult
+from pipeline.domain import Outcome, State, VendorResult, Word
 from pipeline.exchange import Exchange, Work, WorkResult
 from pipeline.fence import judge
 from pipeline.ledger import Ledger
 from pipeline.ledger.accounts import Admission, Farewell, Traffic
 from pipeline.ledger.deliveries import DeadLetter, Row
+from pipeline.ledger.standings import newest_of
 from pipeline.limits import Bulkhead, LimitOptions, traffic_of
 from pipeline.prepare import Preparer, Task
 from pipeline.routing import Destination, Routing
@@ -295,24 +296,27 @@ class Deliver:
             chunk.endings.append(task.ending(result, retell_at_ms=late or (-1 if outlived else 0)))
 
     def _correct_stale(self, chunk: Chunk, sent: Sequence[tuple[Task, VendorResult, bool]]) -> None:
-        """Count every `given` sent while a newer withdrawal was accepted; if our claim had run out, have that withdrawal told again."""
-        given = [(task, ours) for task, result, ours in sent if task.event.state is State.GIVEN and (result.outcome in TOLD or not result.definite)]
-        if not given:
+        """Count every `given` sent while a newer withdrawal was accepted; have the newer word told again that a write beyond its claim may have undone."""
+        may_have_acted = [(task, ours) for task, result, ours in sent if result.outcome in TOLD or not result.definite]
+        looked_at = [(task, ours) for task, ours in may_have_acted if task.event.state is State.GIVEN or not ours]
+        if not looked_at:
             return
-        checks = [(key, task.event.purpose, task.event.word.encode()) for task, _ in given for key in task.event.identifier_keys.values()]
+        checks = [(key, task.event.purpose, task.event.word.encode()) for task, _ in looked_at for key in task.event.identifier_keys.values()]
         newer = iter(self._ledger.standings.newer(checks))
-        stale: list[DeadLetter] = []
+        undone: list[DeadLetter] = []
         count, now_ms = 0, self._ledger.clock_ms()
-        for task, ours in given:
-            words = [word for word in itertools.islice(newer, len(task.event.identifier_keys)) if word and word.state is State.WITHDRAWN]
-            count += bool(words)
-            if words and not ours:
-                stale += [_letter(chunk.destination.name, word.event_id, now_ms) for word in words]
+        for task, ours in looked_at:
+            newest = newest_of(word for word in itertools.islice(newer, len(task.event.identifier_keys)))
+            if newest is None or newest.state is task.event.state:
+                continue
+            count += newest.state is State.WITHDRAWN
+            if not ours:
+                undone.append(_letter(chunk.destination.name, newest, now_ms))
         if count:
             self._ledger.note_stale(count)
             log.warning("stale_send", extra={"destination": chunk.destination.name, "deliveries": count})
-        if stale:
-            self._ledger.letters.reopen(list(dict.fromkeys(stale)), only_dead=False, reason="late_write")
+        if undone:
+            self._ledger.letters.reopen(list(dict.fromkeys(undone)), only_dead=False, reason="late_write")
 
     def _farewell(self, chunk: Chunk, task: Task, *, definite: bool) -> Farewell:
         return Farewell(lane=chunk.lane, definite=definite, identifier_keys=task.contact_keys)
@@ -358,6 +362,6 @@ def _results(flight: Flight, work: WorkResult) -> Sequence[VendorResult]:
     return [VendorResult(outcome=outcome, reason="" if outcome is Outcome.APPLIED else "not_confirmed_yet", vendor_reference=held.vendor_reference)]
 
 
-def _letter(destination: str, event_id: str, now_ms: int) -> DeadLetter:
-    """A withdrawal that ended before now, whichever way, as what is to be brought back."""
-    return DeadLetter(event_id=event_id, destination=destination, row=Row(state=State.WITHDRAWN.value), died_ms=now_ms)
+def _letter(destination: str, word: Word, now_ms: int) -> DeadLetter:
+    """A delivery that ended before now, whichever way, as what is to be brought back."""
+    return DeadLetter(event_id=word.event_id, destination=destination, row=Row(state=word.state.value), died_ms=now_ms)

@@ -582,3 +582,28 @@ def test_sources_do_not_matter_to_the_fence(client: redis.Redis):
     relay.event("withdrawn", 5, email=ANA, source="crm")
     relay.drain()
     assert states(relay) == ["withdrawn"]
+
+
+def test_a_withdrawal_that_outlived_its_claim_does_not_undo_a_newer_given(relay: Relay):
+    """A paused worker's old withdrawal lands after a newer `given` was told: that `given` is told again, and nothing counts as stale."""
+    withdrawn = relay.event("withdrawn", 1, email=ANA)
+    relay.step()
+    newer: list[str] = []
+
+    def pause(_work):
+        if not newer:
+            time.sleep(0.1)  # longer than claim, mark and lease
+            newer.append(relay.event("given", 2, email=ANA))
+            relay.step()
+            relay.step()
+            assert relay.vendors["mail"].held[ANA, "news"] == "given"
+
+    relay.exchange.before = pause
+    relay.drain()
+    assert relay.vendors["mail"].held[ANA, "news"] == "withdrawn"
+    relay.again()
+    relay.again()
+    assert relay.vendors["mail"].held[ANA, "news"] == "given"
+    assert relay.deliveries(newer[0])["mail"] == ("delivered", None)
+    assert relay.deliveries(withdrawn)["mail"][0] == "superseded"
+    assert relay.figures().stale_sends_total == 0
