@@ -273,10 +273,10 @@ def retry_after(response: VendorResponse, *, now: datetime | None = None) -> flo
 
 
 def vendor_names() -> list[str]:
-    """The names of all vendor files; dropping a file into the folder is enough to add one."""
+    """The names of all vendor files; dropping a file into the folder is enough to add one. `_<vendor>_...` is part of that vendor, too long for one file."""
     import pipeline.vendors as package
 
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "base")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "base" and not module.name.startswith("_"))
 
 
 def adapter_class(vendor: str) -> type[Adapter]:

@@ -177,6 +177,20 @@ def test_another_media_type_is_refused():
     assert refused(by_phone(), 415, media_type="text/plain") == {"": "must be application/json"}
 
 
-def test_it_cannot_be_told_yet():
-    """It declares no state, so the routing file refuses it as a destination."""
-    assert Adapter.capabilities.states == frozenset()
+@pytest.mark.parametrize("name,profile", [("-", {}), ("--", {}), ("Ana", {"name": "Ana"}), ("安娜", {"name": "安娜"})])
+def test_a_dash_is_no_name(name, profile):
+    """A webhook's template must have a name, but may have no variable for one."""
+    assert hear(by_phone(name=name))[0].profile == profile
+
+
+@pytest.mark.parametrize("text", ["${document}", " ${document} ", "${}"])
+def test_a_variable_that_was_not_filled_counts_as_absent(text):
+    """The platform leaves a variable of a template as it is when it has nothing to put in."""
+    assert hear(by_phone(document=text))[0].subject.national_id is None
+    assert refused(by_phone(document="${a} 7")) == {"document": "must be made of digits and letters, with at most . - / _ or blanks between them"}
+
+
+def test_it_is_heard_and_told():
+    """The same file serves a source and a destination."""
+    assert Adapter.capabilities.sends_events
+    assert Adapter.capabilities.states == frozenset(State)

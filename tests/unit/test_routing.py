@@ -10,7 +10,8 @@ from pipeline.domain import ConsentEvent, State, Subject
 from pipeline.errors import ConfigurationError
 from pipeline.routing import Conditions, RetryPolicy, Routing, Trigger, describe
 from pipeline.routing_file import load_routing, source_kinds
-from pipeline.vendors.base import Rate
+from pipeline.vendors import webhook
+from pipeline.vendors.base import Capabilities, Rate
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "consent.yaml"
 KEY = "sha256:" + "ab" * 32
@@ -221,7 +222,6 @@ def test_a_limit_group_may_not_share_a_session():
         ("  sms: {}", "  SMS: {}", 6, "the name 'SMS' in purposes is not usable"),
         ("  sms: {}", "  news: {}", 6, "purposes has 'news' twice"),
         ("vendor: dinamize", "vendor: dynamize", 9, "destination lists has an unknown vendor; did you mean 'dinamize'?"),
-        ("vendor: dinamize", "vendor: privacy_tools", 9, "vendor privacy_tools can only be a source and cannot be told anything"),
         ("    vendor: dinamize\n", "", 8, "destination lists has no vendor; expected dinamize"),
         ("{token: ", "{tokn: ", 10, "unknown key 'tokn'; did you mean 'token'?"),
         ("${TOKEN}", "${TOKN}", 10, "the environment variable TOKN is not set"),
@@ -384,6 +384,21 @@ def test_the_description_names_accounts_rates_and_triggers():
         "  sms given when country BR when group a or b -> crm",
         "warning: consent.yaml:12: crm is told given for sms but no trigger tells it of every withdrawal",
     ]
+
+
+def test_a_vendor_that_can_express_nothing_is_no_destination(monkeypatch):
+    """It may still be a source."""
+    monkeypatch.setattr(webhook.Adapter, "capabilities", Capabilities(states=frozenset()))
+    (found,) = complaints(GOOD)
+    assert found.startswith("consent.yaml:13: vendor webhook can only be a source and cannot be told anything; expected ")
+
+
+def test_privacy_tools_can_be_told():
+    """It is a source and a destination."""
+    login = "{public_key: a, secret: b, client_id: c, client_secret: d}"
+    text = GOOD.replace("vendor: dinamize", "vendor: privacy_tools").replace('{token: "${TOKEN}"}', login).replace("{list_code: 0010}", "{template_hash: h}")
+    assert load(text).destinations["lists"].options_for("news")["template_hash"] == "h"
+    assert any("'portal_hash'" in found for found in complaints(text.replace("{template_hash: h}", "{template_hash: h, send_sms: true}")))
 
 
 def test_sources_are_native_or_of_a_vendor_that_can_be_heard():
