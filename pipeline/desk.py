@@ -82,7 +82,7 @@ class Desk:
         """What keeps events from being taken or told; empty means ready. Never raises for a ledger that is away."""
         try:
             self._ledger.ping()
-            self._ledger.recognise()
+            self._ledger.check()
             found = []
             beat = self._ledger.last_beat_seconds()
             if beat is not None and beat > BEAT_SECONDS:

@@ -10,6 +10,7 @@ from typing import Any
 import redis
 
 from pipeline.domain import format_time, utc_from_us
+from pipeline.errors import ConfigurationError, LedgerUnavailable
 from pipeline.ledger import identity
 from pipeline.ledger.accounts import Accounts
 from pipeline.ledger.deliveries import Deliveries
@@ -46,7 +47,7 @@ class Ledger:
 
     def __init__(self, client: redis.Redis, vault: Vault, options: LedgerOptions) -> None:
         self._options = options
-        self.store = Store(client, on_forgotten=self.recognise)
+        self.store = Store(client, on_forgotten=self.check)
         self.keys = Keys(options.partitions)
         lifetimes = Lifetimes(
             record_ms=int(options.dedup_days * 86_400_000),
@@ -63,10 +64,24 @@ class Ledger:
         self._expected_id = options.expected_id
         self._asked_at, self._server_ms = float("-inf"), 0
         self.identity = self.recognise()
-        self.durability = identity.confirmable(self.store, options.durability, options.wait_aof_milliseconds)
+        self.durability = self._confirmable()
+
+    def check(self) -> None:
+        """Check again that this is the ledger we work with and that it keeps what it confirms; also done whenever the server has forgotten our scripts.
+
+        A server that was set up anew meanwhile is asked to confirm writes in the way it now can. Raises LedgerMismatch, LedgerUnavailable.
+        """
+        self.recognise()
+        try:
+            self.durability = self._confirmable()
+        except ConfigurationError as error:
+            raise LedgerUnavailable(str(error)) from error
+
+    def _confirmable(self) -> identity.Durability:
+        return identity.confirmable(self.store, self._options.durability, self._options.wait_aof_milliseconds)
 
     def recognise(self) -> identity.Identity:
-        """Check again that this is the ledger we work with; also done whenever the server has forgotten our scripts."""
+        """Check again that this is the ledger we work with."""
         options = self._options
         found = identity.recognise(self.store, partitions=options.partitions, pepper_fingerprint=options.pepper_fingerprint, expected_id=self._expected_id)
         self._expected_id = found.ledger_id

@@ -18,6 +18,8 @@ from redis import exceptions
 from pipeline.errors import LedgerUnavailable
 
 _AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.BusyLoadingError, exceptions.ReadOnlyError, exceptions.OutOfMemoryError, OSError)
+_REFUSING = ("NOREPLICAS", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ")
+"""How a server's answer begins that cannot write now: too few replicas, a full disk, a failover under way, a script that hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,11 @@ class Store:
             for command in commands:
                 pipeline.execute_command(*command)
             return list(pipeline.execute(raise_on_error=False))
-        except _AWAY as error:
-            raise LedgerUnavailable(f"the ledger cannot be reached or written: {type(error).__name__}") from error
+        except (*_AWAY, exceptions.ResponseError) as error:
+            translated = self._translated(error)
+            if translated is error:
+                raise
+            raise translated from error
 
     def _single(self, command: tuple[Any, ...]) -> Any:
         try:
@@ -96,6 +101,8 @@ class Store:
     def _translated(error: Exception) -> Exception:
         if isinstance(error, _AWAY):
             return LedgerUnavailable(f"the ledger cannot be reached or written: {type(error).__name__}")
+        if isinstance(error, exceptions.ResponseError) and str(error).startswith(_REFUSING):
+            return LedgerUnavailable(f"the ledger cannot be written: {str(error).split()[0]}")
         return error
 
 

@@ -144,6 +144,31 @@ def test_server_that_evicts_is_refused():
                 open_ledger(client, durability=wanted)
 
 
+def test_server_that_was_set_up_anew_is_noticed_while_we_run():
+    """One that no longer syncs always is asked to wait from then on; one that evicts is no ledger to rely on."""
+    with valkey_server() as url, redis.Redis.from_url(url) as client:
+        ledger = open_ledger(client, wait_aof_milliseconds=2000)
+        client.config_set("appendfsync", "everysec")
+        ledger.check()
+        assert ledger.durability.mode == "waitaof"
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(LedgerUnavailable, match="noeviction"):
+            ledger.check()
+
+
+def test_server_that_may_not_write_is_unavailable(client: redis.Redis):
+    """Too few replicas is an outage, alone and in a pipeline, and nothing is written."""
+    ledger = open_ledger(client)
+    client.config_set("min-replicas-to-write", 1)
+    try:
+        for call in (ledger.ping, lambda: ledger.events.commit([new_event(f"{n:024d}") for n in range(12)], ledger.durability)):
+            with pytest.raises(LedgerUnavailable, match="NOREPLICAS"):
+                call()
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+    assert ledger.events.counts()["accepted"] == 0
+
+
 def test_beat_and_periodic_work(client: redis.Redis):
     """The age of the last beat is known once there was one, and periodic work is done by one caller at a time."""
     ledger = open_ledger(client)
