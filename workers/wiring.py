@@ -64,6 +64,8 @@ class Parts:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigurationError(f"{path}: the routing file cannot be read ({error.strerror}); CONSENT_CONFIG names another") from error
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"{path}: is not UTF-8 at byte {error.start}") from error
         retry = RetryPolicy(waits_seconds=self.settings.retry.waits_seconds, give_up_after_seconds=self.settings.retry.give_up_after_seconds)
         return load_routing(text, filename=str(path), environment=self.environment, default_retry=retry)
 

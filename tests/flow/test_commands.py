@@ -95,6 +95,14 @@ def test_operators_commands_look_at_what_runs(up):
     assert json.loads(consent("backfill", "crm-webhook", "--dry-run", **mine).stdout)["unreadable"] == 0
 
 
+def test_check_looks_at_the_file_it_is_given_whatever_runs(up, tmp_path):
+    """A new routing file is checked before it is put in place: a running `up` does not answer for it with its own."""
+    (tmp_path / "bad.yaml").write_text("version: 1\n")
+    checked = consent("check", CONSENT_STATE_DIR=str(up[0]), CONSENT_CONFIG=str(tmp_path / "bad.yaml"))
+    assert checked.returncode == 2
+    assert "bad.yaml:1" in checked.stderr
+
+
 def test_flower_asks_for_its_login_and_changes_nothing(up):
     """Wrong or no login 401; with it reading works and running a task is refused."""
     state, _, _ = up
@@ -267,6 +275,11 @@ def test_a_changed_routing_file_is_taken_by_sighup_and_a_wrong_one_is_not(tmp_pa
             process.send_signal(signal.SIGHUP)
             time.sleep(1.5)
             assert '"event": "routing_refused"' in (state / "logs/up.log").read_text()
+            routing.write_bytes(text.replace("Newsletter", "Bolet\u00edn").encode("latin-1"))
+            process.send_signal(signal.SIGHUP)
+            time.sleep(1.5)
+            assert process.poll() is None
+            assert (state / "logs/up.log").read_text().count('"event": "routing_refused"') == 2
             routing.write_text(text.replace("purposes:\n  newsletter:", "purposes:\n  surveys: {title: Surveys}\n  newsletter:"))
             process.send_signal(signal.SIGHUP)
             until = time.monotonic() + 20

@@ -42,9 +42,15 @@ class Group(click.Group):
 
 
 def environment(*, of_running: bool = False) -> dict[str, str]:
-    """The environment of the command; with `of_running` and no CONSENT_REDIS_URL, as a running `consent up` of the same state directory has it."""
+    """The environment of the command; with `of_running` and no CONSENT_REDIS_URL, completed by that of a running `consent up` of the same state directory.
+
+    What the caller has set wins, but for ports: 0 let `up` choose one.
+    """
     own = dict(os.environ)
-    return {**own, **_of_running(own)} if of_running and not own.get("CONSENT_REDIS_URL") else own
+    if not of_running or own.get("CONSENT_REDIS_URL"):
+        return own
+    given = {name: value for name, value in own.items() if value and not name.endswith("_PORT")}
+    return {**own, **_of_running(own), **given}
 
 
 def _of_running(own: Mapping[str, str]) -> dict[str, str]:
