@@ -11,6 +11,7 @@ from pipeline.domain import ConsentEvent, State
 from pipeline.envelope import open_event
 from pipeline.errors import PayloadUnreadable
 from pipeline.ledger import Ledger
+from pipeline.ledger.deliveries import Row
 from pipeline.ledger.events import StoredEvent
 from pipeline.routing import Routing
 from pipeline.vault import Vault
@@ -70,8 +71,10 @@ class Backfill:
                 wanted.append(stored)
         counts[state.value] += len(wanted)
         if wanted and not dry_run:
-            self._ledger.deliveries.plan(destination, state.value, [(each.event_id, each.facts.received_us // 1000) for each in wanted])
-            self._ledger.events.reopen_for(destination, [each.event_id for each in wanted], self._ledger.clock_ms())
+            now_ms = self._ledger.clock_ms()  # before they can be told: no result of theirs is older
+            row = Row(state=state.value, reason="backfill", since_ms=now_ms)
+            self._ledger.deliveries.plan(destination, state.value, [(each.event_id, now_ms) for each in wanted], row)
+            self._ledger.events.reopen_for(destination, [each.event_id for each in wanted], now_ms)
 
     def _opened(self, stored: StoredEvent | None) -> ConsentEvent | None:
         try:

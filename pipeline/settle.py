@@ -108,12 +108,17 @@ def _failed(ending: Ending, row: Row, destination: Destination, result: VendorRe
     event, policy = ending.event, destination.retry
     if event is None:
         raise AssertionError("an outcome belongs to an event")
-    age_seconds = now_ms / 1000 - event.received_at.timestamp()
+    age_seconds = _age_seconds(ending.row, event, now_ms)
     if gives_up(policy, event.state, age_seconds):
         return _dead(ending, row, now_ms)
     wait = max(wait_seconds(policy, row.attempts, random), result.retry_after_seconds or 0.0)
     overdue = event.state is State.WITHDRAWN and is_overdue(policy, age_seconds)
     return _waiting(ending, row, _in(wait), alert="withdrawal_overdue" if overdue else "")
+
+
+def _age_seconds(row: Row, event: ConsentEvent, now_ms: int) -> float:
+    """How long this delivery has been owed: since the receipt, or since a person asked for it anew."""
+    return max(0.0, now_ms / 1000 - max(event.received_at.timestamp(), row.since_ms / 1000))
 
 
 def _row(ending: Ending, event: ConsentEvent, result: VendorResult, now_ms: int) -> Row:
@@ -126,6 +131,7 @@ def _row(ending: Ending, event: ConsentEvent, result: VendorResult, now_ms: int)
         vendor_reference=result.vendor_reference,
         state=event.state.value,
         source=event.source,
+        since_ms=ending.row.since_ms,
     )
 
 
@@ -176,7 +182,7 @@ class Tally:
             return
         self.steps[f"o|{ending.result.outcome}|{ending.event.state}"] += 1
         if ending.result.outcome in TOLD and not ending.row.retell:
-            seconds = max(0.0, now_ms / 1000 - ending.event.received_at.timestamp())
+            seconds = _age_seconds(ending.row, ending.event, now_ms)
             self.seconds += seconds
             self.steps["told"] += 1
             self.steps[f"h|{next((bucket for bucket in LATENCY_BUCKETS_SECONDS if seconds <= bucket), '+Inf')}"] += 1

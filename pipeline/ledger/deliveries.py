@@ -21,7 +21,10 @@ from pipeline.ledger.store import Store, pairs_of, text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What is known of a delivery that did not end at once; absent for a fresh one. Times are milliseconds."""
+    """What is known of a delivery that did not end at once; absent for a fresh one. Times are milliseconds.
+
+    `since_ms` is when it was replayed or backfilled: patience and latency count from then, not from the receipt of an event that may be old.
+    """
 
     attempts: int = 0
     outcome: str = ""
@@ -32,6 +35,7 @@ class Row:
     vendor_reference: str = ""
     state: str = ""
     source: str = ""
+    since_ms: int = 0
 
     def encode(self) -> bytes:
         return orjson.dumps([getattr(self, name) for name in self.__slots__])
@@ -85,10 +89,14 @@ class Deliveries:
     def __init__(self, store: Store, keys: Keys, lifetimes: Lifetimes) -> None:
         self._store, self._keys, self._lifetimes = store, keys, lifetimes
 
-    def plan(self, destination: str, lane: str, events: Sequence[tuple[str, int]]) -> list[bool]:
-        """Plan deliveries of events (id, receipt in ms); True for those that are new."""
-        names = [*self._lane(destination, lane), *self._names(destination, "dead", "result", "untold", "n")]
-        arguments = [self._lifetimes.push_rescue_ms, int(lane == LANES[0]), *(value for event in events for value in event)]
+    def plan(self, destination: str, lane: str, events: Sequence[tuple[str, int]], row: Row | None = None) -> list[bool]:
+        """Plan deliveries of events (id, owed since in ms); True for those that are new.
+
+        The caller pushes them at once; with a `row` they wait in the due index instead, for beat to push at the destination's pace.
+        """
+        names = [*self._lane(destination, lane), *self._names(destination, "dead", "result", "untold", "n", "row")]
+        arguments: list[Any] = [self._lifetimes.push_rescue_ms, int(lane == LANES[0]), row.encode() if row else ""]
+        arguments += [value for event in events for value in event]
         planned = self._store.run([self._store.script("plan", names, arguments), ("SADD", DESTINATIONS, destination)])[0]
         return [bool(value) for value in planned]
 
@@ -221,10 +229,14 @@ class Deliveries:
         """Withdrawals this destination has not been told of, the dead ones included."""
         return int(self._store.run([("ZCARD", self._keys.destination(destination, "untold"))])[0])
 
+    def now_ms(self) -> int:
+        """The server's clock."""
+        seconds, microseconds = self._store.run([("TIME",)])[0]
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
     def overdue(self, destination: str, milliseconds: int) -> bool:
         """Whether something was pushed or leased so long ago that it should have been rescued since then."""
-        now = self._store.run([("TIME",)])[0]
-        latest = int(now[0]) * 1000 - milliseconds
+        latest = self.now_ms() - milliseconds
         names = [self._lane(destination, lane)[0] for lane in LANES]
         return any(self._store.run([("ZCOUNT", name, "-inf", latest) for name in names]))
 

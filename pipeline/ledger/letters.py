@@ -117,12 +117,13 @@ class Letters:
     def reopen(self, letters: Sequence[DeadLetter], *, only_dead: bool = True, reason: str = "") -> list[DeadLetter]:
         """Bring deliveries back to be told again at once; returns those that were reopened. One that was never planned is not invented."""
         reopened: list[DeadLetter] = []
+        now_ms = self._deliveries.now_ms()
         for (destination, state), group in _grouped(letters).items():
             stored = self._events.load([letter.event_id for letter in group], payloads=False)
             present = [(letter, event) for letter, event in zip(group, stored, strict=True) if event is not None and destination in event.destinations]
             rows = [(letter.event_id, event.facts.received_us // 1000, letter.row.reason) for letter, event in present]
             for (letter, _), row in zip(present, rows, strict=True):
-                fresh = Row(state=letter.row.state, source=letter.row.source, reason=reason)
+                fresh = Row(state=letter.row.state, source=letter.row.source, reason=reason, since_ms=now_ms)
                 if self._deliveries.reopen(destination, lane_of(state), [row], fresh, only_dead=only_dead)[0]:
                     reopened.append(letter)
             self._fold(destination, [letter for letter, _ in present if letter in reopened], DeliveryStatus.WAITING, reason)
