@@ -7,12 +7,12 @@ from pipeline.vendors.base import Adapter, Rate, adapter_class, vendor_names
 COLUMNS = ("vendor", "can be told", "finds a person by", "one state for each", "double opt-in", "read back", "session", "in one call", "limit")
 OPENING = """# What each vendor can do
 
-Printed from the vendor files by `python -m tests.vendors.capability_table`; a test compares the two.
+Printed from the vendor files by `.venv/bin/python -m tests.vendors.capability_table`; a test compares the two.
 
 - *can be told*: the states that the vendor can express. A withdrawal that cannot be expressed is a dead letter with an alert, never dropped.
 - *finds a person by*: one of these is enough, in this order of preference.
 - *one state for each*: `purpose`, or `contact` where one state stops everything at once.
-- *read back*: the vendor's own state can be asked for, which the reconciliation needs.
+- *read back*: the vendor's own state can be asked for.
 - *in one call*: how many people one call can carry.
 """
 
