@@ -63,8 +63,8 @@ def complete(event: ConsentEvent, reach: Reach, standings: Standings) -> Complet
             continue
         candidates = reach.nearest(kind)
         if len(candidates) == 1:
-            keys[kind] = candidates[0].key
-            values[kind] = standings.open_value(candidates[0])
+            if value := standings.open_value(candidates[0]):
+                keys[kind], values[kind] = candidates[0].key, value
         elif candidates:
             ambiguous.add(kind)
     if values:

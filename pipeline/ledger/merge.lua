@@ -14,7 +14,11 @@ for i = 1, #KEYS / 2 do
       newest = word
     end
   end
-  if value ~= '' then redis.call('HSETNX', record, 'v', value) end
+  if value ~= '' then
+    local sealed = redis.call('HGET', record, 'v')
+    -- It begins with the id of its vault key: one sealed with another key is replaced, so that keys can be retired.
+    if not sealed or string.sub(sealed, 1, 4) ~= string.sub(value, 1, 4) then redis.call('HSET', record, 'v', value) end
+  end
   for n = 1, links do
     new_links = new_links + redis.call('HSETNX', record, 'l:' .. ARGV[a + 3 + n], '')
   end

@@ -5,14 +5,18 @@ Each identifier has one record. Merging is last-writer-wins, hence commutative a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.domain import KIND_LETTERS, Word
+from pipeline.errors import PayloadUnreadable
 from pipeline.ledger.keys import Keys
 from pipeline.ledger.store import Store, pairs_of, text
 from pipeline.vault import Vault
+
+log = logging.getLogger(__name__)
 
 MAX_REACH = 32
 """Identifiers that one look at a subject follows at the most; a subject with more is not one person."""
@@ -124,8 +128,12 @@ class Standings:
         return [Reach(tuple(tuple(known[key] for key in ring) for ring in levels)) for levels in rings]
 
     def open_value(self, record: IdentifierRecord) -> str:
-        """The identifier itself; only for telling a vendor."""
-        return self._vault.open(record.value or b"", record.key).decode()
+        """The identifier itself, only for telling a vendor; empty, with an alert, if its vault key is missing: one record must not hold up a whole chunk."""
+        try:
+            return self._vault.open(record.value or b"", record.key).decode()
+        except PayloadUnreadable as error:
+            log.error("alert", extra={"alert": "identifier_unreadable", "identifier_key": record.key, "reason": str(error)})  # noqa: TRY400 (no traceback: it is no bug)
+            return ""
 
     def seal_value(self, key: str, value: str) -> bytes:
         """An identifier sealed for its own record."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.domain import State, Word
 from pipeline.ledger import Ledger
 from pipeline.ledger.standings import Merge, newest_of
+from pipeline.vault import Vault
 from tests.support.parts import VAULT, open_ledger, word
 
 MAIL, PHONE, ACCOUNT = "e" + "a" * 24, "p" + "b" * 24, "x" + "c" * 24
@@ -165,3 +166,15 @@ def test_scan_sees_every_identifier(ledger: Ledger):
 def test_newest_of_nothing_is_nothing():
     """No word at all is no consent, not an error."""
     assert newest_of([None, None]) is None
+
+
+def test_value_is_sealed_anew_with_another_vault_key(ledger: Ledger):
+    """Naming an identifier again moves its value to the newest key, so that old keys can go; with the same key the first value stays."""
+    said = word(1, "given", "a" * 24)
+    first = ledger.standings.seal_value(MAIL, "ana@example.org")
+    ledger.standings.merge([say(MAIL, said, value=first)])
+    ledger.standings.merge([say(MAIL, said, value=ledger.standings.seal_value(MAIL, "ana@example.org"))])
+    assert ledger.standings.reach([[MAIL]])[0].rings[0][0].value == first
+    rotated = Vault([b"n" * 32]).seal(b"ana@example.org", MAIL)
+    ledger.standings.merge([say(MAIL, said, value=rotated)])
+    assert ledger.standings.reach([[MAIL]])[0].rings[0][0].value == rotated

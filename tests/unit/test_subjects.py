@@ -7,6 +7,7 @@ import pytest
 from pipeline.domain import ConsentEvent, State, Subject, Word
 from pipeline.ledger.standings import IdentifierRecord, Merged, Reach, Standings
 from pipeline.subjects import complete, merges_of, newest_by_event, spread
+from pipeline.vault import Vault
 from tests.support.parts import HASHER, VAULT, word
 from tests.support.relay import BASE_TIME
 
@@ -46,6 +47,15 @@ def test_single_candidate_completes_a_withdrawal():
     assert completed.event.identifier_keys["email"] == HASHER.identifier_key("email", "ana@example.org")
     assert completed.event.word == event().word
     assert completed.ambiguous == frozenset()
+
+
+def test_identifier_of_a_retired_vault_key_completes_nothing(caplog: pytest.LogCaptureFixture):
+    """A candidate that cannot be opened is an alert without its value, and neither an exception nor an identifier."""
+    strangers = Standings(None, None, Vault([b"x" * 32]))  # type: ignore[arg-type]
+    said = event()
+    completed = complete(said, reach([record("phone", PHONE)], [record("email", "ana@example.org")]), strangers)
+    assert completed.event is said
+    assert [(each.message, each.alert) for each in caplog.records] == [("alert", "identifier_unreadable")]  # type: ignore[attr-defined]
 
 
 def test_given_is_never_completed():
