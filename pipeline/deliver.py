@@ -21,7 +21,7 @@ from pipeline.exchange import Exchange, Work, WorkResult
 from pipeline.fence import judge
 from pipeline.ledger import Ledger
 from pipeline.ledger.accounts import Admission, Farewell, Traffic
-from pipeline.ledger.deliveries import DeadLetter, Row
+from pipeline.ledger.deliveries import DeadLetter, Leased, Row
 from pipeline.ledger.standings import newest_of
 from pipeline.limits import Bulkhead, LimitOptions, traffic_of
 from pipeline.prepare import Preparer, Task
@@ -36,16 +36,22 @@ BUSY_WAIT_MS = 1000
 SETTLE_AT_ONCE = 50
 SETTLE_SECONDS = 0.1
 """Endings are written down when there are so many, or the first of them is this old: a crash repeats at most those calls."""
+PULL_SECONDS = 2.0
+"""How long one task goes on with what is due after its own chunk is done."""
 HELD_BACK_MS = 500
 """When to look again at a chunk that found no room in this process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliverOptions:
-    """`chunk_seconds`: how long a chunk may start new dialogues; `lease_seconds`: how soon its deliveries are free again if this process dies."""
+    """`chunk_seconds`: how long a chunk may start new dialogues; `lease_seconds`: how soon its deliveries are free again if this process dies.
+
+    `chunk_size`: the most deliveries pulled at once, where the vendor takes no more in one call.
+    """
 
     chunk_seconds: float = 10.0
     lease_seconds: float = 15.0
+    chunk_size: int = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,7 @@ class Chunk:
     stop_at: float
     renew_at: float
     settle_at: float
+    moved: bool = False
     permits: Any = field(default_factory=itertools.count)
     flying: dict[int, Flight] = field(default_factory=dict)
     landed: SimpleQueue[tuple[Flight, WorkResult]] = field(default_factory=SimpleQueue)
@@ -98,9 +105,9 @@ class Deliver:
         self._chunks = itertools.count()
 
     def run(self, destination: str, lane: str, event_ids: Sequence[str]) -> None:
-        """Tell `destination` of these events, as far as they are still to be told and free."""
+        """Tell `destination` of these events, as far as they are still to be told and free; then of others that wait for nothing but a free hand."""
         settings = self._routing().destinations.get(destination)
-        token = f"{self._process}.{next(self._chunks)}"
+        token = self._next_token()
         leased = self._ledger.deliveries.claim(destination, lane, token, self._lease_ms, event_ids)
         if not leased:
             return
@@ -110,10 +117,30 @@ class Deliver:
             self._give_back(destination, lane, token, [each.event_id for each in leased], wait_ms)
             return
         try:
-            tasks, endings = self._preparer.prepare(settings, leased)
-            self._work(self._chunk(settings, lane, token, tasks, endings))
+            pull_until = time.monotonic() + PULL_SECONDS
+            while self._work_through(settings, lane, token, leased) and time.monotonic() < pull_until and self._bulkhead.may_stay(destination, lane):
+                token = self._next_token()
+                leased = self._pull(settings, lane, token)
         finally:
             self._bulkhead.leave(destination, lane, ticket)
+
+    def _next_token(self) -> str:
+        return f"{self._process}.{next(self._chunks)}"
+
+    def _pull(self, destination: Destination, lane: str, token: str) -> list[Leased]:
+        """Lease a chunk of what is due, rather than leave it waiting for beat: most of it found every connection taken a moment ago."""
+        size = max(self._options.chunk_size, destination.adapter.batch_size())
+        due, _ = self._ledger.deliveries.release(destination.name, lane, size, rescue=False)
+        return self._ledger.deliveries.claim(destination.name, lane, token, self._lease_ms, [each.event_id for each in due]) if due else []
+
+    def _work_through(self, destination: Destination, lane: str, token: str, leased: Sequence[Leased]) -> bool:
+        """Work through one chunk; False if there was nothing in it, or no room for any of it."""
+        if not leased:
+            return False
+        tasks, endings = self._preparer.prepare(destination, leased)
+        chunk = self._chunk(destination, lane, token, tasks, endings)
+        self._work(chunk)
+        return chunk.moved
 
     @property
     def _lease_ms(self) -> int:
@@ -168,6 +195,7 @@ class Deliver:
             next(chunk.permits)
         started_at = time.monotonic()
         admitted = self._sort(chunk, asked, admission)
+        chunk.moved = chunk.moved or bool(admitted)
         self._launch(chunk, admitted, first, started_at)
         if chunk.pending and not chunk.flying and not admitted:
             self._compact(chunk)

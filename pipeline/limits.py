@@ -93,6 +93,11 @@ class Bulkhead:
             mine.append(now)
             return now
 
+    def may_stay(self, destination: str, lane: str) -> bool:
+        """Whether a task may go on with more work: only while its destination holds no more than its share."""
+        with self._lock:
+            return len(self._running[destination, lane]) <= self._share
+
     def leave(self, destination: str, lane: str, ticket: float) -> None:
         """End of a chunk that `enter` let in."""
         with self._lock:

@@ -227,7 +227,7 @@ class Parts:
             lambda: self.routing,
             Bulkhead(self.settings.worker.threads, section.threads_reserved_for_withdrawals),
             self.limits,
-            DeliverOptions(chunk_seconds=section.chunk_seconds, lease_seconds=section.lease_seconds),
+            DeliverOptions(chunk_seconds=section.chunk_seconds, lease_seconds=section.lease_seconds, chunk_size=section.chunk_size),
         )
 
     def _build_audit(self) -> Audit:

@@ -20,7 +20,7 @@ local function narrow(most, at, reason)
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
 local reserved = lane == 'given' and tonumber(ARGV[11]) or 0
-narrow(concurrent - redis.call('ZCARD', KEYS[3]) - math.max(reserved, math.min(wanted, concurrent)), now + 100, 'concurrency')
+narrow(concurrent - redis.call('ZCARD', KEYS[3]) - math.max(reserved, math.min(wanted, concurrent)), now, 'concurrency') -- whoever holds a connection pulls when it is free
 if calls > 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
   local left = calls - redis.call('ZCARD', KEYS[2])
