@@ -74,6 +74,8 @@ class VendorContract:
     """Options of this vendor with a value that must stop the start."""
     deviations: ClassVar[Mapping[str, VendorResult]] = {}
     """What this vendor's answers mean where they differ from plain HTTP."""
+    not_states: ClassVar[frozenset[State]] = frozenset()
+    """States that this vendor cannot be told."""
 
     def held(self, sandbox: SandboxHandle, subject: Subject, purpose: str) -> str | None:
         """The state that the sandbox holds: given, withdrawn or None."""
@@ -100,6 +102,10 @@ class VendorContract:
         fixed = {"delivery_id": f"event{number}.{self.vendor}-main", "event_id": f"event{number}", "purpose": "newsletter", "event_time": SAID_AT}
         return Instruction(**{"subject": subject, "state": state, "profile": PROFILE, "evidence": EVIDENCE, **fixed, **changed})
 
+    def word(self) -> State:
+        """What is told where either state would do: a withdrawal, unless this vendor cannot express it."""
+        return State.WITHDRAWN if State.WITHDRAWN not in self.not_states else State.GIVEN
+
     def personal(self) -> list[str]:
         """Every text that must not show anywhere."""
         address = (PERSON.email or "").encode()
@@ -118,7 +124,7 @@ class VendorContract:
         assert adapter.docs_url.startswith("https://")
         assert set(can.identifiers) <= set(IDENTIFIER_KINDS)
         assert can.identifiers
-        assert State.WITHDRAWN in can.states
+        assert can.states == frozenset(State) - self.not_states
         assert can.scope in {"purpose", "contact"}
         assert 1 <= adapter.batch_size() <= can.batch_size
         assert can.max_calls >= 1
@@ -158,10 +164,18 @@ class VendorContract:
             assert replayed.sent == []
             assert list(replayed.result) == [result(Outcome.NOT_APPLICABLE, "missing_identifier")]
 
+    def test_a_state_it_cannot_express_is_never_sent(self) -> None:
+        """A vendor file handed such an instruction all the same says so and sends nothing, so that no withdrawal becomes a consent."""
+        for state in self.not_states:
+            replayed = replay(self.adapter().tell([self.instruction(state)]))
+            assert (replayed.sent, list(replayed.result)) == ([], [result(Outcome.UNSUPPORTED, f"cannot_express_{state}")])
+
     @pytest.mark.parametrize("state", list(State))
     @pytest.mark.parametrize("name", list(PLAIN_HTTP))
     def test_reads_plain_http(self, name: str, state: State) -> None:
         """Each answer of plain HTTP has one outcome, the same for both states, and a withdrawal is never dropped in silence."""
+        if state in self.not_states:
+            return
         answer, common = PLAIN_HTTP[name]
         expected = self.deviations.get(name, common)
         replayed = replay(self.adapter().tell([self.instruction(state)]), answer)
@@ -208,11 +222,11 @@ class VendorContract:
         """One declared identifier is enough; with only another kind nothing was sent."""
         adapter = self.adapter(sandbox.url(self.vendor))
         subject = Subject(**{kind: getattr(PERSON, kind)})
-        (told,) = self.tell(driver, adapter, self.instruction(State.WITHDRAWN, subject))
+        (told,) = self.tell(driver, adapter, self.instruction(self.word(), subject))
         if kind in adapter.capabilities.identifiers:
             assert told.outcome in DONE
             assert adapter.contact_of(subject) == {kind: getattr(PERSON, kind)}
-            assert self.held(sandbox, subject, "newsletter") == "withdrawn"
+            assert self.held(sandbox, subject, "newsletter") == self.word()
         else:
             assert told == base.missing_identifier()
             assert adapter.contact_of(subject) == {}
@@ -221,6 +235,8 @@ class VendorContract:
     @pytest.mark.parametrize("state", list(State))
     def test_twice_is_the_same_as_once(self, sandbox: SandboxHandle, driver: Any, state: State) -> None:
         """The same instruction told twice leaves the same state, and both are done."""
+        if state in self.not_states:
+            return
         adapter = self.adapter(sandbox.url(self.vendor))
         first = self.tell(driver, adapter, self.instruction(state))
         held = sandbox.states(self.vendor)
@@ -233,7 +249,7 @@ class VendorContract:
         adapter = self.adapter(sandbox.url(self.vendor))
         size = min(adapter.batch_size(), 40)
         persons = [Subject(external_id=f"p{number}", email=f"p{number}@example.org") for number in range(size)]
-        told = [self.instruction(State.WITHDRAWN, person, number) for number, person in enumerate(persons)]
+        told = [self.instruction(self.word(), person, number) for number, person in enumerate(persons)]
         if size > 1:
             told[3] = replace(told[3], subject=Subject())
         results = self.tell(driver, adapter, *told)
@@ -243,19 +259,19 @@ class VendorContract:
 
     @pytest.mark.parametrize("kind", ["hang", "reset", "redirect", "html", "empty", "cut_json", "lost_answer", "throttle"])
     def test_a_fault_heals_by_telling_again(self, sandbox: SandboxHandle, driver: Any, kind: str) -> None:
-        """After any fault a withdrawal is waiting, rejected or done, never dropped, and telling it again ends in the right state."""
+        """After any fault a delivery is waiting, rejected or done, never dropped, and telling it again ends in the right state."""
         adapter = self.adapter(sandbox.url(self.vendor))
         sandbox.faults(self.vendor, {"kind": kind, "times": 1})
-        (spoilt,) = self.tell(driver, adapter, self.instruction(State.WITHDRAWN))
+        (spoilt,) = self.tell(driver, adapter, self.instruction(self.word()))
         assert spoilt.outcome in NOT_DROPPED | DONE
         if kind in {"hang", "reset", "lost_answer"}:
             assert (spoilt.outcome, spoilt.definite) == (Outcome.UNAVAILABLE, False) or adapter.needs_session()
         if kind in {"lost_answer", "cut_json"} and not adapter.needs_session():
-            assert self.held(sandbox, PERSON, "newsletter") == "withdrawn"
+            assert self.held(sandbox, PERSON, "newsletter") == self.word()
         if kind == "throttle":
             assert spoilt.outcome is Outcome.THROTTLED
-        assert self.tell(driver, adapter, self.instruction(State.WITHDRAWN))[0].outcome in DONE
-        assert self.held(sandbox, PERSON, "newsletter") == "withdrawn"
+        assert self.tell(driver, adapter, self.instruction(self.word()))[0].outcome in DONE
+        assert self.held(sandbox, PERSON, "newsletter") == self.word()
         assert sandbox.state(self.vendor)["redirects_followed"] == 0
 
     def test_lookups_agree_with_what_was_told(self, sandbox: SandboxHandle, driver: Any) -> None:
@@ -289,8 +305,8 @@ class VendorContract:
         """Neither log lines nor results name a person or a secret, in success and in failure."""
         caplog.set_level(logging.DEBUG)
         adapter = self.adapter(sandbox.url(self.vendor))
-        results = self.tell(driver, adapter, self.instruction(State.WITHDRAWN))
+        results = self.tell(driver, adapter, self.instruction(self.word()))
         sandbox.faults(self.vendor, {"kind": "status", "status": 500}, {"kind": "reset"})
-        results += self.tell(driver, adapter, self.instruction(State.WITHDRAWN)) + self.tell(driver, adapter, self.instruction(State.GIVEN))
+        results += self.tell(driver, adapter, self.instruction(self.word())) + self.tell(driver, adapter, self.instruction(State.GIVEN))
         shown = [repr(results), *(record.getMessage() for record in caplog.records)]
         assert not [text for text in self.personal() if any(text in one for one in shown)]
