@@ -1,85 +1,28 @@
-"""Tells one destination about a chunk of events: claim, judge, talk, settle.
-
-The fence is read right before each dialogue starts, under an exclusive claim of the contact. Whatever cannot go now (limit, pause, breaker,
-busy contact, no time left) goes back to the ledger with a time; nobody waits in a worker for anything but an answer under way.
-"""
+"""Tells one destination about a chunk of events: lease, work through it, and go on with what is due."""
 
 from __future__ import annotations
 
 import itertools
-import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
-from typing import Any
 
-from pipeline.domain import Outcome, State, VendorResult, Word
-from pipeline.exchange import Exchange, Work, WorkResult
-from pipeline.fence import judge
+from pipeline.chunk import ChunkWorker, DeliverOptions
+from pipeline.exchange import Exchange
+from pipeline.judging import Judge
 from pipeline.ledger import Ledger
-from pipeline.ledger.accounts import Admission, Farewell, Traffic
-from pipeline.ledger.deliveries import DeadLetter, Leased, Row
-from pipeline.ledger.standings import newest_of
-from pipeline.limits import Bulkhead, LimitOptions, traffic_of
-from pipeline.prepare import Preparer, Task
+from pipeline.ledger.deliveries import Leased, Row
+from pipeline.limits import Bulkhead, LimitOptions
+from pipeline.prepare import Preparer
 from pipeline.routing import Destination, Routing
-from pipeline.settle import TOLD, Ending, Settler
-from pipeline.vendors.base import Held
+from pipeline.settle import Ending, Settler
 
-log = logging.getLogger(__name__)
+__all__ = ["Deliver", "DeliverOptions"]
 
-BUSY_WAIT_MS = 1000
-"""When to look again at a contact that another worker is talking about; talks mostly take far less than their claim."""
-SETTLE_AT_ONCE = 50
-SETTLE_SECONDS = 0.1
-"""Endings are written down when there are so many, or the first of them is this old: a crash repeats at most those calls."""
 PULL_SECONDS = 2.0
 """How long one task goes on with what is due after its own chunk is done."""
 HELD_BACK_MS = 500
 """When to look again at a chunk that found no room in this process."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliverOptions:
-    """`chunk_seconds`: how long a chunk may start new dialogues; `lease_seconds`: how soon its deliveries are free again if this process dies.
-
-    `chunk_size`: the most deliveries pulled at once, where the vendor takes no more in one call.
-    """
-
-    chunk_seconds: float = 10.0
-    lease_seconds: float = 15.0
-    chunk_size: int = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flight:
-    """One dialogue under way."""
-
-    permit: int
-    tasks: tuple[Task, ...]
-    late_until_ms: tuple[int, ...]
-
-
-@dataclass(slots=True)
-class Chunk:
-    """A chunk while it is being worked on, by one thread."""
-
-    destination: Destination
-    lane: str
-    token: str
-    traffic: Traffic
-    pending: deque[Task]
-    endings: list[Ending]
-    stop_at: float
-    renew_at: float
-    settle_at: float
-    moved: bool = False
-    permits: Any = field(default_factory=itertools.count)
-    flying: dict[int, Flight] = field(default_factory=dict)
-    landed: SimpleQueue[tuple[Flight, WorkResult]] = field(default_factory=SimpleQueue)
 
 
 class Deliver:
@@ -99,8 +42,9 @@ class Deliver:
         limits: LimitOptions,
         options: DeliverOptions,
     ) -> None:
-        self._ledger, self._exchange, self._preparer, self._settler = ledger, exchange, preparer, settler
-        self._routing, self._bulkhead, self._limits, self._options = routing, bulkhead, limits, options
+        self._ledger, self._preparer, self._settler, self._routing = ledger, preparer, settler, routing
+        self._bulkhead, self._options = bulkhead, options
+        self.worker = ChunkWorker(ledger, exchange, Judge(ledger, preparer, routing), settler, limits, options)
         self._process = secrets.token_hex(4)
         self._chunks = itertools.count()
 
@@ -108,7 +52,7 @@ class Deliver:
         """Tell `destination` of these events, as far as they are still to be told and free; then of others that wait for nothing but a free hand."""
         settings = self._routing().destinations.get(destination)
         token = self._next_token()
-        leased = self._ledger.deliveries.claim(destination, lane, token, self._lease_ms, event_ids)
+        leased = self._ledger.deliveries.claim(destination, lane, token, self._options.lease_ms, event_ids)
         if not leased:
             return
         ticket = self._bulkhead.enter(destination, lane) if settings is not None and settings.enabled else None
@@ -131,265 +75,15 @@ class Deliver:
         """Lease a chunk of what is due, rather than leave it waiting for beat: most of it found every connection taken a moment ago."""
         size = max(self._options.chunk_size, destination.adapter.batch_size())
         due, _ = self._ledger.deliveries.release(destination.name, lane, size, rescue=False)
-        return self._ledger.deliveries.claim(destination.name, lane, token, self._lease_ms, [each.event_id for each in due]) if due else []
+        return self._ledger.deliveries.claim(destination.name, lane, token, self._options.lease_ms, [each.event_id for each in due]) if due else []
 
     def _work_through(self, destination: Destination, lane: str, token: str, leased: Sequence[Leased]) -> bool:
         """Work through one chunk; False if there was nothing in it, or no room for any of it."""
         if not leased:
             return False
         tasks, endings = self._preparer.prepare(destination, leased)
-        chunk = self._chunk(destination, lane, token, tasks, endings)
-        self._work(chunk)
-        return chunk.moved
-
-    @property
-    def _lease_ms(self) -> int:
-        return int(self._options.lease_seconds * 1000)
-
-    def _chunk(self, destination: Destination, lane: str, token: str, tasks: list[Task], endings: list[Ending]) -> Chunk:
-        now = time.monotonic()
-        return Chunk(
-            destination=destination,
-            lane=lane,
-            token=token,
-            traffic=traffic_of(destination, self._limits),
-            pending=deque(sorted(tasks, key=lambda task: task.place) if destination.options_by_purpose else tasks),
-            endings=endings,
-            stop_at=now + self._options.chunk_seconds,
-            renew_at=now + self._options.lease_seconds / 3,
-            settle_at=now + SETTLE_SECONDS,
-        )
+        return self.worker.work(destination, lane, token, tasks, endings)
 
     def _give_back(self, destination: str, lane: str, token: str, event_ids: Sequence[str], wait_ms: int) -> None:
         endings = [Ending(event=None, event_id=event_id, row=Row(), back_at_ms=-wait_ms) for event_id in event_ids]
         self._settler.give_back(destination, lane, token, endings)
-
-    def _work(self, chunk: Chunk) -> None:
-        """Start what may start, settle what has landed, until nothing is left in hand."""
-        while chunk.pending or chunk.flying or chunk.endings:
-            if chunk.pending:
-                self._start(chunk)
-            self._settle(chunk)
-            if chunk.flying:
-                self._land(chunk, self._wait(chunk))
-            self._renew(chunk)
-
-    def _settle(self, chunk: Chunk) -> None:
-        """Write endings down: many at once while dialogues are under way, but never long after they came."""
-        now = time.monotonic()
-        if chunk.endings and (not chunk.flying or len(chunk.endings) >= SETTLE_AT_ONCE or now >= chunk.settle_at):
-            endings, chunk.endings = chunk.endings, []
-            self._settler.settle(chunk.destination, chunk.lane, chunk.token, endings)
-            chunk.settle_at = now + SETTLE_SECONDS
-
-    def _start(self, chunk: Chunk) -> None:
-        """Admit as many pending deliveries as there is room for, judge them, and start their dialogues; give the rest back when nothing moves."""
-        if time.monotonic() >= chunk.stop_at:
-            self._return_pending(chunk, -1)
-            return
-        asked = self._next_asked(chunk)
-        first = next(chunk.permits)
-        contacts = [task.contact_keys for task in asked]
-        admission = self._ledger.accounts.admit(chunk.traffic, chunk.lane, chunk.token, first, contacts)
-        for _ in range(admission.dialogues - 1):
-            next(chunk.permits)
-        started_at = time.monotonic()
-        admitted = self._sort(chunk, asked, admission)
-        chunk.moved = chunk.moved or bool(admitted)
-        self._launch(chunk, admitted, first, started_at)
-        if chunk.pending and not chunk.flying and not admitted:
-            self._compact(chunk)
-            self._return_pending(chunk, admission.retry_at_ms)
-
-    def _next_asked(self, chunk: Chunk) -> list[Task]:
-        """The pending deliveries to ask for: of one place, and not many more than could be admitted."""
-        most = chunk.traffic.concurrent * chunk.traffic.batch_size
-        place = chunk.pending[0].place
-        asked: list[Task] = []
-        while chunk.pending and len(asked) < most and chunk.pending[0].place == place:
-            asked.append(chunk.pending.popleft())
-        return asked
-
-    def _sort(self, chunk: Chunk, asked: Sequence[Task], admission: Admission) -> list[tuple[Task, int]]:
-        """What was admitted, with the time until which a late write may come; the refused go back to pending, the busy to the ledger."""
-        ours = {key for flight in chunk.flying.values() for task in flight.tasks for key in task.contact_keys}
-        admitted: list[tuple[Task, int]] = []
-        refused: list[Task] = []
-        for task, verdict in zip(asked, admission.verdicts, strict=True):
-            if verdict >= 1:
-                admitted.append((task, verdict if verdict > 1 else 0))
-                ours.update(task.contact_keys)
-            elif verdict == 0 or not ours.isdisjoint(task.contact_keys):
-                refused.append(task)
-            else:
-                chunk.endings.append(task.ending(None, back_at_ms=-BUSY_WAIT_MS))
-        chunk.pending.extendleft(reversed(refused))
-        return admitted
-
-    def _launch(self, chunk: Chunk, admitted: Sequence[tuple[Task, int]], first_permit: int, started_at: float) -> None:
-        """Judge the admitted by the standings as they are now, and start a dialogue for each batch of those still to be told."""
-        judged = self._judge(chunk, [task for task, _ in admitted])
-        size = chunk.traffic.batch_size
-        dropped: list[Task] = []
-        idle: list[tuple[int, int]] = []
-        for permit, start in enumerate(range(0, len(admitted), size), first_permit):
-            batch = [(task, late) for task, late in admitted[start : start + size] if judged[task.event.event_id] is None]
-            for task, _ in admitted[start : start + size]:
-                if (ending := judged[task.event.event_id]) is not None:
-                    chunk.endings.append(ending)
-                    dropped.append(task)
-            if batch:
-                flight = Flight(permit=permit, tasks=tuple(task for task, _ in batch), late_until_ms=tuple(late for _, late in batch))
-                chunk.flying[permit] = flight
-                self._exchange.start(self._work_for(chunk, flight, started_at), _landing(chunk, flight))
-            else:
-                idle.append((permit, 0))
-        if dropped or idle:
-            self._ledger.accounts.leave(chunk.traffic, chunk.token, idle, [self._farewell(chunk, task, definite=True) for task in dropped])
-
-    def _work_for(self, chunk: Chunk, flight: Flight, started_at: float) -> Work:
-        adapter, first = chunk.destination.adapter, flight.tasks[0]
-        if first.leased.row.awaiting and adapter.capabilities.reads_back:
-            dialogue: Any = adapter.ask(first.instruction.subject, first.instruction.options)
-        else:
-            dialogue = adapter.tell([task.instruction for task in flight.tasks])
-        return Work(
-            adapter=adapter,
-            dialogue=dialogue,
-            account=chunk.destination.account,
-            size=len(flight.tasks),
-            allow_private_network=chunk.destination.allow_private_network,
-            deadline=started_at + self._limits.start_window_seconds,
-        )
-
-    def _judge(self, chunk: Chunk, tasks: Sequence[Task]) -> dict[str, Ending | None]:
-        """For each task the ending the fence gives it, or None if it is to be told."""
-        if not tasks:
-            return {}
-        reaches = self._ledger.standings.reach([task.event.identifier_keys.values() for task in tasks])
-        purposes = self._routing().purposes_of(chunk.destination.name)
-        judgements = [judge(task.event, reach, chunk.destination, purposes) for task, reach in zip(tasks, reaches, strict=True)]
-        named = self._preparer.named(chunk.destination.name, {judgement.unless_told_by for judgement in judgements if judgement.unless_told_by})
-        verdicts: dict[str, Ending | None] = {}
-        for task, judgement in zip(tasks, judgements, strict=True):
-            if named.get(judgement.unless_told_by, frozenset()).issuperset(task.contact_keys):
-                result: VendorResult | None = VendorResult(outcome=Outcome.SUPERSEDED, reason="told_by_newer_event")
-                verdicts[task.event.event_id] = task.ending(result, superseded_by=judgement.unless_told_by)
-            elif judgement.result is not None:
-                verdicts[task.event.event_id] = task.ending(judgement.result, superseded_by=judgement.superseded_by)
-            else:
-                verdicts[task.event.event_id] = None
-        return verdicts
-
-    def _compact(self, chunk: Chunk) -> None:
-        """While nothing can be sent, end at least what a newer word has overtaken, so that a backlog holds only the newest."""
-        judged = self._judge(chunk, list(chunk.pending))
-        chunk.endings += [ending for ending in judged.values() if ending is not None]
-        chunk.pending = deque(task for task in chunk.pending if judged[task.event.event_id] is None)
-
-    def _return_pending(self, chunk: Chunk, at_ms: int) -> None:
-        chunk.endings += [task.ending(None, back_at_ms=at_ms) for task in chunk.pending]
-        chunk.pending.clear()
-
-    def _wait(self, chunk: Chunk) -> list[tuple[Flight, WorkResult]]:
-        """At least one landed dialogue if one comes within a second, and all that came with it."""
-        landed: list[tuple[Flight, WorkResult]] = []
-        try:
-            landed.append(chunk.landed.get(timeout=1.0))
-            while True:
-                landed.append(chunk.landed.get_nowait())
-        except Empty:
-            return landed
-
-    def _land(self, chunk: Chunk, landed: Sequence[tuple[Flight, WorkResult]]) -> None:
-        """Hand permits and claims back, move the account's gate, and note what came of each delivery."""
-        if not landed:
-            return
-        results = [
-            (task, result, late)
-            for flight, work in landed
-            for task, result, late in zip(flight.tasks, _results(flight, work), flight.late_until_ms, strict=True)
-        ]
-        gate, pause_seconds = gate_word([result for _, result, _ in results], self._limits.misconfigured_probe_seconds)
-        farewells = [self._farewell(chunk, task, definite=result.definite) for task, result, _ in results]
-        permits = [(flight.permit, work.calls) for flight, work in landed]
-        moved, lasted = self._ledger.accounts.leave(chunk.traffic, chunk.token, permits, farewells, gate=gate, pause_ms=int(pause_seconds * 1000))
-        for flight, _ in landed:
-            del chunk.flying[flight.permit]
-        if moved:
-            log.log(logging.INFO if gate == "ok" else logging.ERROR, "account_gate", extra={"account": chunk.destination.account, "gate": gate})
-        self._correct_stale(chunk, [(task, result, ours) for (task, result, _), ours in zip(results, lasted, strict=True)])
-        for (task, result, late), ours in zip(results, lasted, strict=True):
-            outlived = not ours and task.event.state is State.WITHDRAWN
-            chunk.endings.append(task.ending(result, retell_at_ms=late or (-1 if outlived else 0)))
-
-    def _correct_stale(self, chunk: Chunk, sent: Sequence[tuple[Task, VendorResult, bool]]) -> None:
-        """Count every `given` sent while a newer withdrawal was accepted; have the newer word told again that a write beyond its claim may have undone."""
-        may_have_acted = [(task, ours) for task, result, ours in sent if result.outcome in TOLD or not result.definite]
-        looked_at = [(task, ours) for task, ours in may_have_acted if task.event.state is State.GIVEN or not ours]
-        if not looked_at:
-            return
-        checks = [(key, task.event.purpose, task.event.word.encode()) for task, _ in looked_at for key in task.event.identifier_keys.values()]
-        newer = iter(self._ledger.standings.newer(checks))
-        undone: list[DeadLetter] = []
-        count, now_ms = 0, self._ledger.clock_ms()
-        for task, ours in looked_at:
-            newest = newest_of(word for word in itertools.islice(newer, len(task.event.identifier_keys)))
-            if newest is None or newest.state is task.event.state:
-                continue
-            count += newest.state is State.WITHDRAWN
-            if not ours:
-                undone.append(_letter(chunk.destination.name, newest, now_ms))
-        if count:
-            self._ledger.note_stale(count)
-            log.warning("stale_send", extra={"destination": chunk.destination.name, "deliveries": count})
-        if undone:
-            self._ledger.letters.reopen(list(dict.fromkeys(undone)), only_dead=False, reason="late_write")
-
-    def _farewell(self, chunk: Chunk, task: Task, *, definite: bool) -> Farewell:
-        return Farewell(lane=chunk.lane, definite=definite, identifier_keys=task.contact_keys)
-
-    def _renew(self, chunk: Chunk) -> None:
-        """Keep the leases of what is still in hand; what was lost meanwhile must not be started any more."""
-        now = time.monotonic()
-        if now < chunk.renew_at or not (chunk.pending or chunk.flying):
-            return
-        held = [task.event.event_id for task in chunk.pending] + [task.event.event_id for flight in chunk.flying.values() for task in flight.tasks]
-        lost = self._ledger.deliveries.renew(chunk.destination.name, chunk.lane, chunk.token, self._lease_ms, held)
-        if chunk.flying:
-            flying_keys = [key for flight in chunk.flying.values() for task in flight.tasks for key in task.contact_keys]
-            self._ledger.accounts.hold(chunk.traffic, chunk.token, list(chunk.flying), flying_keys)
-        chunk.pending = deque(task for task in chunk.pending if task.event.event_id not in lost)
-        chunk.renew_at = now + self._options.lease_seconds / 3
-
-
-def _landing(chunk: Chunk, flight: Flight) -> Callable[[Work, WorkResult], None]:
-    """What the exchange calls, on its own thread, when a dialogue has ended."""
-    return lambda _, result: chunk.landed.put((flight, result))
-
-
-def gate_word(results: Sequence[VendorResult], misconfigured_probe_seconds: float) -> tuple[str, float]:
-    """What a set of answers says about the account, and for how many seconds it should rest."""
-    outcomes = {result.outcome for result in results}
-    if Outcome.MISCONFIGURED in outcomes:
-        return "misconfigured", misconfigured_probe_seconds
-    throttled = [result for result in results if result.outcome is Outcome.THROTTLED and result.reason != "deadline_passed"]
-    if throttled:
-        return "paused", max(result.retry_after_seconds if result.retry_after_seconds is not None else 1.0 for result in throttled)
-    if outcomes - {Outcome.UNAVAILABLE, Outcome.THROTTLED}:
-        return "ok", 0.0
-    return ("failed", 0.0) if Outcome.UNAVAILABLE in outcomes else ("", 0.0)
-
-
-def _results(flight: Flight, work: WorkResult) -> Sequence[VendorResult]:
-    """One result for each task; what a vendor says it holds settles a delivery that awaited confirmation."""
-    if not isinstance(work.results, Held):
-        return work.results
-    held, wanted = work.results, flight.tasks[0].event.state
-    outcome = Outcome.APPLIED if held.readable and held.state is wanted else Outcome.PENDING_CONFIRMATION
-    return [VendorResult(outcome=outcome, reason="" if outcome is Outcome.APPLIED else "not_confirmed_yet", vendor_reference=held.vendor_reference)]
-
-
-def _letter(destination: str, word: Word, now_ms: int) -> DeadLetter:
-    """A delivery that ended before now, whichever way, as what is to be brought back."""
-    return DeadLetter(event_id=word.event_id, destination=destination, row=Row(state=word.state.value), died_ms=now_ms)

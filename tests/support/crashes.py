@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 import redis
 
+import pipeline.chunk
 import pipeline.deliver
 from pipeline.deliver import Deliver, DeliverOptions
 from pipeline.domain import Outcome, VendorResult
@@ -243,7 +244,7 @@ class StormyRelay(Relay):
         preparer, options = Preparer(self.ledger, self.vault), DeliverOptions(chunk_seconds=10.0, lease_seconds=RESCUE_SECONDS)
         self.deliver = Deliver(self.ledger, self.exchange, preparer, self.settler, lambda: self.rules, Bulkhead(16, 4), self.limits, options)  # type: ignore[arg-type]
         self.release = Release(self.ledger, self.queue, lambda: self.rules, self.limits, chunk_size=3)
-        launch = self.deliver._launch
+        launch = self.deliver.worker._launch
 
         def noted(*values: Any) -> None:
             outer, self.begun = self.begun, self.answered
@@ -252,7 +253,7 @@ class StormyRelay(Relay):
             finally:
                 self.begun = outer
 
-        self.deliver._launch = noted  # type: ignore[method-assign]
+        self.deliver.worker._launch = noted  # type: ignore[method-assign]
 
     def now(self) -> datetime:
         """A receipt clock of its own: every accept is a second later than the one before."""
@@ -266,11 +267,11 @@ class StormyRelay(Relay):
     @contextmanager
     def virtual_time(self) -> Iterator[None]:
         real = pipeline.deliver.time
-        pipeline.deliver.time = SimpleNamespace(monotonic=self.monotonic)  # type: ignore[assignment]
+        pipeline.deliver.time = pipeline.chunk.time = SimpleNamespace(monotonic=self.monotonic)  # type: ignore[assignment]
         try:
             yield
         finally:
-            pipeline.deliver.time = real
+            pipeline.deliver.time = pipeline.chunk.time = real
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass; requests still under way at a vendor act at the last moment they can."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 import redis
 
-from pipeline.deliver import gate_word
+from pipeline.chunk import gate_word
 from pipeline.domain import Outcome, State, VendorResult
 from pipeline.errors import LedgerUnavailable
 from pipeline.ledger.letters import LetterFilter

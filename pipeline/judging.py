@@ -1,0 +1,72 @@
+"""The last look at the standings for a chunk: who is still to be told, and what a write that came too late has to be corrected by."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+
+from pipeline.domain import Outcome, State, VendorResult, Word
+from pipeline.fence import judge
+from pipeline.ledger import Ledger
+from pipeline.ledger.deliveries import DeadLetter, Row
+from pipeline.ledger.standings import newest_of
+from pipeline.prepare import Preparer, Task
+from pipeline.routing import Destination, Routing
+from pipeline.settle import TOLD, Ending
+
+log = logging.getLogger(__name__)
+
+
+class Judge:
+    """Reads standings right before dialogues start and right after they end; safe to share between threads."""
+
+    def __init__(self, ledger: Ledger, preparer: Preparer, routing: Callable[[], Routing]) -> None:
+        self._ledger, self._preparer, self._routing = ledger, preparer, routing
+
+    def endings(self, destination: Destination, tasks: Sequence[Task]) -> dict[str, Ending | None]:
+        """For each task the ending the fence gives it, or None if it is to be told."""
+        if not tasks:
+            return {}
+        reaches = self._ledger.standings.reach([task.event.identifier_keys.values() for task in tasks])
+        purposes = self._routing().purposes_of(destination.name)
+        judgements = [judge(task.event, reach, destination, purposes) for task, reach in zip(tasks, reaches, strict=True)]
+        named = self._preparer.named(destination.name, {judgement.unless_told_by for judgement in judgements if judgement.unless_told_by})
+        verdicts: dict[str, Ending | None] = {}
+        for task, judgement in zip(tasks, judgements, strict=True):
+            if named.get(judgement.unless_told_by, frozenset()).issuperset(task.contact_keys):
+                result: VendorResult | None = VendorResult(outcome=Outcome.SUPERSEDED, reason="told_by_newer_event")
+                verdicts[task.event.event_id] = task.ending(result, superseded_by=judgement.unless_told_by)
+            elif judgement.result is not None:
+                verdicts[task.event.event_id] = task.ending(judgement.result, superseded_by=judgement.superseded_by)
+            else:
+                verdicts[task.event.event_id] = None
+        return verdicts
+
+    def correct_stale(self, destination: Destination, sent: Sequence[tuple[Task, VendorResult, bool]]) -> None:
+        """Count every `given` sent while a newer withdrawal was accepted; have the newer word told again that a write beyond its claim may have undone."""
+        may_have_acted = [(task, ours) for task, result, ours in sent if result.outcome in TOLD or not result.definite]
+        looked_at = [(task, ours) for task, ours in may_have_acted if task.event.state is State.GIVEN or not ours]
+        if not looked_at:
+            return
+        checks = [(key, task.event.purpose, task.event.word.encode()) for task, _ in looked_at for key in task.event.identifier_keys.values()]
+        newer = iter(self._ledger.standings.newer(checks))
+        undone: list[DeadLetter] = []
+        count, now_ms = 0, self._ledger.clock_ms()
+        for task, ours in looked_at:
+            newest = newest_of(word for word in itertools.islice(newer, len(task.event.identifier_keys)))
+            if newest is None or newest.state is task.event.state:
+                continue
+            count += newest.state is State.WITHDRAWN
+            if not ours:
+                undone.append(_letter(destination.name, newest, now_ms))
+        if count:
+            self._ledger.note_stale(count)
+            log.warning("stale_send", extra={"destination": destination.name, "deliveries": count})
+        if undone:
+            self._ledger.letters.reopen(list(dict.fromkeys(undone)), only_dead=False, reason="late_write")
+
+
+def _letter(destination: str, word: Word, now_ms: int) -> DeadLetter:
+    """A delivery that ended before now, whichever way, as what is to be brought back."""
+    return DeadLetter(event_id=word.event_id, destination=destination, row=Row(state=word.state.value), died_ms=now_ms)
