@@ -1,0 +1,53 @@
+"""Maileon's webhooks: a confirmed double opt-in is a consent, an unsubscription a withdrawal.
+
+Their bodies are configured by the account and not documented, so only `email` and `external_id` are looked for, and `permission` and `timestamp` if they are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pipeline.dates import parse_source_date, require_past
+from pipeline.domain import IncomingEvent, State
+from pipeline.errors import FieldError, InvalidInput
+from pipeline.identifiers import normalise_subject
+from pipeline.vendors.base import Notification, SourceSettings, VendorResponse
+
+
+def read(notification: Notification, source: SourceSettings) -> Sequence[IncomingEvent]:
+    """The events of one webhook, one for each purpose concerned; raises InvalidInput."""
+    if notification.media_type not in {"application/json", "application/vnd.maileon.api+json"}:
+        raise InvalidInput([FieldError("", "must be application/json")], status=415)
+    body = VendorResponse(status=200, body=notification.body).json()
+    if not isinstance(body, dict):
+        raise InvalidInput([FieldError("", "must be a JSON object")], status=400 if body is None else 422)
+    names, state = _heard(notification.query.get("event") or body.get("event"), body)
+    purposes = dict.fromkeys(source.purposes[name] for name in names if name in source.purposes)
+    if not purposes:
+        raise InvalidInput([FieldError("event", "is not tied to a purpose by this source's `purposes`")])
+    subject = normalise_subject({name: body[name] for name in ("email", "external_id") if body.get(name)}, default_country=source.country)
+    earliest, latest = _said_at(body.get("timestamp"), notification.received_at, source)
+    return [IncomingEvent(subject=subject, purpose=purpose, state=state, event_time=earliest, event_time_end=latest) for purpose in purposes]
+
+
+def _heard(event: Any, body: Mapping[str, Any]) -> tuple[list[str], State]:
+    """Which of the source's `purposes` an event is about, and what it says for them."""
+    if event == "unsubscription":
+        return ["doi", "doi+"], State.WITHDRAWN
+    if event != "doi":
+        raise InvalidInput([FieldError("event", "must be doi or unsubscription, in the address or in the body")])
+    is_tracked = str(body.get("permission", "")).strip().lower() in {"5", "doi+"}
+    return ["doi", "doi+"] if is_tracked else ["doi"], State.GIVEN
+
+
+def _said_at(text: Any, received_at: datetime, source: SourceSettings) -> tuple[datetime, datetime]:
+    if text in (None, ""):
+        return received_at, received_at
+    try:
+        earliest, latest = parse_source_date(str(text), source.date_order, source.time_zone)
+        require_past(earliest, received_at, source.allowed_skew_seconds)
+    except ValueError as error:
+        raise InvalidInput([FieldError("timestamp", str(error))]) from None
+    return earliest, latest
