@@ -87,10 +87,15 @@ class Desk:
             beat = self._ledger.last_beat_seconds()
             if beat is not None and beat > BEAT_SECONDS:
                 found.append(f"beat has not released due work for {beat:.0f} seconds")
-            overdue = [name for name in self._routing().destinations if self._ledger.deliveries.overdue(name, STUCK_MS)]
-            return found + [f"deliveries to {name} do not progress" for name in overdue]
+            return found + [f"deliveries to {name} do not progress" for name in self.overdue()]
         except ConsentRelayError as error:
             return [str(error)]
+
+    def overdue(self) -> list[str]:
+        """Destinations whose work should have been done or rescued long ago; those that a person holds back are none."""
+        deliveries = self._ledger.deliveries
+        enabled = [name for name, destination in self._routing().destinations.items() if destination.enabled]
+        return [name for name in enabled if deliveries.overdue(name, STUCK_MS) and not deliveries.figures(name)["paused"]]
 
     def _why_not(self, letters: Sequence[DeadLetter]) -> dict[str, str]:
         """Delivery id -> why it is not worth replaying."""

@@ -36,8 +36,14 @@ def collect(ledger: Ledger, routing: Routing) -> MetricsSnapshot:
         accept_to_told=_latency([figure["counters"] for figure in figures.values()]),
         waiting=[(name, lane, figure["waiting"][lane]) for name, figure in figures.items() for lane in LANES],
         breaker_open={account: ledger.accounts.gate_is_open(account) for account in sorted({each.account for each in routing.destinations.values()})},
+        paused={name: figure["paused"] or not _is_enabled(routing, name) for name, figure in figures.items()},
         events={"accepted": events["accepted"], "duplicate": events["duplicates"]},
     )
+
+
+def _is_enabled(routing: Routing, name: str) -> bool:
+    destination = routing.destinations.get(name)
+    return destination is None or destination.enabled
 
 
 def unaccounted(events: Mapping[str, int], destinations: Mapping[str, tuple[Mapping[str, float], Mapping[str, int]]]) -> int:

@@ -43,6 +43,7 @@ class MetricsSnapshot:
     accept_to_told: LatencyHistogram = LatencyHistogram()
     waiting: Sequence[tuple[str, str, int]] = ()
     breaker_open: Mapping[str, bool] = field(default_factory=dict)
+    paused: Mapping[str, bool] = field(default_factory=dict)
     events: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -93,7 +94,10 @@ class _SnapshotCollector(Collector):
         breakers = GaugeMetricFamily("consent_breaker_open", "1 while calls to an account are held back after failures.", labels=("account",))
         for account, is_open in sorted(snapshot.breaker_open.items()):
             breakers.add_metric((account,), int(is_open))
-        yield from (deliveries, dead, waiting, oldest, breakers)
+        paused = GaugeMetricFamily("consent_paused", "1 while a destination is told nothing because a person paused or disabled it.", labels=("destination",))
+        for destination, is_paused in sorted(snapshot.paused.items()):
+            paused.add_metric((destination,), int(is_paused))
+        yield from (deliveries, dead, waiting, oldest, breakers, paused)
 
     def _latency(self) -> Metric:
         latency = self._snapshot.accept_to_told

@@ -113,7 +113,12 @@ class Accounts:
 
     def gate_is_open(self, account: str) -> bool:
         """Whether the account's circuit breaker is open (or it is paused as misconfigured)."""
-        return bool(self._store.run([("HEXISTS", self._keys.account(account, "gate"), "open")])[0])
+        return bool(self.open_because(account))
+
+    def open_because(self, account: str) -> str:
+        """Why the account's breaker is open (`breaker`, `misconfigured`), empty if it is not."""
+        is_open, reason = self._store.run([("HMGET", self._keys.account(account, "gate"), "open", "reason")])[0]
+        return text(reason or "breaker") if is_open else ""
 
     def reset_gate(self, account: str) -> None:
         """Close the breaker and end any pause by hand."""

@@ -7,7 +7,7 @@ look at it again: `due` (waiting) or `out` (pushed to a queue or leased to a wor
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -164,19 +164,26 @@ class Deliveries:
         ]
 
     def look_up(self, event_id: str, destinations: Sequence[str]) -> dict[str, tuple[DeliveryStatus, Row, int | None]]:
-        """Where unfinished deliveries of an event stand: status, row, and when they are looked at again (ms)."""
+        """Where unfinished deliveries of an event stand: status, row, and when they are looked at again (ms, None while that is not known).
+
+        What waits for a paused destination has the reason `paused`, whatever it waited for before.
+        """
         commands: list[tuple[Any, ...]] = []
         for name in destinations:
             commands += [("ZSCORE", key, event_id) for lane in LANES for key in self._lane(name, lane)]
             commands += [("HGET", self._keys.destination(name, "lease"), event_id), ("HGET", self._keys.destination(name, "row"), event_id)]
+            commands.append(("HEXISTS", self._keys.destination(name, "flags"), "paused"))
         replies = self._store.run(commands)
         found = {}
         for n, name in enumerate(destinations):
-            out_w, due_w, out_g, due_g, lease, row_value = replies[n * 6 : n * 6 + 6]
+            out_w, due_w, out_g, due_g, lease, row_value, paused = replies[n * 7 : n * 7 + 7]
             row = Row.decode(row_value or b"")
             due, out = due_w if due_w is not None else due_g, out_w if out_w is not None else out_g
             at = due if due is not None else out
-            found[name] = (_live_status(row, is_leased=bool(lease) and out is not None), row, int(at) if at is not None else None)
+            status = _live_status(row, is_leased=bool(lease) and out is not None)
+            if paused and status is DeliveryStatus.WAITING:
+                row, at = replace(row, reason="paused"), None
+            found[name] = (status, row, int(at) if at is not None else None)
         return found
 
     def dead(self, destination: str, *, before: tuple[int, str] | None, most: int) -> list[DeadLetter]:

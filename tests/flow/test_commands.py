@@ -11,10 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+import redis
 import requests
 import yaml
 
 from config.settings import CHECKOUT
+from tests.support.parts import open_ledger
+from tests.support.servers import valkey_server
 from workers.embedded import EmbeddedServer, free_port
 from workers.state import new_pepper, new_vault_key
 
@@ -87,9 +90,10 @@ def test_operators_commands_look_at_what_runs(up):
     state, _, _ = up
     mine = {"CONSENT_STATE_DIR": str(state)}
     found = consent("doctor", **mine)
-    assert (found.returncode, found.stdout.count("ok  ")) == (0, 7), found.stdout
+    assert (found.returncode, found.stdout.count("ok  ")) == (0, 11), found.stdout
     assert json.loads(consent("dead", "list", "--json", **mine).stdout) == {"items": [], "groups": [], "next_cursor": None}
     assert consent("destination", "pause", "crm-webhook", **mine).returncode == 0
+    assert "note paused: deliveries wait at paused or disabled destinations: crm-webhook 0" in consent("doctor", **mine).stdout
     assert consent("destination", "resume", "crm-webhook", **mine).returncode == 0
     assert consent("destination", "pause", "nobody", **mine).returncode == 2
     assert json.loads(consent("backfill", "crm-webhook", "--dry-run", **mine).stdout)["unreadable"] == 0
@@ -172,6 +176,17 @@ def test_single_commands_have_no_default_secrets(name, missing):
     done = consent(name, **{key: value for key, value in given.items() if key != missing})
     assert done.returncode == 2
     assert f"{missing} is not set" in done.stderr
+
+
+def test_up_refuses_the_ledger_of_another_pepper_before_it_starts_anything(tmp_path):
+    """2, with the reason in its own words, and no process of it has written a line."""
+    state = tmp_path / "state"
+    with valkey_server() as url, redis.Redis.from_url(url) as client:
+        open_ledger(client)
+        done = consent("up", **{**ANY_PORT, "CONSENT_SANDBOX_PORT": "8090"}, CONSENT_STATE_DIR=str(state), CONSENT_REDIS_URL=url)
+    assert done.returncode == 2
+    assert done.stderr.startswith("consent: the ledger was made with another CONSENT_SUBJECT_PEPPER")
+    assert [log.name for log in (state / "logs").iterdir()] == ["up.log"]
 
 
 def test_a_port_in_use_names_its_setting(tmp_path):

@@ -110,6 +110,14 @@ def test_figures_name_all_that_operators_watch(relay: Relay):
     assert figures.breaker_open == {"mail": False}
 
 
+def test_a_disabled_destination_shows_as_paused(relay: Relay):
+    """Whoever holds it back, a command or the routing file; a former destination is held back by nobody."""
+    relay.event("given", 1, email="ana@example.org")
+    relay.drain()
+    relay.rules = routing([destination("mail", enabled=False)])
+    assert relay.figures().paused == {"mail": True, "sms": False}
+
+
 def test_latency_buckets_are_cumulative(relay: Relay):
     """Each bucket holds all that were faster, the last all that were told within it; the sum fits."""
     for n in range(3):

@@ -330,6 +330,7 @@ def test_breaker_opens_after_failures_in_a_row(ledger: Ledger):
     assert fail(ledger, limits, 2) == [False, False]
     assert not ledger.accounts.gate_is_open("shop")
     assert fail(ledger, limits) == [True]
+    assert ledger.accounts.open_because("shop") == "breaker"
     refused = admit(ledger, limits, BEN)
     assert (refused.dialogues, refused.why, refused.verdicts) == (0, "breaker", (0,))
     assert 9_000 < refused.retry_at_ms - ledger.now_ms() <= 10_000

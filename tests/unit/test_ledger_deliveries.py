@@ -174,7 +174,10 @@ def test_pause_holds_back_and_resume_lets_go(ledger: Ledger):
     assert ledger.deliveries.release("mail", LANE, 10, rescue=True) == ([], [])
     assert ledger.deliveries.figures("mail")["paused"] is True
     assert ledger.deliveries.figures("mail")["waiting"] == {"withdrawn": 2, "given": 0}
+    status, row, at_ms = ledger.deliveries.look_up(A, ["mail"])["mail"]
+    assert (status, row.reason, at_ms) == (DeliveryStatus.WAITING, "paused", None)
     ledger.deliveries.pause("mail", paused=False)
+    assert ledger.deliveries.look_up(A, ["mail"])["mail"][1].reason == ""
     assert sorted(each.event_id for each in ledger.deliveries.release("mail", LANE, 10, rescue=True)[0]) == IDS[:2]
     assert claim(ledger, "w1", *IDS[:2]) == IDS[:2]
     assert lost(ledger) == 0
@@ -186,6 +189,7 @@ def test_pause_does_not_take_a_live_lease(ledger: Ledger):
     claim(ledger, "w1", A)
     ledger.deliveries.pause("mail", paused=True)
     assert claim(ledger, "w2", A) == []
+    assert ledger.deliveries.look_up(A, ["mail"])["mail"][0] is DeliveryStatus.SENDING
     assert settle(ledger, "w1", final(A)) == [True]
 
 

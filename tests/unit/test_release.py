@@ -7,6 +7,7 @@ import logging
 import pytest
 import redis
 
+from pipeline.metrics import render_metrics
 from pipeline.release import QUEUE_MESSAGES, RESCUE_DEPTH
 from pipeline.vendors.base import Rate
 from tests.support.parts import traffic
@@ -164,6 +165,8 @@ def test_paused_destination_waits_in_the_ledger(relay: Relay):
     relay.drain()
     assert relay.vendors["mail"].calls == []
     assert len(relay.vendors["sms"].calls) == 2
+    assert relay.figures().paused == {"mail": True, "sms": False}
+    assert b'consent_paused{destination="mail"} 1.0' in render_metrics(relay.figures())
     relay.ledger.deliveries.pause("mail", paused=False)
     relay.hurry(pushed=True)
     relay.beat()

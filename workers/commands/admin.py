@@ -29,13 +29,16 @@ def check() -> None:
 @click.option("--worker", "what", flag_value="worker", help="Only whether workers answer (for health checks).")
 @click.option("--beat", "what", flag_value="beat", help="Only whether beat's work is being done (for health checks).")
 def doctor(what: str | None) -> None:
-    """Look for what stands in the way: settings, secrets, ledger, broker, workers, beat. Exits 1 if anything does."""
+    """Look for what stands in the way: settings, secrets, ledger, broker, workers, beat, dead withdrawals, refused credentials, overdue work.
+
+    Exits 1 if anything does. Paused destinations, open breakers and a dead `given` are only noted.
+    """
     from workers.diagnosis import examine
 
     with common.opened("doctor") as parts:
         findings = examine(parts, what)
     for finding in findings:
-        click.echo(f"{'ok  ' if finding.good else 'FAIL'} {finding.name}: {finding.text}")
+        click.echo(f"{finding.mark:4} {finding.name}: {finding.text}")
     sys.exit(0 if all(finding.good for finding in findings) else common.FAILED)
 
 

@@ -1,0 +1,98 @@
+"""Doctor: each finding in plain words, and which of them fail it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+from kombu.exceptions import OperationalError
+
+from config.settings import SettingsError
+from pipeline.desk import Desk
+from tests.support.relay import Relay, destination, routing
+from workers import diagnosis
+
+
+@pytest.fixture
+def relay(client: redis.Redis) -> Relay:
+    return Relay(client, routing([destination("mail"), destination("sms")]))
+
+
+def look(relay: Relay, check: Any) -> tuple[str, str]:
+    """The mark and the text of one finding."""
+    desk = Desk(relay.ledger, relay.vault, lambda: relay.rules)
+    finding = diagnosis._finding("x", check, SimpleNamespace(ledger=relay.ledger, desk=desk, routing=relay.rules))
+    assert finding.good is (finding.mark != "FAIL")
+    return finding.mark, finding.text
+
+
+def test_dead_withdrawals_fail_and_dead_given_are_noted(relay: Relay):
+    """Counted by destination; a `given` that died needs no haste."""
+    assert look(relay, diagnosis._dead_letters) == ("ok", "none")
+    relay.vendors["mail"].answers = [400]
+    relay.event("given", 1, email="ana@example.org")
+    relay.drain()
+    assert look(relay, diagnosis._dead_letters) == ("note", "no withdrawals; given: mail 1 (`consent dead list`)")
+    relay.vendors["sms"].answers = [400, 400]
+    for name in ("ben", "eva"):
+        relay.event("withdrawn", 1, email=f"{name}@example.org")
+    relay.drain()
+    mark, text = look(relay, diagnosis._dead_letters)
+    assert (mark, "sms 2" in text, "mail" in text) == ("FAIL", True, False)
+
+
+def test_misconfigured_accounts_fail_and_open_breakers_are_noted(relay: Relay):
+    """Only a person can give the right credentials; a breaker closes by itself."""
+    assert look(relay, diagnosis._accounts) == ("ok", "none is held back")
+    relay.vendors["sms"].answers = [503] * 5
+    for n in range(5):
+        relay.event("given", n, email=f"p{n}@example.org")
+        relay.drain()
+    assert look(relay, diagnosis._accounts) == ("note", "calls to sms are held back after failures")
+    relay.vendors["mail"].answers = [401]
+    relay.event("given", 9, email="ana@example.org")
+    relay.drain()
+    assert look(relay, diagnosis._accounts) == ("FAIL", "mail refused our credentials or settings; calls to sms are held back after failures")
+
+
+def test_paused_destinations_are_noted_with_what_waits(relay: Relay):
+    """Somebody wanted it so: shown, and no failure."""
+    assert look(relay, diagnosis._paused) == ("ok", "none")
+    relay.ledger.deliveries.pause("mail", paused=True)
+    relay.event("withdrawn", 1, email="ana@example.org")
+    relay.drain()
+    mark, text = look(relay, diagnosis._paused)
+    assert (mark, "mail 1 (" in text, "sms" in text) == ("note", True, False)
+
+
+def test_overdue_work_fails_unless_a_person_holds_it_back(relay: Relay):
+    """Pushed long ago and never heard of."""
+    relay.event("withdrawn", 1, email="ana@example.org")
+    relay.step()
+    assert look(relay, diagnosis._overdue) == ("ok", "nothing")
+    relay.hurry(pushed=True)
+    relay.ledger.deliveries.pause("sms", paused=True)
+    mark, text = look(relay, diagnosis._overdue)
+    assert (mark, text.startswith("deliveries to mail do not progress")) == ("FAIL", True)
+    desk = Desk(relay.ledger, relay.vault, lambda: relay.rules)
+    assert desk.problems() == ["deliveries to mail do not progress"]
+
+
+@pytest.mark.parametrize(
+    "error,text",
+    [
+        (diagnosis.NotWell("no worker answers"), "no worker answers"),
+        (SettingsError("CONSENT_REDIS_URL is not set"), "CONSENT_REDIS_URL is not set"),
+        (OperationalError("redis://:hush@h"), "the broker cannot be reached (CONSENT_BROKER_URL; by default the server of CONSENT_REDIS_URL)"),
+        (KeyError("hush"), "could not be looked at: builtins.KeyError"),
+    ],
+)
+def test_findings_are_words(relay: Relay, error: Exception, text: str):
+    """No class of ours or of a library where words will do, and never another's text."""
+
+    def check(_parts: Any) -> str:
+        raise error
+
+    assert look(relay, check) == ("FAIL", text)
