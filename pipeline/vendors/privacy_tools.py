@@ -63,7 +63,7 @@ class Adapter(base.Adapter):
         "user_agent": Option(description="User-Agent to send, where the vendor's firewall refuses ours"),
     }
     capabilities = Capabilities(identifiers=("email", "phone"), reads_back=True, sends_events=True, signs_in=True, max_calls=2)
-    rate = Rate(calls=5, per_seconds=1.0, concurrent=4)  # By plan, without a public figure.
+    rate = Rate(calls=20, per_seconds=4.0, concurrent=4)  # By plan, without a public figure: five a second, in a window with room for four dialogues.
 
     def __init__(self, *, base_url: str | None = None, credentials: Mapping[str, str] = EMPTY, options: Mapping[str, Any] = EMPTY) -> None:
         super().__init__(base_url=base_url, credentials=credentials, options=options)

@@ -222,7 +222,7 @@ def test_a_limit_group_may_not_share_a_session():
         ("  sms: {}", "  SMS: {}", 6, "the name 'SMS' in purposes is not usable"),
         ("  sms: {}", "  news: {}", 6, "purposes has 'news' twice"),
         ("vendor: dinamize", "vendor: dynamize", 9, "destination lists has an unknown vendor; did you mean 'dinamize'?"),
-        ("    vendor: dinamize\n", "", 8, "destination lists has no vendor; expected dinamize"),
+        ("    vendor: dinamize\n", "", 8, "destination lists has no vendor; expected "),
         ("{token: ", "{tokn: ", 10, "unknown key 'tokn'; did you mean 'token'?"),
         ("${TOKEN}", "${TOKN}", 10, "the environment variable TOKN is not set"),
         ("${TOKEN}", "${TOKEN", 10, "has ${ that does not begin a variable"),
