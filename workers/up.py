@@ -67,6 +67,7 @@ class Relay:
         if not self.settings.redis_url:
             self._start_server()
         self.parts = Parts(self.environment)
+        self.parts.refuse_orphans(self.parts.routing)  # what every process would refuse is refused here, in plain words and before any of them starts
         self.state.remember(ENVIRONMENT_FILE, json.dumps({name: value for name, value in self.environment.items() if name.startswith("CONSENT_")}))
         first = [self._started(self._sandbox())] if self.sandbox else []
         workers = [self._started(self._worker(number)) for number in range(1, self.settings.worker.processes + 1)]

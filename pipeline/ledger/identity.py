@@ -14,6 +14,7 @@ from pipeline.ledger.keys import META
 from pipeline.ledger.store import Store, pairs_of, text
 
 SCHEMA_VERSION = 1
+ANEW = "only to give the old one up, unset CONSENT_LEDGER_EXPECTED_ID (`consent up`: remove ledger_id from its state directory)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +39,9 @@ def recognise(store: Store, *, partitions: int, pepper_fingerprint: str, expecte
         store.run([("HSETNX", META, name, value) for name, value in fresh.items()])
         found = read(store)
     if found is None:
-        raise LedgerMismatch(f"the ledger is empty, but ledger {expected_id} was expected: restore it, or run `consent ledger accept` to begin anew")
+        raise LedgerMismatch(f"the ledger is empty, but ledger {expected_id} was expected: restore it; {ANEW}")
     if expected_id is not None and found.ledger_id != expected_id:
-        raise LedgerMismatch(f"this is ledger {found.ledger_id}, but {expected_id} was expected: check CONSENT_REDIS_URL, or run `consent ledger accept`")
+        raise LedgerMismatch(f"this is ledger {found.ledger_id}, but {expected_id} was expected: check CONSENT_REDIS_URL; {ANEW}")
     if found.schema_version != SCHEMA_VERSION:
         raise LedgerMismatch(f"the ledger has schema {found.schema_version}, this release works with {SCHEMA_VERSION}")
     if found.pepper_fingerprint != pepper_fingerprint:

@@ -51,7 +51,7 @@ def test_other_partitions_are_refused(fake: redis.Redis):
 
 def test_unexpectedly_empty_ledger_is_refused_and_stays_empty(fake: redis.Redis):
     """A ledger that was wiped does not quietly begin anew: nothing is written to it."""
-    with pytest.raises(LedgerMismatch, match="ledger accept"):
+    with pytest.raises(LedgerMismatch, match="unset CONSENT_LEDGER_EXPECTED_ID"):
         reopen(fake, expected_id="0123456789abcdef")
     assert fake.keys("*") == []
 
