@@ -238,7 +238,7 @@ class Sandbox(base.Sandbox):
         self.written("UPDATE" if held else "CREATE", customer, known)
 
     def snapshot(self, most_calls: int | None = None) -> dict[str, Any]:
-        return {**super().snapshot(most_calls), "customers": copy.deepcopy(self.customers), "updates": copy.deepcopy(self.updates)}
+        return {**super().snapshot(most_calls), "customers": {name: dict(one) for name, one in self.customers.items()}, "updates": list(self.updates)}
 
 
 def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
