@@ -64,6 +64,8 @@ class Sandbox(base.Sandbox):
             return refused(400, "The body is not well-formed.")
 
     def routed(self, request: Request, parts: list[str]) -> Reply:
+        if parts == ["ping"]:
+            return Reply(200, content_type=MEDIA_TYPE)  # Every verb is answered, so that a key's rights can be tried without touching anybody.
         if parts == ["contacts"] and request.method == "POST":
             return self.synchronise(request)
         if parts[0] != "contacts" or len(parts) not in (3, 4) or parts[1] not in {"email", "externalid"}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.schemas import NativeReader
 from pipeline.sources import read_source
 from pipeline.vendors.base import Notification
 from pipeline.vendors.cmxorganize import Adapter
+from tests.unit.ingest_fakes import digest, make_relay, make_routing
 
 NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
 PURPOSES = {"newsletter": "newsletter", "single_user_tracking": "single-user-tracking"}
@@ -144,6 +146,17 @@ def test_of_several_registrations_the_wrong_one_stands_in_its_place() -> None:
 def test_refuses_other_bodies(content: Any, status: int, media_type: str) -> None:
     """What is no registration is refused whole."""
     assert list(refused(content, status, media_type=media_type)) == [""]
+
+
+def test_one_registration_is_answered_by_events() -> None:
+    """Over HTTP two ticked boxes are two results, one is an event's answer, none is no result, and a wrong field is refused."""
+    relay = make_relay(routing=make_routing(sources={"cmx": replace(SOURCE, keys=(digest("key-cmx"),))}))
+    changes: list[dict[str, Any]] = [{}, {"single_user_tracking": False}, {"newsletter": False}, {"email": "nobody"}]
+    both, one, none, wrong = [relay.post("/v1/sources/cmx", json=registration(**change), key="key-cmx") for change in changes]
+    assert (both.status_code, both.json["accepted"], [item["index"] for item in both.json["results"]]) == (202, 2, [0, 1])
+    assert (one.status_code, one.json["status"]) == (202, "duplicate")
+    assert (none.status_code, none.json["accepted"], none.json["results"]) == (202, 0, [])
+    assert (wrong.status_code, wrong.json["errors"][0]["path"], len(relay.acceptor.events)) == (422, "email", 2)
 
 
 def test_cannot_be_told() -> None:

@@ -497,6 +497,12 @@ class TestSandbox:
         expected = result(Outcome.MISCONFIGURED, f"http_403_{verb.lower()}")
         assert self.contract.tell(DirectDriver(5), adapter, self.contract.instruction(state)) == [expected]
 
+    def test_rights_can_be_tried(self, sandbox: SandboxHandle) -> None:
+        """A ping answers every verb that the key may use, and touches nobody."""
+        sandbox.settings("maileon", rights=["GET", "POST", "PUT"])
+        assert [self.send(sandbox, verb, "/ping").status for verb in ("GET", "POST", "PUT", "DELETE")] == [200, 200, 200, 403]
+        assert sandbox.states("maileon") == {}
+
     def test_another_key_is_refused(self, sandbox: SandboxHandle) -> None:
         """An unknown or expired key is misconfigured, and nothing is kept."""
         adapter = self.contract.adapter(sandbox.url("maileon"), credentials={"api_key": "test-other-key"})
