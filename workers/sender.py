@@ -17,6 +17,8 @@ from pipeline.errors import ConsentRelayError
 IDENTIFIERS: Final = ("external_id", "email", "phone", "national_id", "country")
 ATTEMPTS: Final = 6
 BUSY: Final = (429, 502, 503, 504)
+LONGEST_WAIT_SECONDS: Final = 60.0
+"""However long a busy relay asks us to wait."""
 
 
 class SendingFailed(ConsentRelayError):
@@ -79,6 +81,7 @@ class Sender:
 
     def _request(self, method: str, path: str, body: bytes | None, refusals: tuple[int, ...]) -> requests.Response:
         for attempt in range(1, ATTEMPTS + 1):
+            wait = min(5.0, 0.2 * 2**attempt)
             try:
                 response = self._session.request(
                     method, self._url + path, data=body, headers={"Content-Type": "application/json"}, timeout=(3, 60), allow_redirects=False
@@ -91,8 +94,10 @@ class Sender:
                 problem = f"{self._url}{path} answered {response.status_code} {response.reason}"
                 if response.status_code not in BUSY:
                     break
+                asked = response.headers.get("Retry-After", "")
+                wait = max(wait, min(LONGEST_WAIT_SECONDS, float(asked))) if asked.isdecimal() else wait
             if attempt < ATTEMPTS:
-                self._sleep(min(5.0, 0.2 * 2**attempt))
+                self._sleep(wait)
         raise SendingFailed(problem)
 
 
@@ -117,7 +122,7 @@ def read_events(file: str, stream: TextIO | None = None) -> list[Any]:
     path = Path(file)
     with path.open(encoding="utf-8-sig", newline="") as opened:
         if path.suffix.lower() == ".csv":
-            return [_event_of_row(row) for row in csv.DictReader(opened)]
+            return _rows(file, csv.DictReader(opened))
         if path.suffix.lower() in (".ndjson", ".jsonl"):
             return list(_lines(file, opened))
         try:
@@ -134,6 +139,15 @@ def _lines(file: str, stream: TextIO) -> Iterator[Any]:
                 yield json.loads(line)
             except ValueError:
                 raise ValueError(f"{file}: line {number} is no JSON") from None
+
+
+def _rows(file: str, reader: csv.DictReader[str]) -> list[Any]:
+    try:
+        return [_event_of_row(row) for row in reader]
+    except csv.Error:
+        raise ValueError(f"{file}: line {reader.line_num} is no CSV") from None
+    except (TypeError, AttributeError):
+        raise ValueError(f"{file}: one column is part of another: {', '.join(map(str, reader.fieldnames or ()))}") from None
 
 
 def _event_of_row(row: Mapping[str | None, Any]) -> dict[str, Any]:

@@ -18,9 +18,11 @@ def relay():
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             server.seen.append((self.path, self.headers["Authorization"], body))
-            status, answer = server.answers.pop(0)
+            status, answer, *headers = server.answers.pop(0)
             content = json.dumps(answer).encode()
             self.send_response(status)
+            for name, value in headers:
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -57,11 +59,17 @@ def test_batches_are_counted_and_refusals_have_their_place_in_the_file(relay):
 
 
 def test_a_busy_relay_is_asked_again(relay):
-    """503 and 429 are waited for, with growing waits."""
+    """503 and 429 are waited for, with growing waits, and as long as `Retry-After` asks, within reason."""
     waits = []
-    relay.answers = [(503, {}), (429, {}), (202, {"results": [{"index": 0, "status": "accepted", "event_id": "a"}]})]
+    relay.answers = [
+        (503, {}),
+        (429, {}),
+        (429, {}, ("Retry-After", "3")),
+        (503, {}, ("Retry-After", "9999")),
+        (202, {"results": [{"index": 0, "status": "accepted", "event_id": "a"}]}),
+    ]
     assert Sender(relay.url, "k", sleep=waits.append).send([1]).accepted == 1
-    assert waits == [0.4, 0.8]
+    assert waits == [0.4, 0.8, 3.0, 60.0]
 
 
 def test_a_wrong_key_ends_it_at_once(relay):
@@ -101,3 +109,12 @@ def test_an_unreadable_file_is_named_by_line_and_not_quoted(tmp_path):
     with pytest.raises(ValueError, match="line 2 is no JSON") as caught:
         read_events(str(broken))
     assert "ana" not in str(caught.value)
+
+
+def test_columns_that_contradict_each_other_are_named(tmp_path):
+    """`subject` cannot be a text and hold an e-mail address; the cells, which may name a person, are not quoted."""
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text("subject,email\nana,ana@example.org\n")
+    with pytest.raises(ValueError, match="one column is part of another: subject, email") as caught:
+        read_events(str(sheet))
+    assert "ana" not in str(caught.value).removeprefix(str(sheet))
