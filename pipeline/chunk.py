@@ -267,12 +267,16 @@ def _landing(chunk: Chunk, flight: Flight) -> Callable[[Work, WorkResult], None]
     return lambda _, result: chunk.landed.put((flight, result))
 
 
+OWN_WAITS = frozenset({"deadline_passed", "next_dialogue"})
+"""Reasons of waits that we chose ourselves: they say nothing about the account, and must not keep its breaker open."""
+
+
 def gate_word(results: Sequence[VendorResult], misconfigured_probe_seconds: float) -> tuple[str, float]:
     """What a set of answers says about the account, and for how many seconds it should rest."""
     outcomes = {result.outcome for result in results}
     if Outcome.MISCONFIGURED in outcomes:
         return "misconfigured", misconfigured_probe_seconds
-    throttled = [result for result in results if result.outcome is Outcome.THROTTLED and result.reason != "deadline_passed"]
+    throttled = [result for result in results if result.outcome is Outcome.THROTTLED and result.reason not in OWN_WAITS]
     if throttled:
         return "paused", max(result.retry_after_seconds if result.retry_after_seconds is not None else 1.0 for result in throttled)
     if outcomes - {Outcome.UNAVAILABLE, Outcome.THROTTLED}:

@@ -110,7 +110,12 @@ class ConsentEventSchema(Schema):
     """One consent event."""
 
     idempotency_key = Text(
-        min_length=1, max_length=MAX_KEY_LENGTH, allow_none=True, metadata={"description": "Names this event for ever; without it, the content does."}
+        min_length=1,
+        max_length=MAX_KEY_LENGTH,
+        allow_none=True,
+        metadata={
+            "description": "Names this event; without it, the content does. Remembered for 90 days after the event is complete, unless the relay is set up otherwise."
+        },
     )
     subject = fields.Nested(SubjectSchema, required=True)
     purpose = Text(max_length=MAX_PURPOSE_LENGTH, required=True, metadata={"example": "newsletter"})

@@ -46,6 +46,17 @@ def test_new_destination_is_told_the_newest_word_of_each_once(relay: Relay):
     assert (figures.unaccounted, figures.rescued_total) == (0, 0)
 
 
+def test_standing_whose_payload_is_gone_is_counted_and_not_told(relay: Relay):
+    """What is no longer kept cannot be told: the report says how much of it there is."""
+    client = relay.ledger.store.client
+    for name in client.scan_iter(match="cr:{e*}:p:*"):
+        client.delete(name)
+    assert backfill(relay) == BackfillReport(unreadable=2)
+    relay.beat()
+    relay.drain()
+    assert relay.vendors["fresh"].calls == []
+
+
 def test_backfilled_given_outlives_an_outage(relay: Relay):
     """An event older than the schedule's patience is not dead at the first failure: the patience counts from the backfill."""
     relay.vendors["fresh"].answers = [503, 503]

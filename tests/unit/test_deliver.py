@@ -566,6 +566,7 @@ def test_given_up_given_dies_and_withdrawal_goes_on(client: redis.Redis, caplog:
         ([VendorResult(outcome=Outcome.THROTTLED, retry_after_seconds=0.0)], ("paused", 0.0)),
         ([VendorResult(outcome=Outcome.THROTTLED, retry_after_seconds=9.0), VendorResult(outcome=Outcome.APPLIED)], ("paused", 9.0)),
         ([VendorResult(outcome=Outcome.THROTTLED, reason="deadline_passed")], ("", 0.0)),
+        ([VendorResult(outcome=Outcome.APPLIED), VendorResult(outcome=Outcome.THROTTLED, reason="next_dialogue", retry_after_seconds=0.0)], ("ok", 0.0)),
         ([VendorResult(outcome=Outcome.MISCONFIGURED), VendorResult(outcome=Outcome.THROTTLED, retry_after_seconds=9.0)], ("misconfigured", 180.0)),
     ],
 )

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
 from workers.commands import common
-
-if TYPE_CHECKING:
-    from workers.wiring import Parts
 
 
 @click.command()
@@ -53,10 +49,26 @@ def keys_new(source: str) -> None:
     """Make a key for SOURCE: the key goes to whoever sends, its hash into the routing file. It is shown once and kept nowhere."""
     from workers.state import key_hash, new_source_key
 
+    _warn_of_unknown_source(source)
     key = new_source_key()
     click.echo(f"key of {source}, shown only now (send it as Authorization: Bearer <key>):", err=True)
     click.echo(key)
     click.echo(f'add to the keys of {source} in the routing file, then send SIGHUP to the running relay:\n  "{key_hash(key)}"', err=True)
+
+
+def _warn_of_unknown_source(name: str) -> None:
+    """A new source's key is made before the file names it, so this is no refusal."""
+    from pipeline.errors import ConfigurationError
+    from workers.wiring import Parts
+
+    try:
+        built = Parts(common.environment(of_running=True))
+    except ConfigurationError:
+        click.echo(f"warning: the routing file is not good (`consent check`), so nobody knows whether {name} is a source", err=True)
+        return
+    if name not in built.routing.sources:
+        known = ", ".join(sorted(built.routing.sources)) or "none"
+        click.echo(f"warning: {built.settings.routing_path()} has no source {name!r} (it has {known}): the key opens nothing until it has", err=True)
 
 
 @keys.command("revoke")
@@ -91,7 +103,7 @@ def destination() -> None:
 def destination_pause(name: str) -> None:
     """Tell a destination nothing until it is resumed."""
     with common.opened("destination") as parts:
-        _known(parts, name)
+        common.refuse_unknown_destination(name, parts.routing.destinations)
         parts.ledger.deliveries.pause(name, paused=True)
     click.echo(f"{name} is paused; deliveries wait")
 
@@ -101,22 +113,23 @@ def destination_pause(name: str) -> None:
 def destination_resume(name: str) -> None:
     """Go on telling a paused destination, withdrawals first."""
     with common.opened("destination") as parts:
-        _known(parts, name)
+        common.refuse_unknown_destination(name, parts.routing.destinations)
         parts.ledger.deliveries.pause(name, paused=False)
     click.echo(f"{name} is resumed")
-
-
-def _known(parts: Parts, name: str) -> None:
-    if name not in parts.routing.destinations:
-        raise click.UsageError(f"no destination {name!r}; the routing file has {', '.join(sorted(parts.routing.destinations)) or 'none'}")
 
 
 @click.command()
 @click.argument("destination")
 @click.option("--dry-run", is_flag=True, help="Only count what would be told.")
 def backfill(destination: str, dry_run: bool) -> None:
-    """Tell a new destination the current standings, withdrawals first. May be run again: what was told is not told twice."""
+    """Tell a new destination the current standings, withdrawals first. May be run again: what was told is not told twice.
+
+    Exits 1 if some standings can no longer be told, because the payload of their event is gone (ledger.payload_days, or the
+    source's retention) or its vault key is missing.
+    """
     with common.opened("backfill") as parts:
-        _known(parts, destination)
+        common.refuse_unknown_destination(destination, parts.routing.destinations)
         report = parts.backfill.run(destination, dry_run)
     common.show(common.as_dict(report), as_json=True, pretty=lambda: None)
+    if report.unreadable:
+        raise click.ClickException(f"{report.unreadable} standings cannot be told to {destination}: what their events said is no longer kept")
