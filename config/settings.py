@@ -62,7 +62,7 @@ class Settings:
         """The ledger's URL; refuses where none is given."""
         if not self.redis_url:
             raise SettingsError("CONSENT_REDIS_URL is not set: a URL such as redis://127.0.0.1:6379/0 was expected (`consent up` runs its own server)")
-        return self.redis_url
+        return _server_url(self.redis_url)
 
     def celery_broker_url(self) -> str:
         """The broker's URL; by default the next database of the ledger's server."""
@@ -89,6 +89,24 @@ class Settings:
         """A default lies in the checkout, so that commands work from any directory; a given path is the caller's."""
         path = Path(value).expanduser()
         return path if path.is_absolute() else (CHECKOUT if value == _defaults()[key] else Path.cwd()) / path
+
+
+_LATER: Final = ("sentinel", "redis+sentinel", "redis+cluster", "rediss+cluster", "unix")
+"""Ways to name a server that are understood and not yet supported."""
+
+
+def _server_url(url: str) -> str:
+    """The ledger's URL, refused where it does not name one server."""
+    scheme = url.partition("://")[0].lower()
+    if scheme in _LATER:
+        raise SettingsError(f"CONSENT_REDIS_URL: {scheme}:// is not supported yet by this release: one server was expected, redis:// or rediss://")
+    try:
+        good = scheme in ("redis", "rediss") and "://" in url and urlsplit(url).port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise SettingsError("CONSENT_REDIS_URL: a URL such as redis://127.0.0.1:6379/0 was expected")
+    return url
 
 
 _HOW_TO_MAKE: Final = "`consent keys secret` prints a new one of each; keep them where your secrets live and give the same ones to every process"

@@ -7,16 +7,33 @@ from collections.abc import Iterable
 from typing import Any
 
 from celery import Celery, signals
+from kombu import Connection
 
 from config.celery import celery_settings
-from config.settings import Settings
+from config.settings import Settings, SettingsError
 from workers.queues import plain_queue, queue_names
 
 logger = logging.getLogger(__name__)
 
 
+def refuse_unknown_broker(settings: Settings) -> None:
+    """Raise SettingsError where CONSENT_BROKER_URL is set to what no transport of kombu can use."""
+    scheme, mark, _ = settings.broker_url.partition("://")
+    if not settings.broker_url:
+        return
+    try:
+        if mark and Connection(settings.broker_url).get_transport_cls():
+            return
+    except ImportError as error:
+        raise SettingsError(f"CONSENT_BROKER_URL: {scheme}:// needs a package that is not installed") from error
+    except Exception:  # noqa: BLE001, S110 - whatever it is, kombu cannot use it, and its text may quote the URL
+        pass
+    raise SettingsError("CONSENT_BROKER_URL: a URL that kombu knows was expected, such as redis://127.0.0.1:6379/1 or amqp://127.0.0.1")
+
+
 def create_app(settings: Settings, destinations: Iterable[str]) -> Celery:
-    """A Celery application with one queue per destination and lane; the tasks are imported with it."""
+    """A Celery application with one queue per destination and lane; the tasks are imported with it. Raises SettingsError."""
+    refuse_unknown_broker(settings)
     app = Celery("consent-relay", set_as_current=True)
     app.conf.update(celery_settings(settings), task_queues=[plain_queue(name) for name in queue_names(destinations)], include=["workers.tasks"])
     app.set_default()

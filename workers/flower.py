@@ -21,9 +21,11 @@ logger = logging.getLogger(__name__)
 def run_flower(settings: Settings) -> None:
     """Serve Flower until SIGTERM. Raises SettingsError without a login or where the port is taken."""
     section = settings.flower
-    name, colon, password = section.login.partition(":")
-    if not (name and colon and password):
+    if not section.login:
         raise SettingsError("CONSENT_FLOWER_LOGIN is not set: user:password was expected")
+    name, _, password = section.login.partition(":")
+    if not (name and password):
+        raise SettingsError("CONSENT_FLOWER_LOGIN: user:password was expected, with a colon between the two")
     if not is_free(section.port, section.host):
         raise SettingsError(f"port {section.port} on {section.host} is in use: stop what listens there or set CONSENT_FLOWER_PORT")
     flower = _build(settings)

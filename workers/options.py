@@ -8,7 +8,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from config.settings import Settings
+from config.settings import Settings, SettingsError
 from pipeline.ledger import LedgerOptions
 from pipeline.limits import LimitOptions
 
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 
 def ledger_client(url: str) -> redis.Redis:
-    """A client that never repeats a write by itself: the ledger decides what may be repeated."""
-    return redis.Redis.from_url(
-        url, socket_timeout=5, socket_connect_timeout=3, socket_keepalive=True, health_check_interval=15, max_connections=128, retry=Retry(NoBackoff(), 0)
-    )
+    """A client that never repeats a write by itself: the ledger decides what may be repeated. Raises SettingsError."""
+    try:
+        return redis.Redis.from_url(
+            url, socket_timeout=5, socket_connect_timeout=3, socket_keepalive=True, health_check_interval=15, max_connections=128, retry=Retry(NoBackoff(), 0)
+        )
+    except ValueError:
+        # Its text may quote the URL.
+        raise SettingsError("CONSENT_REDIS_URL: an option after the ? cannot be read; redis://127.0.0.1:6379/0 would be a good URL") from None
 
 
 def ledger_options(settings: Settings, pepper_fingerprint: str) -> LedgerOptions:

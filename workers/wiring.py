@@ -22,7 +22,7 @@ from pipeline.errors import ConfigurationError, ConsentRelayError
 from pipeline.identifiers import Hasher
 from pipeline.routing import RetryPolicy, Routing
 from pipeline.vault import Vault
-from workers.app import create_app
+from workers.app import create_app, refuse_unknown_broker
 from workers.gathering import GatheringPublisher
 from workers.options import ledger_client, ledger_options, limit_options, transport
 from workers.queues import CeleryPublisher
@@ -52,6 +52,9 @@ class Parts:
         self.environment = environment
         self.settings: Settings = load_settings(environment)
         check_invariants(self.settings)
+        if self.settings.redis_url:
+            self.settings.ledger_url()
+        refuse_unknown_broker(self.settings)
         self.routing: Routing = self.read_routing()
         self._lock = threading.RLock()
 

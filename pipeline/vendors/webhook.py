@@ -23,7 +23,8 @@ from pipeline.vendors.base import Capabilities, Option, Rate, VendorRequest, Ven
 
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - the mark of the format, not a secret
 MOST_EVENTS: Final = 1000
-LEAST_KEY_BYTES: Final = 16
+KEY_BYTES: Final = range(24, 65)
+"""What Standard Webhooks allows."""
 
 
 class Adapter(base.Adapter):
@@ -111,6 +112,6 @@ def _decode(secret: str) -> bytes:
         key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True) if secret.startswith(SECRET_PREFIX) else b""
     except binascii.Error:
         key = b""
-    if len(key) < LEAST_KEY_BYTES:
-        raise ConfigurationError(f"credential 'secret' must be whsec_ followed by the base64 of 24 to 64 bytes (never under {LEAST_KEY_BYTES})")
+    if len(key) not in KEY_BYTES:
+        raise ConfigurationError("credential 'secret' must be whsec_ followed by the base64 of 24 to 64 bytes")
     return key

@@ -96,6 +96,13 @@ def test_operators_commands_look_at_what_runs(up):
     assert "note paused: deliveries wait at paused or disabled destinations: crm-webhook 0" in consent("doctor", **mine).stdout
     assert consent("destination", "resume", "crm-webhook", **mine).returncode == 0
     assert consent("destination", "pause", "nobody", **mine).returncode == 2
+    assert consent("dead", "list", **mine).stdout == "no dead letters\n"
+    for words in (("list",), ("replay", "--dry-run")):
+        refused = consent("dead", *words, "--destination", "nobody", **mine)
+        assert (refused.returncode, "no destination 'nobody'; there is crm-webhook, " in refused.stderr) == (2, True)
+    nothing = consent("dead", "replay", "nope.crm-webhook", **mine)
+    assert (nothing.returncode, json.loads(nothing.stdout)["not_replayed"][0]["reason"]) == (1, "not_found")
+    assert consent("dead", "replay", "--state", "withdrawn", **mine).returncode == 0
     assert json.loads(consent("backfill", "crm-webhook", "--dry-run", **mine).stdout)["unreadable"] == 0
 
 
@@ -189,6 +196,35 @@ def test_up_refuses_the_ledger_of_another_pepper_before_it_starts_anything(tmp_p
     assert [log.name for log in (state / "logs").iterdir()] == ["up.log"]
 
 
+@pytest.mark.parametrize("words", ["status x", "dead list", "doctor", "destination pause crm-webhook", "backfill crm-webhook"])
+def test_without_a_running_relay_commands_say_so(words, tmp_path):
+    """Not which variable is missing, but that nothing runs there and what to do."""
+    done = consent(*words.split(), CONSENT_STATE_DIR=str(tmp_path / "state"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"consent: no `consent up` is running on {tmp_path / 'state'}: start one")
+
+
+@pytest.mark.parametrize(
+    "words,variable,value",
+    [
+        ("serve", "CONSENT_REDIS_URL", "foo"),
+        ("worker", "CONSENT_BROKER_URL", "nonsense://x"),
+        ("beat", "CONSENT_BROKER_URL", "nonsense://x"),
+        ("flower", "CONSENT_BROKER_URL", "nonsense://x"),
+        ("flower", "CONSENT_FLOWER_LOGIN", "nocolon"),
+        ("up", "CONSENT_STATE_DIR", "/dev/null"),
+        ("up", "CONSENT_REDIS_URL", "redis+cluster://h"),
+    ],
+)
+def test_a_mistake_in_a_variable_is_one_line_that_names_it(words, variable, value, tmp_path):
+    """Exit code 2 and no traceback."""
+    given = {"CONSENT_REDIS_URL": "redis://127.0.0.1:1/0", "CONSENT_SUBJECT_PEPPER": new_pepper(), "CONSENT_VAULT_KEYS": new_vault_key()}
+    given |= {**ANY_PORT, "CONSENT_FLOWER_PORT": str(free_port()), "CONSENT_STATE_DIR": str(tmp_path / "state"), "CONSENT_FLOWER_LOGIN": "a:b"}
+    done = consent(words, **given | {variable: value})
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith(f"consent: {variable}: ")
+
+
 def test_a_port_in_use_names_its_setting(tmp_path):
     """Before anything is started."""
     with socket.socket() as taken:
@@ -217,6 +253,8 @@ def test_secrets_that_are_printed_can_be_used():
     assert set(lines) == {"CONSENT_SUBJECT_PEPPER", "CONSENT_VAULT_KEYS"}
     made = consent("keys", "new", "web-forms")
     assert made.stdout.startswith("crk_")
+    assert "warning" not in made.stderr
+    assert "has no source 'nope' (it has " in consent("keys", "new", "nope").stderr
     assert re.search(r'"sha256:[0-9a-f]{64}"', made.stderr)
     assert made.stdout.strip() not in made.stderr
 

@@ -7,6 +7,10 @@ import re
 import pytest
 
 from config.settings import CHECKOUT, DEFAULTS_FILE, SettingsError, check_invariants, load_settings, next_database
+from workers.app import create_app
+from workers.options import ledger_client
+from workers.state import StateFolder
+from workers.wiring import Parts
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 OTHER_KEY = base64.urlsafe_b64encode(bytes([255] * 32)).decode()
@@ -146,7 +150,58 @@ def test_a_short_pepper_is_refused():
 )
 def test_the_broker_is_the_next_database_by_default(url, expected):
     """Same server, so one password and one place to watch."""
-    assert load_settings({"CONSENT_REDIS_URL": url}).celery_broker_url() == expected
+    assert next_database(url) == expected
+
+
+def test_the_broker_is_at_the_ledgers_server_unless_it_is_named():
+    """One variable is enough; a second one wins."""
+    given = {"CONSENT_REDIS_URL": "redis://h:1/0"}
+    assert load_settings(given).celery_broker_url() == "redis://h:1/1"
+    assert load_settings(given | {"CONSENT_BROKER_URL": "amqp://b"}).celery_broker_url() == "amqp://b"
+
+
+@pytest.mark.parametrize(
+    "url,text",
+    [
+        ("sentinel://hush:26379", "sentinel:// is not supported yet by this release"),
+        ("redis+cluster://hush:7000", "redis+cluster:// is not supported yet by this release"),
+        ("unix:///hush", "unix:// is not supported yet by this release"),
+        ("hush", "a URL such as redis://127.0.0.1:6379/0 was expected"),
+        ("redis", "a URL such as redis://127.0.0.1:6379/0 was expected"),
+        ("http://hush", "a URL such as redis://127.0.0.1:6379/0 was expected"),
+        ("redis://h:hush", "a URL such as redis://127.0.0.1:6379/0 was expected"),
+    ],
+)
+def test_a_ledger_that_is_not_one_server_is_refused(url, text):
+    """By the setting's name and without its value, which may carry a password."""
+    with pytest.raises(SettingsError, match=re.escape(f"CONSENT_REDIS_URL: {text}")) as caught:
+        load_settings({"CONSENT_REDIS_URL": url}).ledger_url()
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["nonsense://hush", "hush", "amqp://h:hush", "sqs://hush"])
+def test_a_broker_that_cannot_be_used_is_refused(url):
+    """Before anything starts, whichever process asks; without the value."""
+    for start in (lambda: create_app(load_settings({"CONSENT_BROKER_URL": url}), ()), lambda: Parts({"CONSENT_BROKER_URL": url})):
+        with pytest.raises(SettingsError, match=r"^CONSENT_BROKER_URL: ") as caught:
+            start()
+        assert "hush" not in str(caught.value)
+
+
+def test_an_unreadable_option_of_the_url_is_refused():
+    """redis-py's own text would quote it."""
+    with pytest.raises(SettingsError, match=r"^CONSENT_REDIS_URL: an option after the \?") as caught:
+        ledger_client("redis://h?max_connections=hush")
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["file", "file/below"])
+def test_a_state_directory_that_cannot_be_made_is_refused(path, tmp_path):
+    """A file in its place, or above it; the file stays as it is."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SettingsError, match=r"^CONSENT_STATE_DIR: .*cannot be used"):
+        StateFolder(tmp_path / path).lock()
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_cluster_needs_its_broker_named():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 from collections.abc import Mapping
@@ -105,6 +106,13 @@ class TestWebhook(VendorContract):
         with pytest.raises(ConfigurationError, match="'secret'") as caught:
             self.adapter(credentials={"secret": secret})
         assert secret not in str(caught.value).replace("whsec_ followed", "") or secret == "whsec_"
+
+    @pytest.mark.parametrize("size,is_good", [(23, False), (24, True), (64, True), (65, False)])
+    def test_the_secret_has_the_length_that_standard_webhooks_asks_for(self, size: int, is_good: bool) -> None:
+        """24 to 64 bytes, exactly."""
+        secret = "whsec_" + base64.b64encode(b"x" * size).decode()
+        with contextlib.nullcontext() if is_good else pytest.raises(ConfigurationError, match=r"24 to 64 bytes$"):
+            self.adapter(credentials={"secret": secret})
 
     def test_needs_an_address(self) -> None:
         """There is no default address."""

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,18 @@ def _of_running(own: Mapping[str, str]) -> dict[str, str]:
     folder = StateFolder(load_settings(own).state_path())
     found = folder.recall(ENVIRONMENT_FILE) if folder.is_locked() else ""
     return dict(json.loads(found)) if found else {}
+
+
+def _refuse_without_running() -> None:
+    """Say at once that nothing is there to look at; a missing variable is only half of that."""
+    from config.settings import SettingsError, load_settings
+
+    found = environment(of_running=True)
+    if not found.get("CONSENT_REDIS_URL"):
+        raise SettingsError(
+            f"no `consent up` is running on {load_settings(found).state_path()}: start one, name the directory of the running one in CONSENT_STATE_DIR, "
+            "or set CONSENT_REDIS_URL, CONSENT_SUBJECT_PEPPER and CONSENT_VAULT_KEYS"
+        )
 
 
 def settings(*, of_running: bool = False) -> Settings:
@@ -119,12 +131,20 @@ def set_up_logging(found: Settings, role: str) -> None:
 @contextmanager
 def opened(role: str) -> Iterator[Parts]:
     """The parts of a short command, which may look at a running `consent up`; its log lines are warnings only."""
+    _refuse_without_running()
     built = parts(role, of_running=True)
     logging.getLogger().setLevel(logging.WARNING)
     try:
         yield built
     finally:
         built.close()
+
+
+def refuse_unknown_destination(name: str, known: Iterable[str]) -> None:
+    """Refuse a name that is none, so that a typing error is not taken for nothing to do."""
+    names = sorted(known)
+    if name not in names:
+        raise click.UsageError(f"no destination {name!r}; there is {', '.join(names) or 'none'}")
 
 
 def as_dict(value: Any) -> Any:

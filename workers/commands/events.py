@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from workers.commands import common
+
+if TYPE_CHECKING:
+    from workers.wiring import Parts
 
 STYLES = {"delivered": "green", "dead": "bold red", "waiting": "yellow", "sending": "yellow", "awaiting_confirmation": "cyan"}
 
@@ -101,17 +104,27 @@ def dead() -> None:
 def dead_list(destination: str | None, reason: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List dead letters, and all of them counted by cause."""
     with common.opened("dead") as parts:
+        _refuse_unknown(parts, destination)
         page = parts.desk.dead_letters(destination=destination, reason=reason, state=state, limit=limit)
     items, groups = [common.as_dict(item) for item in page.items], [common.as_dict(group) for group in page.groups]
 
     def pretty() -> None:
         console = common.console()
+        if not items:
+            console.print("no dead letters")
+            return
         console.print(
             common.table("by cause", ("destination", "state", "reason", "count"), [_cells(group, "destination state reason count") for group in groups])
         )
         console.print(common.table("dead letters", ("delivery", "state", "outcome", "reason", "attempts", "died"), [_cells(item, _ITEM) for item in items]))
 
     common.show({"items": items, "groups": groups, "next_cursor": page.next_cursor}, as_json=as_json, pretty=pretty)
+
+
+def _refuse_unknown(parts: Parts, destination: str | None) -> None:
+    """One that the routing file no longer has may still have dead letters."""
+    if destination is not None:
+        common.refuse_unknown_destination(destination, {*parts.routing.destinations, *parts.ledger.deliveries.known_destinations()})
 
 
 _ITEM = "delivery_id state outcome reason attempts died_at"
@@ -142,7 +155,7 @@ def dead_show(delivery_id: str) -> None:
 @click.option("--state", type=click.Choice(["given", "withdrawn"]), help="All of this state.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be replayed.")
 def dead_replay(delivery_ids: tuple[str, ...], destination: str | None, reason: str | None, state: str | None, dry_run: bool) -> None:
-    """Tell dead deliveries again, by id or by filter; what a newer word has overtaken is left alone.
+    """Tell dead deliveries again, by id or by filter; what a newer word has overtaken is left alone. Exits 1 if none of the ids was replayed.
 
     \b
     Examples:
@@ -153,8 +166,10 @@ def dead_replay(delivery_ids: tuple[str, ...], destination: str | None, reason: 
     if bool(delivery_ids) == bool(chosen):
         raise click.UsageError("name delivery ids or a filter (--destination, --reason, --state), and not both")
     with common.opened("dead") as parts:
+        _refuse_unknown(parts, destination)
         report = parts.desk.replay(list(delivery_ids) or None, dry_run, filter=chosen)
     common.show({"dry_run": dry_run, "replayed": list(report.replayed), "not_replayed": list(report.skipped)}, as_json=True, pretty=lambda: None)
+    sys.exit(common.FAILED if delivery_ids and not report.replayed else 0)
 
 
 @dead.command("discard")
