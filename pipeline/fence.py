@@ -48,6 +48,14 @@ def judge(event: ConsentEvent, reach: Reach, destination: Destination, purposes:
     return Judgement(unless_told_by=unless_told_by) if unless_told_by else TELL
 
 
+def sharing(purpose: str, destination: Destination, purposes: Iterable[str]) -> list[str]:
+    """The other purposes whose words fall on the same contact, where the vendor keeps one state for it; none elsewhere."""
+    if destination.adapter.capabilities.scope != "contact":
+        return []
+    places = {each: destination.adapter.place_of(destination.options_for(each)) for each in {purpose, *purposes}}
+    return sorted(other for other, place in places.items() if other != purpose and place == places[purpose])
+
+
 def _withdrawn_since(event: ConsentEvent, reach: Reach) -> Word | None:
     """The newer withdrawal of one of the event's own identifiers: what was given later for another says nothing for this one, since a `given` is never completed."""
     words = (record.words.get(event.purpose) for record in reach.rings[0])
@@ -56,12 +64,7 @@ def _withdrawn_since(event: ConsentEvent, reach: Reach) -> Word | None:
 
 def _judge_contact(event: ConsentEvent, reach: Reach, destination: Destination, purposes: Iterable[str]) -> VendorResult | None:
     """One state stops everything: a withdrawal wins unless the routing file says, in writing, that another purpose keeps the contact."""
-    place = destination.adapter.place_of(destination.options_for(event.purpose))
-    others = {
-        purpose: word.state
-        for purpose in sorted(purposes)
-        if purpose != event.purpose and destination.adapter.place_of(destination.options_for(purpose)) == place and (word := reach.newest(purpose)) is not None
-    }
+    others = {purpose: word.state for purpose in sharing(event.purpose, destination, purposes) if (word := reach.newest(purpose)) is not None}
     if event.state is State.GIVEN:
         own = {word.state for record in reach.rings[0] for purpose in others if (word := record.words.get(purpose)) is not None}
         if event.purpose in destination.keep_contact_for or State.WITHDRAWN not in own | set(others.values()):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.domain import Outcome, State, VendorResult, Word
-from pipeline.fence import judge
+from pipeline.fence import judge, sharing
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import DeadLetter, Row
 from pipeline.ledger.standings import newest_of
@@ -49,13 +48,10 @@ class Judge:
         looked_at = [(task, ours) for task, ours in may_have_acted if task.event.state is State.GIVEN or not ours]
         if not looked_at:
             return
-        checks = [(key, task.event.purpose, task.event.word.encode()) for task, _ in looked_at for key in task.event.identifier_keys.values()]
-        newer = iter(self._ledger.standings.newer(checks))
         undone: list[DeadLetter] = []
         count, now_ms = 0, self._ledger.clock_ms()
-        for task, ours in looked_at:
-            newest = newest_of(word for word in itertools.islice(newer, len(task.event.identifier_keys)))
-            if newest is None or newest.state is task.event.state:
+        for (_, ours), newest in zip(looked_at, self._newer(destination, [task for task, _ in looked_at]), strict=True):
+            if newest is None:
                 continue
             count += newest.state is State.WITHDRAWN
             if not ours:
@@ -65,6 +61,29 @@ class Judge:
             log.warning("stale_send", extra={"destination": destination.name, "deliveries": count})
         if undone:
             self._ledger.letters.reopen(list(dict.fromkeys(undone)), only_dead=False, reason="late_write")
+
+    def _newer(self, destination: Destination, tasks: Sequence[Task]) -> list[Word | None]:
+        """For each task a newer word that says the opposite; for a `given` also the withdrawal of a purpose that shares its contact, which came after it was judged."""
+        purposes = self._routing().purposes_of(destination.name)
+        checks = [_checks(task, destination, purposes) for task in tasks]
+        newer = iter(self._ledger.standings.newer([check for each in checks for check in each]))
+        found = []
+        for task, asked in zip(tasks, checks, strict=True):
+            words = [(purpose, next(newer)) for _, purpose, _ in asked]
+            own = newest_of(word for purpose, word in words if purpose == task.event.purpose)
+            others = newest_of(word for purpose, word in words if purpose != task.event.purpose and word and word.state is State.WITHDRAWN)
+            found.append(own if own and own.state is not task.event.state else others)
+        return found
+
+
+def _checks(task: Task, destination: Destination, purposes: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Identifier key, purpose and the word that a newer one would beat ("": any)."""
+    event = task.event
+    wins_alone = event.state is State.WITHDRAWN or event.purpose in destination.keep_contact_for
+    others = [] if wins_alone else sharing(event.purpose, destination, purposes)
+    return [
+        (key, purpose, word) for key in event.identifier_keys.values() for purpose, word in [(event.purpose, event.word.encode()), *((p, "") for p in others)]
+    ]
 
 
 def _letter(destination: str, word: Word, now_ms: int) -> DeadLetter:

@@ -290,6 +290,28 @@ def test_withdrawal_after_an_unanswered_given_is_told_twice(client: redis.Redis)
     assert sound(relay)
 
 
+def test_given_that_outlived_its_claim_does_not_lift_the_withdrawal_of_another_purpose(client: redis.Redis):
+    """Where one state stops everything, a stale `given` undoes the withdrawal of any purpose: it is counted, and that withdrawal is told again."""
+    relay = Relay(client, routing([destination("stop", adapter(scope="contact"))]))
+    relay.event("given", 1, purpose="news", email=ANA)
+    relay.step()
+    withdrawal: list[str] = []
+
+    def paused(_):
+        if not withdrawal:
+            time.sleep(0.1)  # longer than claim, mark and lease
+            withdrawal.append(relay.event("withdrawn", 5, purpose="sms", email=ANA))
+            relay.step()
+            relay.step()
+            assert relay.deliveries(withdrawal[0]) == {"stop": ("delivered", None)}
+
+    relay.exchange.before = paused
+    relay.drain()
+    assert relay.figures().stale_sends_total == 1
+    relay.again()
+    assert [(call["purpose"], call["state"]) for call in relay.vendors["stop"].calls] == [("sms", "withdrawn"), ("news", "given"), ("sms", "withdrawn")]
+
+
 def test_given_that_outlived_its_claim_is_corrected(relay: Relay):
     """A worker paused past claim and mark sends a stale `given`: it is counted, and the withdrawal that was final is told again."""
     event = relay.event("given", 1, email=ANA)
