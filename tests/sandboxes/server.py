@@ -19,11 +19,12 @@ from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 from tests.sandboxes.base import Fault, Reply, Request, Sandbox, as_json
+from tests.sandboxes.index_page import index_page
 
 T = TypeVar("T")
 CONTROL = "/_sandbox"
 ELSEWHERE = "/_elsewhere"
-NOT_VENDORS = frozenset({"base", "server", "__main__"})
+NOT_VENDORS = frozenset({"base", "index_page", "server", "__main__"})
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -108,6 +109,9 @@ class SandboxServer:
     def serve(self, connection: Connection, request: Request) -> None:
         if request.path == CONTROL or request.path.startswith(f"{CONTROL}/"):
             connection.reply(self.control(request))
+            return
+        if request.path == "/":
+            connection.reply(index_page(self.sandboxes))
             return
         _, vendor, rest = (*request.path.split("/", 2), "")[:3]
         sandbox = self.sandboxes.get(vendor)

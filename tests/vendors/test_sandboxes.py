@@ -50,6 +50,20 @@ def test_every_vendor_is_served(sandbox: SandboxHandle) -> None:
     assert [sandbox.state(name)["call_count"] for name in sandbox_names()] == [1 if name == "dinamize" else 0 for name in sandbox_names()]
 
 
+def test_the_root_address_shows_every_sandbox(sandbox: SandboxHandle) -> None:
+    """A page for people: contacts with their states, the last calls, a link to all of it; what was sent cannot change the page."""
+    upsert(sandbox)
+    sandbox.place("dinamize", list="1", email="<b>@example.org")
+    status, body, headers = ask(sandbox.port, "GET", "/")
+    page = body.decode()
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert [name for name in sandbox_names() if f'<a href="/_sandbox/{name}/state">' not in page] == []
+    assert "<td>1/ana@example.org</td><td>withdrawn</td>" in page
+    assert "<td>1/&lt;b&gt;@example.org</td><td>given</td>" in page
+    assert "<td>emkt/contact/upsert</td><td>200</td>" in page
+    assert sandbox.state("dinamize")["call_count"] == 1
+
+
 def test_writes_down_each_call(sandbox: SandboxHandle) -> None:
     """A call is recorded with its operation, times, status and how many there were at once and in a minute."""
     upsert(sandbox)
