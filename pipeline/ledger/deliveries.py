@@ -129,7 +129,7 @@ class Deliveries:
 
     def reopen(self, destination: str, lane: str, events: Sequence[tuple[str, int, str]], row: Row, *, only_dead: bool) -> list[bool]:
         """Bring ended deliveries (event id, receipt in ms, reason it died of) back to be told again."""
-        names = [*self._lane(destination, lane), *self._names(destination, "row", "result", "dead", "untold", "n", "dead_counts")]
+        names = [*self._lane(destination, lane), *self._names(destination, "row", "result", "dead", "untold", "n", "dead_counts", "lease")]
         arguments: list[Any] = [int(only_dead), int(lane == LANES[0]), row.encode()]
         for event_id, received_ms, reason in events:
             arguments += [event_id, received_ms, f"{row.state}|{reason}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
 
@@ -287,6 +288,55 @@ def test_withdrawal_after_an_unanswered_given_is_told_twice(client: redis.Redis)
     assert vendor.held == {(ANA, "news"): "withdrawn"}
     assert outcome(relay, withdrawal) == ("delivered", None)
     assert relay.figures().accept_to_told.count == 1  # the first telling counts for the latency, the second does not
+    assert sound(relay)
+
+
+def test_given_that_lands_while_the_withdrawal_is_being_told_is_corrected(relay: Relay):
+    """The withdrawal has taken effect and its answer is under way when a paused worker's stale `given` lands: that answer is no longer the last word."""
+    relay.event("given", 1, email=ANA)
+    relay.step()
+    given = relay.queue.messages.pop()
+    direct, role = relay.exchange.start, threading.local()
+    given_judged, given_may_go, told, answer_may_come = (threading.Event() for _ in range(4))
+
+    def start(work, on_done):
+        name, role.name = getattr(role, "name", ""), ""
+        if name == "given":
+            given_judged.set()
+            given_may_go.wait(10)
+        if name != "withdrawn":
+            direct(work, on_done)
+            return
+        answers = []
+        direct(work, lambda *answer: answers.append(answer))
+        told.set()
+        answer_may_come.wait(10)
+        on_done(*answers[0])
+
+    def run(name, message):
+        role.name = name
+        relay.carry_out(*message)
+
+    relay.exchange.start = start
+    slow = threading.Thread(target=run, args=("given", given))
+    slow.start()
+    given_judged.wait(10)
+    time.sleep(0.15)  # longer than claim, mark and lease
+    withdrawal = relay.event("withdrawn", 5, email=ANA)
+    relay.step()
+    teller = threading.Thread(target=run, args=("withdrawn", relay.queue.messages.pop()))
+    teller.start()
+    told.wait(10)
+    given_may_go.set()
+    slow.join()
+    answer_may_come.set()
+    teller.join()
+    relay.again(3)
+    assert relay.vendors["mail"].held == {(ANA, "news"): "withdrawn"}
+    assert outcome(relay, withdrawal) == ("delivered", None)
+    assert relay.figures().stale_sends_total == 1
+    relay.hurry(pushed=True)
+    relay.again()
     assert sound(relay)
 
 
