@@ -17,6 +17,7 @@ help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(RUN_STAMP) ## Make .venv with everything needed to run, and the command .venv/bin/consent
+	@echo "ready: $(BIN)/consent --help; try: $(BIN)/consent demo, or: $(BIN)/consent up --sandbox"
 
 run: $(RUN_STAMP) ## The main job: everything with sandboxes, the sample events, a table; stays up until Ctrl-C
 	@exec $(BIN)/consent demo --stay
@@ -51,6 +52,8 @@ clean: ## Remove .venv and caches; what `consent up` keeps in .consent stays
 
 $(BIN)/python:
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer is needed and was not found; name one with: make PYTHON=/path/to/python3" >&2; exit 1; fi
+	@command -v "$(PYTHON)" >/dev/null 2>&1 || { echo "PYTHON=$(PYTHON) is no command: name Python 3.11 or newer, or leave PYTHON out to have one found" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "PYTHON=$(PYTHON) is older than Python 3.11" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
 $(RUN_STAMP): requirements/run.txt workers/launcher.py | $(BIN)/python

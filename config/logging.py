@@ -28,11 +28,12 @@ _QUIET: Final = {
     "celery.app.trace": "CRITICAL",
     "celery.redirected": "WARNING",
     "celery.beat": "WARNING",
+    "flower.inspector": "ERROR",
     "kombu": "WARNING",
     "tornado.access": "ERROR",
     "asyncio": "WARNING",
 }
-"""Loggers that would write a line for every task or request."""
+"""Loggers that would write a line for every task or request; Flower's inspector warns while the workers are still starting."""
 
 
 def mask(text: str) -> str:

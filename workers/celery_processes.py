@@ -8,9 +8,11 @@ import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
+import celery.apps.worker
 from celery import signals
 from celery.worker import state
 
@@ -33,14 +35,22 @@ def run_worker(parts: Parts, name: str) -> int:
     parts.fan_out, parts.deliver, parts.release  # noqa: B018 - a part that cannot be built must stop the start
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Celery would start itself again without asking whether the routing file is good
     watchdog = Watchdog(parts.settings.worker.deaf_seconds, lambda: parts.publisher.queue_depth(CONTROL_QUEUE))
+    _silence_celery()
     signals.task_received.connect(watchdog.heard, weak=False)
     signals.worker_ready.connect(watchdog.start, weak=False)
     worker = parts.app.Worker(
         hostname=f"{name}@{socket.gethostname()}", loglevel=parts.settings.log.level.upper(), quiet=True, without_gossip=True, without_mingle=True
     )
     worker.start()
+    logger.info("worker_stopped")
     parts.close()
     return int(worker.exitcode or 0)
+
+
+def _silence_celery() -> None:
+    """Drop what Celery says beside the log: plain lines at a stop, and its warning of root, which concerns workers that unpickle (ours read JSON only)."""
+    celery.apps.worker.safe_say = lambda *_: None
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
 
 
 def run_beat(settings: Settings) -> None:

@@ -24,7 +24,7 @@ from pipeline.ingest.problems import Kind, failure_of, from_status, problem, wri
 from pipeline.ingest.reading import Reader
 from pipeline.ingest.resources_dead_letters import DeadLetters, Replay
 from pipeline.ingest.resources_events import Batch, Event, Events
-from pipeline.ingest.resources_service import Document, Live, Metrics, Ready
+from pipeline.ingest.resources_service import Document, Live, Metrics, Ready, Root
 from pipeline.ingest.resources_sources import SourceAddress, SourceEvents
 from pipeline.ingest.services import Services
 from pipeline.routing import Routing
@@ -88,6 +88,7 @@ def _add_routes(application: Application, services: Services) -> None:
     application.add_route("/v1/sources/{source}/{url_key}", SourceAddress(services))
     application.add_route("/v1/dead-letters", DeadLetters(services))
     application.add_route("/v1/dead-letters/replay", Replay(services))
+    application.add_route("/", Root())
     application.add_route("/health/live", Live())
     application.add_route("/health/ready", Ready(services))
     application.add_route("/metrics", Metrics(services))

@@ -9,6 +9,7 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema, fields
 
+from pipeline import VERSION
 from pipeline.answers import AcceptedSchema, BatchSchema, DeadLetterPageSchema, EventSchema, ProblemSchema, ReplayAnswerSchema
 from pipeline.ingest import examples
 from pipeline.ingest.problems import BY_STATUS, MEDIA_TYPE, Kind, Problem
@@ -59,7 +60,7 @@ def build_document() -> Json:
     """The whole document as JSON material; built once per process."""
     plugin = MarshmallowPlugin()
     spec = APISpec(
-        "Consent Relay", "1.0.0", "3.1.0", plugins=[plugin], info={"description": DESCRIPTION, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}}
+        "Consent Relay", VERSION, "3.1.0", plugins=[plugin], info={"description": DESCRIPTION, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}}
     )
     for name, schema in COMPONENTS.items():
         spec.components.schema(name, {"description": (schema.__doc__ or "").strip()}, schema=schema)
@@ -171,7 +172,8 @@ def _operation_paths() -> dict[str, dict[str, Json]]:
 
 
 def _operation(name: str, tag: str, summary: str, security: Sequence[Mapping[str, Sequence[str]]], answers: Mapping[int, Any]) -> Json:
-    responses = {str(status): answers[status] for status in sorted(answers)}
+    every = {**answers, **_refusals(500)}
+    responses = {str(status): every[status] for status in sorted(every)}
     return {"operationId": name, "tags": [tag], "summary": summary, "security": list(security), "responses": responses}
 
 

@@ -12,6 +12,14 @@ from pipeline.metrics import CONTENT_TYPE, MetricsSnapshot, render_metrics
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
+class Root:
+    """`GET /`: whoever opens the address in a browser is shown the documentation."""
+
+    async def on_get(self, _request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
+        response.status = 303
+        response.set_header("Location", "/docs")
+
+
 class Live:
     """`GET /health/live`: the process answers."""
 

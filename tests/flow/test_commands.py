@@ -151,18 +151,24 @@ def test_no_task_failed_and_nothing_personal_or_secret_is_in_any_log(up):
     time.sleep(11)
     written = "".join(log.read_text(errors="replace") for log in (state / "logs").glob("*.log"))
     assert "task_failed" not in written
+    assert "superuser privileges" not in written
+    assert "Inspect method" not in written
     secrets = [(state / name).read_text() for name in ("subject_pepper", "vault_keys", "sample_native_key", "flower_login", "server/password")]
     assert [word for word in ("example.org", "Souza", "+5551900000005", *secrets) if word in written] == []
 
 
 def test_zz_stop_ends_every_process(up):
     """SIGTERM: exit code 0, no child left. Runs last."""
-    _, _, process = up
+    state, _, process = up
     running = children(process.pid)
     process.terminate()
     process.communicate(timeout=60)
     assert process.returncode == 0
     assert [pid for pid in running if Path(f"/proc/{pid}").exists()] == []
+    for log in ("worker-1", "ingest", "beat"):
+        lines = (state / f"logs/{log}.log").read_text().splitlines()
+        assert [line for line in lines if not line.startswith("{")] == []
+    assert '"event": "worker_stopped"' in (state / "logs/worker-1.log").read_text()
 
 
 def test_demo_tells_every_sample(tmp_path):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import html.parser
+import tomllib
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
+from pipeline import VERSION
 from pipeline.answers import AcceptedSchema, BatchSchema
 from pipeline.errors import LedgerUnavailable
 from pipeline.ingest import Readiness, examples
@@ -226,7 +229,20 @@ def test_every_route_is_documented():
             filled = path.replace("{event_id}", "a").replace("{source}", "web-forms").replace("{url_key}", "x")
             assert relay.call(method.upper(), filled).status_code != 405
     posted = document["paths"]["/v1/consent-events"]["post"]["responses"]
-    assert set(posted) == {"202", "400", "401", "403", "408", "409", "413", "415", "422", "429", "503"}
+    assert set(posted) == {"202", "400", "401", "403", "408", "409", "413", "415", "422", "429", "500", "503"}
+    assert all("500" in operation["responses"] for methods in document["paths"].values() for operation in methods.values())
+
+
+def test_the_document_has_the_version_of_the_project():
+    """One number, in pyproject.toml, wherever it is shown."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert build_document()["info"]["version"] == project["version"] == VERSION
+
+
+def test_the_root_address_leads_to_the_page():
+    """A browser that is given the bare address finds the documentation."""
+    answer = make_relay().get("/", key=None)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/docs")
 
 
 def test_the_page_loads_nothing_and_is_well_formed():

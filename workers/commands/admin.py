@@ -18,7 +18,13 @@ def check() -> None:
     built = Parts(common.environment(of_running=True))
     for line in describe(built.routing):
         click.echo(line)
-    click.echo(f"{built.settings.routing_path()}: good, {len(built.routing.destinations)} destinations, {len(built.routing.triggers)} triggers")
+    click.echo(
+        f"{built.settings.routing_path()}: good, {_counted(len(built.routing.destinations), 'destination')}, {_counted(len(built.routing.triggers), 'trigger')}"
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 @click.command()
