@@ -12,7 +12,18 @@ from pipeline.errors import FieldError, InvalidInput
 PAGE = 100
 LARGEST_PAGE = 500
 LARGEST_IDS = 5000
-NAME = validate.Length(min=1, max=200)
+NAME = validate.Length(min=1, max=200, error="must have 1 to 200 characters")
+MESSAGES = {
+    "Unknown field.": "unknown field",
+    "Field may not be null.": "must not be null",
+    "Invalid input type.": "must be an object",
+    "Not a valid string.": "must be a string",
+    "Not a valid list.": "must be a list",
+    "Not a valid integer.": "must be a whole number",
+    "Not a valid datetime.": "must be a time with its zone such as 2026-01-05T13:00:00-03:00",
+    "Not a valid aware datetime.": "must be a time with its zone such as 2026-01-05T13:00:00-03:00",
+}
+"""In the words in which events are refused."""
 
 
 class TrueOrFalse(fields.Boolean):
@@ -32,7 +43,10 @@ class FilterSchema(Schema):
 
     destination = fields.String(validate=NAME, metadata={"description": "Only those of this destination.", "example": "dinamize-news"})
     reason = fields.String(validate=NAME, metadata={"description": "Only those that died for this reason code.", "example": "http_400"})
-    state = fields.String(validate=validate.OneOf(("given", "withdrawn")), metadata={"description": "Only consents given, or only withdrawals."})
+    state = fields.String(
+        validate=validate.OneOf(("given", "withdrawn"), error="must be given or withdrawn"),
+        metadata={"description": "Only consents given, or only withdrawals."},
+    )
     since = fields.AwareDateTime(
         format="iso", metadata={"description": "Only those that died at or after this time (RFC 3339).", "example": "2026-01-05T13:00:00Z"}
     )
@@ -42,7 +56,12 @@ class PageSchema(FilterSchema):
     """Which page of dead letters."""
 
     cursor = fields.String(validate=NAME, metadata={"description": "`next_cursor` of the page before."})
-    limit = fields.Integer(strict=False, load_default=PAGE, validate=validate.Range(min=1, max=LARGEST_PAGE), metadata={"description": "Items on the page."})
+    limit = fields.Integer(
+        strict=False,
+        load_default=PAGE,
+        validate=validate.Range(min=1, max=LARGEST_PAGE, error=f"must be from 1 to {LARGEST_PAGE}"),
+        metadata={"description": "Items on the page."},
+    )
 
 
 class ReplayRequestSchema(Schema):
@@ -52,8 +71,8 @@ class ReplayRequestSchema(Schema):
         unknown = RAISE
 
     ids = fields.List(
-        fields.String(validate=validate.Length(min=1, max=300)),
-        validate=validate.Length(min=1, max=LARGEST_IDS),
+        fields.String(validate=validate.Length(min=1, max=300, error="must have 1 to 300 characters")),
+        validate=validate.Length(min=1, max=LARGEST_IDS, error=f"must have 1 to {LARGEST_IDS} entries"),
         metadata={"description": "Delivery ids.", "example": ["rqk3v7mzk2l5x4a6b7c2d3e4.dinamize-news"]},
     )
     filter = fields.Nested(FilterSchema, metadata={"description": "Instead of ids: all that fit; `{}` for all."})
@@ -75,7 +94,7 @@ def read_page(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def read_replay(document: Any) -> dict[str, Any]:
     """The body of `POST /v1/dead-letters/replay`; raises InvalidInput by path."""
     if not isinstance(document, dict):
-        raise InvalidInput([FieldError("", "expected a JSON object")])
+        raise InvalidInput([FieldError("", "must be an object")])
     request = load(REPLAYS, document)
     if ("ids" in request) == ("filter" in request):
         raise InvalidInput([FieldError("ids", "give either `ids` or `filter`")])
@@ -94,4 +113,4 @@ def load(schema: Schema, raw: Mapping[str, Any]) -> dict[str, Any]:
 def _flat(messages: Any, path: str = "") -> list[tuple[str, str]]:
     if isinstance(messages, dict):
         return [found for name, inner in messages.items() for found in _flat(inner, path if name == "_schema" else f"{path}.{name}" if path else str(name))]
-    return [(path, str(message).rstrip(".")) for message in messages]
+    return [(path, MESSAGES.get(message, str(message))) for message in messages]

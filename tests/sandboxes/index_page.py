@@ -26,7 +26,7 @@ def _section(sandbox: Sandbox) -> str:
     contacts = [(key, contact["state"]) for key, contact in list(sandbox.contacts.items())[-MOST_CONTACTS:]]
     calls = [(_clock(call["arrived_at"]), call["operation"], call["status"], call["fault"]) for call in reversed(sandbox.calls[-MOST_CALLS:])]
     state = f"/_sandbox/{sandbox.name}/state"
-    head = f'<h2 id="{sandbox.name}">{sandbox.name}</h2><p>{len(sandbox.contacts)} contacts, {len(sandbox.calls)} calls, <a href="{state}">{state}</a></p>'
+    head = f'<h2 id="{sandbox.name}">{sandbox.name}</h2><p>contacts: {len(sandbox.contacts)}, calls: {len(sandbox.calls)}, <a href="{state}">{state}</a></p>'
     return head + _table(("contact", "state"), contacts) + _table(("last calls", "operation", "status", "fault"), calls)
 
 

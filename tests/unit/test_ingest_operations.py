@@ -239,6 +239,40 @@ def test_the_document_has_the_version_of_the_project():
     assert build_document()["info"]["version"] == project["version"] == VERSION
 
 
+@pytest.mark.parametrize(
+    "query,path,message",
+    [
+        ("limit=0", "limit", "must be from 1 to 500"),
+        ("limit=x", "limit", "must be a whole number"),
+        ("state=hush", "state", "must be given or withdrawn"),
+        ("since=hush", "since", "must be a time with its zone such as 2026-01-05T13:00:00-03:00"),
+        ("since=2026-01-05T13:00:00", "since", "must be a time with its zone such as 2026-01-05T13:00:00-03:00"),
+        ("hush=1", "hush", "unknown field"),
+        (f"reason={'x' * 201}", "reason", "must have 1 to 200 characters"),
+    ],
+)
+def test_filters_are_refused_in_the_words_of_events(query, path, message):
+    """One style for every refusal, and no value in it."""
+    assert errors_of(make_relay().get(f"/v1/dead-letters?{query}")) == [(path, message)]
+
+
+@pytest.mark.parametrize(
+    "body,path,message",
+    [
+        ({"ids": []}, "ids", "must have 1 to 5000 entries"),
+        ({"ids": "x"}, "ids", "must be a list"),
+        ({"ids": [5]}, "ids.0", "must be a string"),
+        ({"ids": [""]}, "ids.0", "must have 1 to 300 characters"),
+        ({"ids": None}, "ids", "must not be null"),
+        ({"filter": 5}, "filter", "must be an object"),
+        ([], "", "must be an object"),
+    ],
+)
+def test_replays_are_refused_in_the_words_of_events(body, path, message):
+    """As above."""
+    assert errors_of(make_relay().call("POST", "/v1/dead-letters/replay", json=body)) == [(path, message)]
+
+
 def test_the_root_address_leads_to_the_page():
     """A browser that is given the bare address finds the documentation."""
     answer = make_relay().get("/", key=None)

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +58,15 @@ def test_a_strangers_exception_is_named_without_its_text():
     assert describe(LedgerUnavailable("the ledger is away")) == "LedgerUnavailable: the ledger is away"
     assert describe(ConnectionRefusedError(111, "Connection refused")) == "ConnectionRefusedError: [Errno 111] Connection refused"
     assert "ana@" not in line(JsonLines("w"), "task_failed", error=ValueError("ana@example.org"))
+
+
+def test_the_operating_page_names_events_that_are_logged():
+    """What operators are told to look for exists under exactly that name, and no alert is left out."""
+    root = Path(__file__).parents[2]
+    source = "".join(path.read_text() for folder in ("pipeline", "workers") for path in (root / folder).rglob("*.py"))
+    table = re.search(r"^\| event \|.*?\n\n", (root / "docs/operating.md").read_text(), re.MULTILINE | re.DOTALL)[0]
+    events = [name for row in table.splitlines()[2:] if row for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert len(events) > 10
+    assert [name for name in events if f'("{name}"' not in source and f'"{name}", extra' not in source and f'_failed("{name}"' not in source] == []
+    alerts = set(re.findall(r'"alert": "(\w+)"|alert="(\w+)"', source))
+    assert sorted(name for pair in alerts for name in pair if name and f"`{name}`" not in table) == []
