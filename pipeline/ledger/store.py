@@ -18,6 +18,14 @@ from redis import exceptions
 from pipeline.errors import LedgerUnavailable
 
 _AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.BusyLoadingError, exceptions.ReadOnlyError, exceptions.OutOfMemoryError, OSError)
+_IN_WORDS: Sequence[tuple[type[Exception], str]] = (
+    (exceptions.AuthenticationError, "it refuses our password"),
+    (exceptions.BusyLoadingError, "it is still loading its data"),
+    (exceptions.ReadOnlyError, "it is read-only"),
+    (exceptions.OutOfMemoryError, "its memory is full"),
+    (exceptions.TimeoutError, "no answer in time"),
+)
+"""What operators are told of each; their own texts may quote an address."""
 _REFUSING = ("NOREPLICAS", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ")
 """How a server's answer begins that cannot write now: too few replicas, a full disk, a failover under way, a script that hangs."""
 
@@ -100,7 +108,9 @@ class Store:
     @staticmethod
     def _translated(error: Exception) -> Exception:
         if isinstance(error, _AWAY):
-            return LedgerUnavailable(f"the ledger cannot be reached or written: {type(error).__name__}")
+            return LedgerUnavailable(
+                f"the ledger cannot be reached or written: {next((words for kind, words in _IN_WORDS if isinstance(error, kind)), 'no connection')}"
+            )
         if isinstance(error, exceptions.ResponseError) and str(error).startswith(_REFUSING):
             return LedgerUnavailable(f"the ledger cannot be written: {str(error).split()[0]}")
         return error

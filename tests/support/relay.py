@@ -29,7 +29,7 @@ from pipeline.metrics import MetricsSnapshot
 from pipeline.prepare import Preparer
 from pipeline.release import Release
 from pipeline.routing import Conditions, Destination, Purpose, RetryPolicy, Routing, Source, Trigger
-from pipeline.settle import Settler, SettleOptions
+from pipeline.settle import SettleOptions, Settler
 from pipeline.vault import Vault
 from pipeline.vendors.base import Adapter, Capabilities, Held, Rate, TellDialogue, VendorRequest, VendorResponse
 
@@ -260,7 +260,7 @@ class Relay:
         client = self.ledger.store.client
         patterns = ["cr:{d:*}:due:*", *(["cr:{d:*}:out:*", "cr:{e*}:open"] if pushed else [])]
         for name in (name for pattern in patterns for name in client.scan_iter(match=pattern)):
-            client.zadd(name, {member: 1 for member in client.zrange(name, 0, -1)}, xx=True)
+            client.zadd(name, dict.fromkeys(client.zrange(name, 0, -1), 1), xx=True)
 
     def again(self, times: int = 1) -> None:
         """Beat with everything due, and carry out what that pushed."""

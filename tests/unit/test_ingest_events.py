@@ -175,7 +175,7 @@ def test_reading_needs_a_key_with_the_scope(key, status):
 
 
 @pytest.mark.parametrize(
-    "method, path, status", [("GET", "/v1/consent-events", 405), ("DELETE", "/v1/consent-events/a", 405), ("GET", "/", 404), ("GET", "/v2", 404)]
+    "method, path, status", [("GET", "/v1/consent-events", 405), ("DELETE", "/v1/consent-events/a", 405), ("POST", "/", 405), ("GET", "/v2", 404)]
 )
 def test_other_addresses_and_methods_are_problems_too(method, path, status):
     """Given an unknown address or method, the answer is a problem document; 405 names the methods."""

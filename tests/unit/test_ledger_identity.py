@@ -12,6 +12,7 @@ from pipeline.errors import ConfigurationError, LedgerMismatch, LedgerUnavailabl
 from pipeline.identifiers import Hasher
 from pipeline.ledger.identity import Durability, confirmed
 from pipeline.ledger.keys import META
+from pipeline.ledger.store import Store
 from tests.support.parts import new_event, open_ledger
 from tests.support.servers import valkey_server
 
@@ -184,3 +185,18 @@ def test_clock_follows_the_server(client: redis.Redis):
     ledger = open_ledger(client)
     assert abs(ledger.clock_ms() - ledger.now_ms()) <= 20
     assert ledger.now().tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    "error,words",
+    [
+        (redis.exceptions.ConnectionError("hush"), "no connection"),
+        (ConnectionResetError("hush"), "no connection"),
+        (redis.exceptions.AuthenticationError("hush"), "it refuses our password"),
+        (redis.exceptions.BusyLoadingError("hush"), "it is still loading its data"),
+        (redis.exceptions.TimeoutError("hush"), "no answer in time"),
+    ],
+)
+def test_a_ledger_that_is_away_is_told_in_words(error: Exception, words: str):
+    """Neither a class nor the library's text, which may quote an address."""
+    assert str(Store._translated(error)) == f"the ledger cannot be reached or written: {words}"
