@@ -7,7 +7,7 @@ routes, plans the deliveries in each destination's slot, notes the plan in the e
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.domain import ConsentEvent, State, Word
@@ -52,9 +52,10 @@ class FanOut:
         events = [event for event in (self._open(each) for each in stored) if event is not None]
         if not events:
             return 0
-        newest = self._learn(events, routing)
+        learned = self._learn(events, routing)
         settled = {each.event_id: each for each in stored}
-        plans = [self._plan(event, word, routing) for event, word in zip(events, newest, strict=True)]
+        plans = [self._plan(event, word, reach, routing) for event, (word, reach) in zip(events, learned, strict=True)]
+        self._ledger.standings.note_told(entry for plan in plans for entry in told_entries(plan.event, plan.destinations, routing))
         chunks = self._write(plans, settled)
         for (destination, lane), planned in chunks.items():
             publish_chunks(self._publisher, routing.destinations.get(destination), destination, lane, planned, 1, self._chunk_size)
@@ -67,8 +68,8 @@ class FanOut:
             log.error("alert", extra={"alert": "payload_unreadable", "event_id": stored.event_id, "reason": str(error)})  # noqa: TRY400 (no traceback: it is no bug)
             return None
 
-    def _learn(self, events: Sequence[ConsentEvent], routing: Routing) -> list[Word]:
-        """Merge words and links; returns the newest word for each event over everybody it may be about."""
+    def _learn(self, events: Sequence[ConsentEvent], routing: Routing) -> list[tuple[Word, Reach]]:
+        """Merge words and links; returns for each event the newest word over everybody it may be about, and who that is."""
         standings = self._ledger.standings
         merges = [merge for event in events for merge in merges_of(event, standings, links=_links(event, routing))]
         merged = standings.merge(merges)
@@ -76,7 +77,7 @@ class FanOut:
         self._merge_across(events, reaches, routing)
         self._revival.by_identifiers({merge.identifier_key for merge, found in zip(merges, merged, strict=True) if found.missed})
         return [
-            max([word, *([newest] if (newest := reach.newest(event.purpose)) else [])], key=Word.encode)
+            (max([word, *([newest] if (newest := reach.newest(event.purpose)) else [])], key=Word.encode), reach)
             for event, word, reach in zip(events, newest_by_event(events, merged), reaches, strict=True)
         ]
 
@@ -96,9 +97,13 @@ class FanOut:
         if merges:
             self._ledger.standings.merge(merges)
 
-    def _plan(self, event: ConsentEvent, newest: Word, routing: Routing) -> Plan:
+    def _plan(self, event: ConsentEvent, newest: Word, reach: Reach, routing: Routing) -> Plan:
         overtaken = newest.event_id != event.event_id
         destinations = routing.route(event) if not overtaken or newest.state is event.state else ()
+        if event.state is State.WITHDRAWN and newest.state is State.WITHDRAWN:
+            # A condition that its consent met must not keep the withdrawal from following it: it may name another country, or come by another source.
+            followed = reach.told(event.purpose) & routing.told_conditionally(event.purpose)
+            destinations = tuple(sorted({*destinations, *followed}))
         return Plan(event=event, destinations=destinations, superseded_by=newest.event_id if overtaken else "")
 
     def _write(self, plans: Sequence[Plan], stored: dict[str, StoredEvent]) -> dict[tuple[str, str], list[str]]:
@@ -116,6 +121,14 @@ class FanOut:
             chunks[destination, lane] = [event_id for (event_id, _), is_new in zip(events, fresh, strict=True) if is_new]
         self._ledger.events.mark_fanned_out([(plan.event.event_id, plan.destinations, plan.superseded_by) for plan in plans])
         return chunks
+
+
+def told_entries(event: ConsentEvent, destinations: Iterable[str], routing: Routing) -> list[tuple[str, str, str]]:
+    """What to remember of a `given` that goes to these destinations under a condition: (identifier key, purpose, destination)."""
+    if event.state is not State.GIVEN:
+        return []
+    conditional = routing.told_conditionally(event.purpose).intersection(destinations)
+    return [(key, event.purpose, destination) for key in event.identifier_keys.values() for destination in sorted(conditional)]
 
 
 def _links(event: ConsentEvent, routing: Routing) -> bool:

@@ -163,6 +163,12 @@ class Routing:
         """The names of all destinations to tell of this event, sorted, each once, the disabled ones too."""
         return tuple(sorted({name for trigger in self.triggers if trigger.fires_for(event) for name in trigger.deliver_to}))
 
+    def told_conditionally(self, purpose: str) -> frozenset[str]:
+        """The destinations that some withdrawals of this purpose reach, but not every one: whom they told `given` must be remembered."""
+        triggers = [trigger for trigger in self.triggers if trigger.concerns(purpose, State.WITHDRAWN)]
+        always = {name for trigger in triggers if trigger.when == Conditions() for name in trigger.deliver_to}
+        return frozenset(name for trigger in triggers for name in trigger.deliver_to if name not in always)
+
     def purposes_of(self, destination: str) -> frozenset[str]:
         """Every purpose of which this destination may be told."""
         return self._purposes_by_destination.get(destination, frozenset())

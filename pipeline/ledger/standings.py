@@ -44,11 +44,15 @@ class Merged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentifierRecord:
-    """One identifier's standings (purpose -> word), links and sealed value."""
+    """One identifier's standings (purpose -> word), links and sealed value.
+
+    `told` are the (purpose, destination) pairs by which a `given` went out under a condition that its withdrawal need not meet.
+    """
 
     key: str
     words: Mapping[str, Word]
     links: frozenset[str]
+    told: frozenset[tuple[str, str]] = frozenset()
     value: bytes | None = field(default=None, repr=False)
 
 
@@ -61,6 +65,10 @@ class Reach:
     def newest(self, purpose: str) -> Word | None:
         """The newest word on a purpose by its own identifiers and those linked to them directly."""
         return newest_of(record.words.get(purpose) for ring in self.rings[:2] for record in ring)
+
+    def told(self, purpose: str) -> set[str]:
+        """The destinations that were told `given` for a purpose under a condition."""
+        return {destination for ring in self.rings for record in ring for said, destination in record.told if said == purpose}
 
     def nearest(self, kind: str) -> tuple[IdentifierRecord, ...]:
         """The identifiers of a kind at the smallest distance at which there are any; more than one means that it is not clear who is meant."""
@@ -153,6 +161,10 @@ class Standings:
         if members := list(delivery_ids):
             self._store.run([("SREM", self._keys.missing(key), *members) for key in identifier_keys])
 
+    def note_told(self, entries: Iterable[tuple[str, str, str]]) -> None:
+        """Remember for (identifier key, purpose, destination) that a `given` goes there, so that its withdrawal follows whatever it says of itself."""
+        self._store.run([("HSETNX", self._keys.identifier(key), f"t:{purpose}:{destination}", "") for key, purpose, destination in entries])
+
     def scan(self, count: int = 500) -> Iterator[IdentifierRecord]:
         """Every identifier record of a standalone ledger, in no order; records written meanwhile may be missed."""
         for name in self._store.client.scan_iter(match=f"{self._keys.identifier('*').partition(':{')[0]}:{{i*}}:i:*", count=count):
@@ -172,7 +184,7 @@ def _next_ring(levels: Sequence[tuple[str, ...]], known: Mapping[str, Identifier
 
 
 def _record(key: str, reply: Any) -> IdentifierRecord:
-    words, links, value = {}, set(), None
+    words, links, told, value = {}, set(), set(), None
     for name, content in pairs_of(reply):
         field_name = text(name)
         if field_name == "v":
@@ -181,4 +193,7 @@ def _record(key: str, reply: Any) -> IdentifierRecord:
             words[field_name[2:]] = Word.decode(text(content))
         elif field_name[:2] == "l:":
             links.add(field_name[2:])
-    return IdentifierRecord(key=key, words=words, links=frozenset(links), value=value)
+        elif field_name[:2] == "t:":
+            purpose, _, destination = field_name[2:].rpartition(":")
+            told.add((purpose, destination))
+    return IdentifierRecord(key=key, words=words, links=frozenset(links), told=frozenset(told), value=value)

@@ -331,3 +331,39 @@ def test_a_link_learned_after_the_withdrawal_was_told_has_it_told_for_the_other_
     assert relay.vendors["hook"].held["ana@example.org", "news"] == "withdrawn"
     assert relay.deliveries(withdrawn) == {"hook": ("delivered", None)}
     assert relay.figures().unaccounted == 0
+
+
+def conditional(client):
+    """A relay whose CRM is told of people in Brazil only."""
+    everywhere, brazil = destination("mail"), destination("crm")
+    triggers = [Trigger(deliver_to=("mail",)), Trigger(deliver_to=("crm",), when=Conditions(country=frozenset({"BR"}), source=frozenset({"web"})))]
+    return Relay(client, routing([everywhere, brazil], triggers=triggers, sources=[Source(name="web"), Source(name="portal")]))
+
+
+def test_a_withdrawal_follows_its_consent_whatever_it_says_of_itself(client):
+    """Given in Brazil on the web, withdrawn by the portal from Portugal: the CRM that was told of the one is told of the other."""
+    relay = conditional(client)
+    relay.event("given", 1, email="ana@example.org", country="BR")
+    relay.drain()
+    withdrawn = relay.event("withdrawn", 2, email="ana@example.org", country="PT", source="portal")
+    relay.drain()
+    assert relay.deliveries(withdrawn) == {"crm": ("delivered", None), "mail": ("delivered", None)}
+    assert relay.vendors["crm"].held["ana@example.org", "news"] == "withdrawn"
+
+
+def test_a_withdrawal_of_somebody_else_does_not_follow(client):
+    """Where nobody was told `given`, the condition holds for withdrawals as it is written."""
+    relay = conditional(client)
+    relay.event("given", 1, email="ana@example.org", country="BR")
+    relay.drain()
+    withdrawn = relay.event("withdrawn", 2, email="bob@example.org", country="PT", source="portal")
+    relay.drain()
+    assert relay.deliveries(withdrawn) == {"mail": ("delivered", None)}
+
+
+def test_nothing_is_remembered_where_every_withdrawal_goes_anyway(client):
+    """A destination without conditions costs no memory."""
+    relay = conditional(client)
+    relay.event("given", 1, email="ana@example.org", country="US")
+    relay.drain()
+    assert [field for name in client.keys("cr:{i*}:i:*") for field in client.hkeys(name) if field.startswith(b"t:")] == []
