@@ -23,7 +23,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A clone of what is committed, with the working tree's own changes laid over it, so that the test tells about this very tree."""
     folder = tmp_path_factory.mktemp("fresh") / "consent-relay"
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(folder)], check=True)
-    changed = subprocess.run(["git", "ls-files", "-z", "--modified", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    changed = subprocess.run(
+        ["git", "ls-files", "-z", "--modified", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for name in filter(None, changed.split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
