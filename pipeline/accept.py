@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pipeline.domain import ConsentEvent, IncomingEvent, State, us_from_utc
-from pipeline.envelope import seal_event
+from pipeline.envelope import facts_of, seal_event
 from pipeline.errors import KeyReused
 from pipeline.identifiers import Hasher
 from pipeline.ledger import Ledger
@@ -85,7 +85,7 @@ class Acceptor:
         new = [
             NewEvent(
                 event_id=event.event_id,
-                facts=_facts(event),
+                facts=facts_of(event),
                 content_hash=content_hash,
                 payload=seal_event(event, self._vault),
                 record_ms=source.dedup_days * 86_400_000 if source.dedup_days else None,
@@ -124,18 +124,6 @@ def order_time(incoming: IncomingEvent, received_at: datetime) -> datetime:
     if incoming.state is State.WITHDRAWN and incoming.event_time_end is not None:
         said_at = incoming.event_time_end
     return min(said_at, received_at)
-
-
-def _facts(event: ConsentEvent) -> Facts:
-    return Facts(
-        source=event.source,
-        subject_key=event.subject_key,
-        purpose=event.purpose,
-        state=event.state,
-        event_us=us_from_utc(event.event_time),
-        order_us=event.order_us,
-        received_us=us_from_utc(event.received_at),
-    )
 
 
 def _as_first_accepted(event: ConsentEvent, fact: Facts | bool) -> ConsentEvent:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from pipeline.domain import ConsentEvent, State
-from pipeline.envelope import open_event
+from pipeline.domain import IDENTIFIER_KINDS, KIND_LETTERS, ConsentEvent, State, Subject, Word, utc_from_us
+from pipeline.envelope import facts_of, open_event, seal_event
 from pipeline.errors import PayloadUnreadable
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Row
 from pipeline.ledger.events import StoredEvent
+from pipeline.ledger.standings import IdentifierRecord
 from pipeline.routing import Routing
 from pipeline.vault import Vault
 
 log = logging.getLogger(__name__)
 
 EVENTS_AT_ONCE = 500
+KINDS: dict[str, str] = {letter: kind for kind, letter in KIND_LETTERS.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +33,19 @@ class BackfillReport:
     unreadable: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """What a standing still holds of an event: one identifier that carries its word, and the word."""
+
+    record: IdentifierRecord
+    purpose: str
+    word: Word
+
+
 class Backfill:
     """Plans deliveries of the events that current standings rest on; they then travel like any other, at the destination's rate.
 
+    Where an event's payload has expired, the person is told of by the identifiers that the standings still hold: nothing else is left of it.
     Reads every identifier of the ledger once and may be run again: what was planned is not planned twice.
     """
 
@@ -45,30 +57,32 @@ class Backfill:
         counts = {"withdrawn": 0, "given": 0, "known_already": 0, "unreadable": 0}
         for state in (State.WITHDRAWN, State.GIVEN):
             for chunk in _chunks(self._newest(state), EVENTS_AT_ONCE):
-                self._plan(destination, state, chunk, dry_run, counts)
+                self._plan(destination, state, dict(chunk), dry_run, counts)
         log.info("backfill", extra={"destination": destination, "dry_run": dry_run, **counts})
         return BackfillReport(**counts)
 
-    def _newest(self, state: State) -> Iterator[str]:
-        """The events on which standings of this state rest, each once."""
+    def _newest(self, state: State) -> Iterator[tuple[str, Rest]]:
+        """The events on which standings of this state rest, each once, with an identifier that knows of it."""
         seen: set[str] = set()
         for record in self._ledger.standings.scan():
-            for word in record.words.values():
+            for purpose, word in record.words.items():
                 if word.state is state and word.event_id not in seen:
                     seen.add(word.event_id)
-                    yield word.event_id
+                    yield word.event_id, Rest(record=record, purpose=purpose, word=word)
 
-    def _plan(self, destination: str, state: State, event_ids: Sequence[str], dry_run: bool, counts: dict[str, int]) -> None:
+    def _plan(self, destination: str, state: State, rests: Mapping[str, Rest], dry_run: bool, counts: dict[str, int]) -> None:
         routing = self._routing()
-        wanted: list[StoredEvent] = []
-        for stored in self._ledger.events.load(event_ids):
-            event = self._opened(stored)
-            if stored is None or event is None:
+        wanted: list[ConsentEvent] = []
+        for rest, stored in zip(rests.values(), self._ledger.events.load(list(rests)), strict=True):
+            event = self._opened(stored) or self._remade(rest, stored)
+            if event is None:
                 counts["unreadable"] += 1
-            elif destination in routing.route(event) and destination in stored.destinations:
+            elif destination in routing.route(event) and stored is not None and destination in stored.destinations:
                 counts["known_already"] += 1
             elif destination in routing.route(event):
-                wanted.append(stored)
+                wanted.append(event)
+                if not dry_run and (stored is None or stored.payload is None):
+                    self._ledger.events.restore(event.event_id, facts_of(event), seal_event(event, self._vault))
         counts[state.value] += len(wanted)
         if wanted and not dry_run:
             now_ms = self._ledger.clock_ms()  # before they can be told: no result of theirs is older
@@ -82,7 +96,31 @@ class Backfill:
         except PayloadUnreadable:
             return None
 
+    def _remade(self, rest: Rest, stored: StoredEvent | None) -> ConsentEvent | None:
+        """What standings still say of an event: its word, and the identifiers that carry it."""
+        if stored is not None and stored.payload is not None:
+            return None  # sealed with a key that is missing: whoever puts it back gets more than is left here
+        reach = self._ledger.standings.reach([[rest.record.key]])[0]
+        carrying = [record for ring in reach.rings for record in ring if record.value and record.words.get(rest.purpose) == rest.word]
+        values = {kind: (record, self._ledger.standings.open_value(record)) for record in carrying for kind in [KINDS[record.key[0]]]}
+        if not values:
+            return None
+        keys: dict[str, str] = {kind: values[kind][0].key for kind in IDENTIFIER_KINDS if kind in values}
+        said_at = utc_from_us(rest.word.order_us)
+        return ConsentEvent(
+            event_id=rest.word.event_id,
+            source=stored.facts.source if stored else "",
+            subject=Subject(**{kind: value for kind, (_, value) in values.items()}),
+            subject_key=stored.facts.subject_key if stored else next(iter(keys.values())),
+            identifier_keys=keys,
+            purpose=rest.purpose,
+            state=rest.word.state,
+            event_time=said_at,
+            order_us=rest.word.order_us,
+            received_at=said_at,
+        )
 
-def _chunks(values: Iterator[str], size: int) -> Iterator[list[str]]:
+
+def _chunks(values: Iterator[tuple[str, Rest]], size: int) -> Iterator[list[tuple[str, Rest]]]:
     while chunk := list(itertools.islice(values, size)):
         yield chunk

@@ -6,9 +6,9 @@ from typing import Any
 
 import orjson
 
-from pipeline.domain import ConsentEvent, Subject, utc_from_us
+from pipeline.domain import ConsentEvent, Subject, us_from_utc, utc_from_us
 from pipeline.errors import PayloadUnreadable
-from pipeline.ledger.events import StoredEvent
+from pipeline.ledger.events import Facts, StoredEvent
 from pipeline.vault import Vault
 
 
@@ -42,4 +42,17 @@ def open_event(stored: StoredEvent, vault: Vault) -> ConsentEvent:
         profile=content.get("f", {}),
         evidence=content.get("v", {}),
         metadata=content.get("m", {}),
+    )
+
+
+def facts_of(event: ConsentEvent) -> Facts:
+    """What the ledger may know of an event without opening it."""
+    return Facts(
+        source=event.source,
+        subject_key=event.subject_key,
+        purpose=event.purpose,
+        state=event.state,
+        event_us=us_from_utc(event.event_time),
+        order_us=event.order_us,
+        received_us=us_from_utc(event.received_at),
     )

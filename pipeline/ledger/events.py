@@ -190,6 +190,12 @@ class Events:
         waiting = DeliveryResult(status=DeliveryStatus.WAITING, updated_ms=now_ms).encode()
         self.fold([(event_id, destination, waiting) for event_id in event_ids])
 
+    def restore(self, event_id: str, facts: Facts, payload: bytes) -> None:
+        """Give an event whose payload (or whole record) has expired a payload again; one that still has it is left alone."""
+        partition = self._keys.partition(event_id)
+        names = [self._keys.event(partition, "n"), self._keys.record(event_id), self._keys.payload(event_id)]
+        self._store.call("restore", names, [self._lifetimes.record_ms, self._lifetimes.payload_ms, facts.encode(), payload])
+
     def take_due(self, most: int) -> tuple[list[str], list[str]]:
         """Events to fan out again, and events whose deliveries should be audited; each is put off by its own interval."""
         commands = []

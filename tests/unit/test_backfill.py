@@ -9,6 +9,7 @@ import redis
 
 from pipeline.backfill import Backfill, BackfillReport
 from pipeline.desk import Desk
+from pipeline.routing import Source
 from tests.support.relay import Relay, destination, routing
 
 
@@ -46,12 +47,31 @@ def test_new_destination_is_told_the_newest_word_of_each_once(relay: Relay):
     assert (figures.unaccounted, figures.rescued_total) == (0, 0)
 
 
-def test_standing_whose_payload_is_gone_is_counted_and_not_told(relay: Relay):
-    """What is no longer kept cannot be told: the report says how much of it there is."""
+@pytest.mark.parametrize("gone", ["cr:{e*}:p:*", "cr:{e*}:[ep]:*"], ids=["payload", "payload and record"])
+def test_a_standing_whose_event_has_expired_is_told_from_what_is_left(relay: Relay, gone: str):
+    """Withdrawal and consent are told by the identifiers that the standings hold, and all adds up afterwards."""
     client = relay.ledger.store.client
+    for name in client.scan_iter(match=gone):
+        client.delete(name)
+    assert backfill(relay) == BackfillReport(withdrawn=1, given=1)
+    relay.beat()
+    relay.drain()
+    assert relay.vendors["fresh"].held == {("goes@example.org", "news"): "withdrawn", ("stays@example.org", "news"): "given"}
+    assert relay.figures().unaccounted == 0
+    assert backfill(relay) == BackfillReport(known_already=2)
+
+
+def test_a_standing_of_a_source_that_teaches_nothing_cannot_be_told_once_its_event_has_expired(client: redis.Redis):
+    """Where no identifier is kept there is nothing to tell by: the report says how much of it there is."""
+    relay = Relay(client, routing([destination("mail"), destination("fresh")], sources=[Source(name="web", links=False)]))
+    both = relay.rules
+    relay.rules = routing([both.destinations["mail"]], sources=[Source(name="web", links=False)])
+    relay.event("withdrawn", 1, email="ana@example.org")
+    relay.drain()
+    relay.rules = both
     for name in client.scan_iter(match="cr:{e*}:p:*"):
         client.delete(name)
-    assert backfill(relay) == BackfillReport(unreadable=2)
+    assert backfill(relay) == BackfillReport(unreadable=1)
     relay.beat()
     relay.drain()
     assert relay.vendors["fresh"].calls == []
