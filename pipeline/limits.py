@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from pipeline.ledger.accounts import Traffic
 from pipeline.routing import Destination
 
-SIGN_IN_CALLS = 2
-"""Calls a dialogue may need besides its own where there are sessions: signing in, and repeating the refused request."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitOptions:
@@ -45,8 +42,7 @@ def traffic_of(destination: Destination, options: LimitOptions) -> Traffic:
     A share of the calls, and one connection where there are several, is kept for withdrawals.
     """
     rate, adapter = destination.rate, destination.adapter
-    cost = adapter.capabilities.max_calls + (SIGN_IN_CALLS if adapter.needs_session() else 0)
-    calls = max(rate.calls, cost) if rate.calls else 0
+    cost, calls = adapter.most_calls(), rate.calls or 0
     claim_seconds = options.start_window_seconds + options.timeout_of(destination) + options.claim_margin_seconds
     reserved = max(int(calls * options.withdrawal_reserve_share), cost if calls >= 4 * cost else 0)
     return Traffic(

@@ -82,7 +82,7 @@ class DestinationReader:
             account=name,
             options={**{key: option.default for key, option in declared.options.items()}, **options},
             options_by_purpose=by_purpose,
-            rate=self._rate(parts.get("rate"), adapter.rate, name),
+            rate=self._rate(parts.get("rate"), adapter, name),
             retry=self._retry(parts.get("retry"), name),
             enabled=self.lines.flag(parts.get("enabled"), f"enabled of {name}", default=True),
             allow_private_network=self.lines.flag(parts.get("allow_private_network"), f"allow_private_network of {name}", default=False),
@@ -153,13 +153,17 @@ class DestinationReader:
             return None
         return text
 
-    def _rate(self, node: yaml.Node | None, declared: Rate, name: str) -> Rate:
+    def _rate(self, node: yaml.Node | None, adapter: Adapter, name: str) -> Rate:
+        declared = adapter.rate
         parts = self.lines.mapping(node, f"rate of {name}", _RATE)
-        return Rate(
+        rate = Rate(
             calls=self.lines.whole(parts.get("calls"), f"rate calls of {name}", least=1) or declared.calls,
             per_seconds=self.lines.number(parts.get("per_seconds"), f"rate per_seconds of {name}") or declared.per_seconds,
             concurrent=self.lines.whole(parts.get("concurrent"), f"rate concurrent of {name}", least=1) or declared.concurrent,
         )
+        if node is not None and rate.calls is not None and rate.calls < adapter.most_calls():
+            self.lines.complain(node, f"rate calls of {name} is less than one dialogue may make; expected {adapter.most_calls()} or more (a longer per_seconds is slower)")
+        return rate
 
     def _retry(self, node: yaml.Node | None, name: str) -> RetryPolicy:
         parts = self.lines.mapping(node, f"retry of {name}", _RETRY)

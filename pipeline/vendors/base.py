@@ -140,6 +140,10 @@ class SourceSettings:
     allowed_skew_seconds: float = 300.0
 
 
+SIGN_IN_CALLS = 2
+"""Requests that a session may add to a dialogue: signing in, and repeating the request that was refused."""
+
+
 class Adapter:
     """Base of the one class in each vendor file; says only what holds for all of them.
 
@@ -191,6 +195,10 @@ class Adapter:
     def is_signed_out(self, response: VendorResponse) -> bool:  # noqa: ARG002 (for subclasses)
         """Whether an answer says that the session token is no longer good."""
         return False
+
+    def most_calls(self) -> int:
+        """Requests one dialogue may make in all: its own, and where there are sessions those to sign in and to repeat the refused one."""
+        return self.capabilities.max_calls + (SIGN_IN_CALLS if self.needs_session() else 0)
 
     def batch_size(self) -> int:
         """Instructions one dialogue may carry with these options."""

@@ -57,7 +57,6 @@ def test_claim_of_a_dead_process_ends_when_it_can_start_nothing_more():
         (Rate(calls=5), {}, (5, 1, 1)),  # a share of one call is still one
         (Rate(calls=60), {"max_calls": 3}, (60, 3, 6)),
         (Rate(calls=60), {"max_calls": 1, "signs_in": True}, (60, 3, 6)),
-        (Rate(calls=1), {"max_calls": 3}, (3, 3, 0)),  # never less than one dialogue can need
     ],
 )
 def test_calls_of_a_dialogue_and_the_share_for_withdrawals(rate: Rate, capabilities: dict, expected: tuple[int, int, int]):
