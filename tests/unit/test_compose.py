@@ -18,11 +18,20 @@ HERE = Path(__file__).parent
 COMPOSE = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if name != "valkey"}
+READERS = {"ingest", "worker", "beat"}
+"""Processes that read the routing file."""
 
 
 def test_it_is_valid_by_the_compose_specification():
-    """Checked against the specification's own schema."""
+    """Checked against the specification's own schema; files of variables that may be missing came into it later (Compose 2.24)."""
     schema = json.loads((HERE / "compose_spec" / "compose-spec.json").read_text())
+    optional = {
+        "type": "object",
+        "required": ["path"],
+        "properties": {"path": {"type": "string"}, "required": {"type": "boolean"}},
+        "additionalProperties": False,
+    }
+    schema["definitions"]["service"]["properties"]["env_file"] = {"type": "array", "items": optional}
     jsonschema.Draft201909Validator(schema).validate(COMPOSE)
 
 
@@ -66,6 +75,28 @@ def test_secrets_come_from_the_environment_and_have_no_default():
     for name in ("VALKEY_PASSWORD", "CONSENT_SUBJECT_PEPPER", "CONSENT_VAULT_KEYS", "CONSENT_FLOWER_LOGIN"):
         used = re.findall(rf"\$\{{{name}(.)", text) + re.findall(rf"\$\{{{name}:(.)", text)
         assert set(used) == {":", "?"}
+
+
+def test_the_directory_of_the_routing_file_is_mounted():
+    """A mounted file would stay the old one when an editor replaces it; nobody in a container can write there."""
+    for service in OURS.values():
+        assert service["volumes"] == ["${CONSENT_ROUTING_DIRECTORY:-./config}:/etc/consent:ro"]
+    assert all(SERVICES[name]["environment"]["CONSENT_CONFIG"] == "/etc/consent/consent.yaml" for name in READERS)
+
+
+def test_variables_of_the_routing_file_reach_whoever_reads_it_and_nobody_else():
+    """From a file that may be missing; a variable that compose sets itself would hide the one in there."""
+    assert {name for name, service in SERVICES.items() if "env_file" in service} == READERS
+    named = set(re.findall(r"\$\{([A-Za-z_]\w*)", (CHECKOUT / "config" / "consent.yaml").read_text())) - {"CONSENT_SANDBOX_PORT"}
+    for name in READERS:
+        assert SERVICES[name]["env_file"] == [{"path": "routing.env", "required": False}]
+        assert not named & set(SERVICES[name]["environment"])
+
+
+def test_files_with_secrets_stay_out_of_the_repository_and_the_image():
+    """Both are named where git and the image builder look."""
+    for ignored in (".gitignore", ".dockerignore"):
+        assert {".env", "routing.env"} <= set((CHECKOUT / ignored).read_text().split())
 
 
 def test_ports_are_open_on_this_machine_only():
