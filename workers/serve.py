@@ -9,10 +9,11 @@ import asyncio
 import logging
 import signal
 import threading
-from typing import Any
+from typing import Any, Final
 
 import uvloop
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from config.logging import setup_logging
@@ -23,6 +24,9 @@ from workers.embedded import is_free
 from workers.wiring import Parts
 
 logger = logging.getLogger(__name__)
+
+HTTP1: Final = HTTP1Settings(header_read_timeout=10_000, max_buffer_size=65_536)
+"""A client that is slow with its headers (milliseconds), or sends more of them than a few kilobytes, is cut off."""
 
 
 def refuse_taken_port(settings: Settings) -> None:
@@ -47,7 +51,17 @@ def serve(parts: Parts) -> None:
 
 async def _run(application: Any, parts: Parts) -> None:
     section = parts.settings.ingest
-    server = Server(application, address=section.host, port=section.port, interface=Interfaces.ASGI, websockets=False, backlog=1024, log_access=False)
+    server = Server(
+        application,
+        address=section.host,
+        port=section.port,
+        interface=Interfaces.ASGI,
+        http=HTTPModes.http1,
+        http1_settings=HTTP1,
+        websockets=False,
+        backlog=1024,
+        log_access=False,
+    )
     server.workers_kill_timeout = int(section.stop_seconds)
     _take_over_logging(parts)
     loop = asyncio.get_running_loop()
