@@ -146,10 +146,3 @@ class ReplayAnswerSchema(Schema):
     dry_run = fields.Boolean(required=True)
     replayed = fields.List(fields.String(), required=True)
     not_replayed = fields.List(fields.Nested(NotReplayedSchema), required=True)
-
-
-class HealthSchema(Schema):
-    """Whether the service can do its work, and what stands in the way."""
-
-    status = _one_of("ok", "unavailable")
-    checks = fields.Dict(keys=fields.String(), values=fields.String())

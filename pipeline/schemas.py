@@ -28,7 +28,6 @@ from pipeline.identifiers import (
 
 MAX_KEY_LENGTH: Final = 200
 MAX_PURPOSE_LENGTH: Final = 40
-MAX_GROUP_LENGTH: Final = 200
 MAX_DEPTH: Final = 8
 MAX_BATCH_ITEMS: Final = 5_000
 JSON_TYPES: Final = ("application/json",)

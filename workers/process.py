@@ -57,12 +57,6 @@ def start(command: Sequence[str], environment: Mapping[str, str], log: Path | No
         )
 
 
-def ask_to_stop(process: subprocess.Popen[bytes]) -> None:
-    """Send SIGTERM once: some servers take a second one for an order to drop everything."""
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGTERM)
-
-
 def reap(process: subprocess.Popen[bytes], seconds: float) -> bool:
     """Wait for the end of a process, kill it after `seconds`, and with it whatever it started. True if it ended by itself."""
     ended = True

@@ -120,10 +120,6 @@ class Accounts:
         is_open, reason = self._store.run([("HMGET", self._keys.account(account, "gate"), "open", "reason")])[0]
         return text(reason or "breaker") if is_open else ""
 
-    def reset_gate(self, account: str) -> None:
-        """Close the breaker and end any pause by hand."""
-        self._store.run([("DEL", self._keys.account(account, "gate"))])
-
     def get(self, account: str) -> str | None:
         """The session token of an account, if one is kept; one sealed with a vault key that was retired counts as none."""
         sealed = self._store.run([("GET", self._keys.account(account, "session"))])[0]

@@ -110,3 +110,8 @@ def everything_stored(client: redis.Redis) -> dict[bytes, Any]:
         b"zset": lambda name: client.zrange(name, 0, -1, withscores=True),
     }
     return {name: readers[client.type(name)](name) for name in client.keys("*")}
+
+
+def close_gate(ledger: Ledger, account: str) -> None:
+    """End an account's pause or breaker now."""
+    ledger.store.client.delete(ledger.keys.account(account, "gate"))

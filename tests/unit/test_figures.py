@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.figures import unaccounted
 from pipeline.metrics import render_metrics
-from tests.support.parts import CANARY, CANARY_PHONE
+from tests.support.parts import CANARY, CANARY_PHONE, close_gate
 from tests.support.relay import Relay, adapter, destination, routing
 
 
@@ -185,7 +185,7 @@ def test_books_balance_whatever_happens(client: redis.Redis, steps):
     refused = {item["event_id"] for item in relay.ledger.letters.page(_any()).items}
     relay.ledger.letters.reopen(relay.ledger.letters.find(_any()))
     for _ in range(5):
-        relay.ledger.accounts.reset_gate("mail")
+        close_gate(relay.ledger, "mail")
         _forget_claims(client)
         relay.hurry(pushed=True)
         relay.beat()

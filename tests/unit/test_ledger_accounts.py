@@ -401,14 +401,6 @@ def test_misconfigured_account_is_probed_and_resumes(ledger: Ledger):
     assert admit(ledger, limits, *people(3), token="w3").dialogues == 3
 
 
-def test_gate_can_be_reset_by_hand(ledger: Ledger):
-    """An operator may end pause and breaker at once."""
-    limits = traffic(breaker_failures=1, breaker_wait_ms=60_000)
-    fail(ledger, limits)
-    ledger.accounts.reset_gate("shop")
-    assert admit(ledger, limits, ANNA).dialogues == 1
-
-
 def test_session_is_sealed_and_dropped_once(ledger: Ledger):
     """A token is kept sealed for all workers; dropping a refused one does not drop its successor; it expires."""
     accounts = ledger.accounts

@@ -10,7 +10,7 @@ import redis
 from pipeline.metrics import render_metrics
 from pipeline.release import QUEUE_MESSAGES, RESCUE_DEPTH
 from pipeline.vendors.base import Rate
-from tests.support.parts import traffic
+from tests.support.parts import close_gate, traffic
 from tests.support.relay import Relay, adapter, destination, routing
 
 
@@ -93,7 +93,7 @@ def test_only_what_the_account_could_take(client: redis.Redis):
     make_due(relay)
     relay.ledger.accounts.leave(traffic(account="mail"), "w", [], [], gate="paused", pause_ms=60_000)
     assert relay.release.run() == 0
-    relay.ledger.accounts.reset_gate("mail")
+    close_gate(relay.ledger, "mail")
     assert relay.release.run() == 6
 
 
