@@ -85,6 +85,8 @@ class Desk:
             self._ledger.check()
             found = []
             beat = self._ledger.last_beat_seconds()
+            if beat is None and self._ledger.age_seconds() > BEAT_SECONDS:
+                found.append("beat has never released due work: are `consent beat` and a worker running?")
             if beat is not None and beat > BEAT_SECONDS:
                 found.append(f"beat has not released due work for {beat:.0f} seconds")
             return found + [f"deliveries to {name} do not progress" for name in self.overdue()]

@@ -26,6 +26,8 @@ class Live:
     async def on_get(self, _request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
         answer_json(response, 200, {"live": True})
 
+    on_head = on_get
+
 
 class Ready:
     """`GET /health/ready`: events can be taken durably and work progresses; 503 names what stands in the way."""
@@ -36,6 +38,8 @@ class Ready:
     async def on_get(self, _request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
         readiness = await self._services.reads.run(self._services.readiness)
         answer_json(response, 200 if readiness.ready else 503, {"ready": readiness.ready, "problems": readiness.problems})
+
+    on_head = on_get
 
 
 class Metrics:

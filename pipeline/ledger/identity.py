@@ -25,6 +25,8 @@ class Identity:
     schema_version: int
     partitions: int
     pepper_fingerprint: str
+    created_seconds: int = 0
+    """When it was made, in seconds since 1970."""
 
 
 def recognise(store: Store, *, partitions: int, pepper_fingerprint: str, expected_id: str | None) -> Identity:
@@ -56,7 +58,13 @@ def read(store: Store) -> Identity | None:
     fields = {text(name): text(value) for name, value in pairs_of(store.run([("HGETALL", META)])[0])}
     if not {"id", "schema", "partitions", "pepper"} <= fields.keys():
         return None
-    return Identity(ledger_id=fields["id"], schema_version=int(fields["schema"]), partitions=int(fields["partitions"]), pepper_fingerprint=fields["pepper"])
+    return Identity(
+        ledger_id=fields["id"],
+        schema_version=int(fields["schema"]),
+        partitions=int(fields["partitions"]),
+        pepper_fingerprint=fields["pepper"],
+        created_seconds=int(fields.get("created", 0)),
+    )
 
 
 @dataclass(frozen=True, slots=True)

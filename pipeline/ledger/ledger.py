@@ -124,6 +124,10 @@ class Ledger:
         last, now = self.store.run([("GET", BEAT)])[0], self.now_ms()
         return (now - int(last)) / 1000 if last else None
 
+    def age_seconds(self) -> float:
+        """Seconds since this ledger was made."""
+        return self.now_ms() / 1000 - self.identity.created_seconds
+
     def once(self, name: str, milliseconds: int) -> bool:
         """True for one caller within that time: keeps periodic work from running twice at once."""
         return bool(self.store.run([("SET", f"{BEAT}:{name}", 1, "NX", "PX", milliseconds)])[0])

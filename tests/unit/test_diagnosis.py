@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import redis
@@ -80,6 +82,17 @@ def test_overdue_work_fails_unless_a_person_holds_it_back(relay: Relay):
     assert (mark, text.startswith("deliveries to mail do not progress")) == ("FAIL", True)
     desk = Desk(relay.ledger, relay.vault, lambda: relay.rules)
     assert desk.problems() == ["deliveries to mail do not progress"]
+
+
+def test_a_beat_that_never_was_is_missed_half_a_minute_after_the_ledger_was_made(relay: Relay):
+    """Whoever starts has that long; a beat that once was says its age instead."""
+    desk = Desk(relay.ledger, relay.vault, lambda: relay.rules)
+    assert desk.problems() == []
+    relay.ledger.identity = replace(relay.ledger.identity, created_seconds=relay.ledger.identity.created_seconds - 31)
+    with patch.object(relay.ledger, "check"):
+        assert desk.problems() == ["beat has never released due work: are `consent beat` and a worker running?"]
+        relay.ledger.beat()
+        assert desk.problems() == []
 
 
 @pytest.mark.parametrize(

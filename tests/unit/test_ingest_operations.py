@@ -148,6 +148,13 @@ def test_ready_names_what_stands_in_the_way(ready, status):
     assert (answer.status_code, answer.json) == (status, {"ready": ready, "problems": problems})
 
 
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+def test_health_can_be_asked_by_head(path):
+    """Some balancers do: the status of GET, and no body."""
+    answer = make_relay(readiness=lambda: Readiness(ready=False, problems=["the ledger does not persist"])).call("HEAD", path, key=None)
+    assert (answer.status_code, answer.content) == (200 if path == "/health/live" else 503, b"")
+
+
 def test_metrics_are_the_ledgers():
     """Given the ledger's snapshot, the text format carries it."""
     answer = make_relay().get("/metrics", key=None)
