@@ -31,12 +31,13 @@ _CONDITIONS: Final = ("source", "country", "group")
 _KEY: Final = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE)
 
 
-def load_routing(text: str, *, filename: str, environment: Mapping[str, str], default_retry: RetryPolicy | None = None) -> Routing:
+def load_routing(text: str, *, filename: str, environment: Mapping[str, str], default_retry: RetryPolicy | None = None, may_be_unset: bool = False) -> Routing:
     """The routing that a file says, checked whole; `default_retry` is for destinations without their own.
 
+    With `may_be_unset`, for looking only: destinations whose variables are not set are left out, instead of being problems.
     Raises ConfigurationError listing every problem as `file:line: what is wrong; what was expected`.
     """
-    lines = LineReader(filename, environment)
+    lines = LineReader(filename, environment, may_be_unset=may_be_unset)
     root = lines.root(text)
     top = lines.mapping(root, "the routing file", _TOP)
     if "version" not in top or lines.text(top["version"], "version") != "1":

@@ -24,11 +24,13 @@ _NUMBER: Final = re.compile(r"-?[0-9]{1,15}([.][0-9]{1,9})?")
 class LineReader:
     """Reads nodes of one file; `complaints` are pairs of line and text."""
 
-    def __init__(self, filename: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, filename: str, environment: Mapping[str, str], *, may_be_unset: bool = False) -> None:
         self._filename = filename
+        self._may_be_unset = may_be_unset
         self._environment = environment
         self._root: yaml.Node | None = None
         self._key_lines: dict[int, int] = {}
+        self._unset: set[tuple[int, str]] = set()
         self.complaints: list[tuple[int, str]] = []
 
     def root(self, text: str) -> yaml.Node:
@@ -55,9 +57,10 @@ class LineReader:
         return f"{self._filename}:{self._line(node)}"
 
     def raise_complaints(self) -> None:
-        """Raise ConfigurationError with every complaint so far, by line, one a line."""
-        if self.complaints:
-            raise ConfigurationError("\n".join(f"{self._filename}:{line}: {text}" for line, text in sorted(self.complaints)))
+        """Raise ConfigurationError with every complaint so far, by line, one a line; with `may_be_unset` not for variables alone."""
+        wrong = [complaint for complaint in self.complaints if not (self._may_be_unset and complaint in self._unset)]
+        if wrong:
+            raise ConfigurationError("\n".join(f"{self._filename}:{line}: {text}" for line, text in sorted(wrong)))
 
     def mapping(self, node: yaml.Node | None, what: str, known: Collection[str] | None = None) -> dict[str, yaml.Node]:
         """Name -> node; complains of a name that is doubled or not among the known ones. None and null are empty."""
@@ -158,6 +161,7 @@ class LineReader:
         text: str = node.value
         for name in self._unset_in(text):
             self.complain(node, f"the environment variable {name} is not set; set it or write ${{{name}:-default}}")
+            self._unset.add(self.complaints[-1])
         if "${" in _VARIABLE.sub("", text):
             self.complain(node, "has ${ that does not begin a variable; expected ${NAME} or ${NAME:-default}")
         return _VARIABLE.sub(lambda match: self._environment.get(match[1]) or match[3] or "", text)

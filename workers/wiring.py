@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
@@ -48,29 +49,37 @@ Part = TypeVar("Part")
 class Parts:
     """The parts of one process, each built on first use; safe to share between threads."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], *, looks_only: bool = False) -> None:
+        """With `looks_only` the routing file is read when it is first asked for, and its variables may be unset."""
         self.environment = environment
+        self._looks_only = looks_only
         self.settings: Settings = load_settings(environment)
         check_invariants(self.settings)
         if self.settings.redis_url:
             self.settings.ledger_url()
         refuse_unknown_broker(self.settings)
-        self.routing: Routing = self.read_routing()
         self._lock = threading.RLock()
+        self._routing = None if looks_only else self.read_routing()
 
-    def read_routing(self) -> Routing:
+    @property
+    def routing(self) -> Routing:
+        """The routing in force."""
+        if self._routing is None:
+            self._routing = self.read_routing(may_be_unset=self._looks_only)
+        return self._routing
+
+    @routing.setter
+    def routing(self, fresh: Routing) -> None:
+        self._routing = fresh
+
+    def read_routing(self, *, may_be_unset: bool = False) -> Routing:
         """The routing file as it is now. Raises ConfigurationError naming every problem with its line."""
         from pipeline.routing_file import load_routing
 
         path = self.settings.routing_path()
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigurationError(f"{path}: the routing file cannot be read ({error.strerror}); CONSENT_CONFIG names another") from error
-        except UnicodeDecodeError as error:
-            raise ConfigurationError(f"{path}: is not UTF-8 at byte {error.start}") from error
+        text = routing_text(path)
         retry = RetryPolicy(waits_seconds=self.settings.retry.waits_seconds, give_up_after_seconds=self.settings.retry.give_up_after_seconds)
-        return load_routing(text, filename=str(path), environment=self.environment, default_retry=retry)
+        return load_routing(text, filename=str(path), environment=self.environment, default_retry=retry, may_be_unset=may_be_unset)
 
     def reload(self) -> bool:
         """Read the routing file again; a wrong one is logged and the old one stays in force. True if it was taken."""
@@ -252,6 +261,16 @@ class Parts:
         from pipeline.release import Release
 
         return Release(self.ledger, self.publisher, lambda: self.routing, self.limits, chunk_size=self.settings.deliver.chunk_size)
+
+
+def routing_text(path: Path) -> str:
+    """The routing file's text. Raises ConfigurationError if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: the routing file cannot be read ({error.strerror}); CONSENT_CONFIG names another") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: is not UTF-8 at byte {error.start}") from error
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import yaml
 
 from config.settings import CHECKOUT
 from tests.support.parts import open_ledger
-from tests.support.servers import valkey_server
+from tests.support.servers import valkey_server, wait_for_answer
 from workers.embedded import EmbeddedServer, free_port
 from workers.state import new_pepper, new_vault_key
 
@@ -102,8 +102,28 @@ def test_operators_commands_look_at_what_runs(up):
         assert (refused.returncode, "no destination 'nobody'; there is crm-webhook, " in refused.stderr) == (2, True)
     nothing = consent("dead", "replay", "nope.crm-webhook", **mine)
     assert (nothing.returncode, json.loads(nothing.stdout)["not_replayed"][0]["reason"]) == (1, "not_found")
+    assert nothing.stderr == "consent: no dead delivery nope.crm-webhook\n"
+    nothing = consent("dead", "discard", "nope.crm-webhook", "--reason", "test", **mine)
+    assert (nothing.returncode, json.loads(nothing.stdout), nothing.stderr) == (1, {"discarded": []}, "consent: no dead delivery nope.crm-webhook\n")
+    for option, value in (("--limit", "0"), ("--since", "yesterday"), ("--since", "2026-01-05T13:00:00"), ("--cursor", "abc")):
+        refused = consent("dead", "list", option, value, **mine)
+        assert (refused.returncode, refused.stdout, option in refused.stderr) == (2, "", True), refused.stderr
+    assert consent("dead", "list", "--since", "2026-01-05T13:00:00-03:00", **mine).stdout == "no dead letters\n"
     assert consent("dead", "replay", "--state", "withdrawn", **mine).returncode == 0
     assert json.loads(consent("backfill", "crm-webhook", "--dry-run", **mine).stdout)["unreadable"] == 0
+
+
+def test_status_and_dead_need_no_secret_of_the_routing_file(up, tmp_path):
+    """From another shell, where the vendors' secrets are not set; what needs them says in one line which one is missing."""
+    text = (CHECKOUT / "config/consent.yaml").read_text().replace("DINAMIZE_TOKEN:-test-dinamize-token", "NOT_SET_HERE")
+    (tmp_path / "routing.yaml").write_text(text)
+    mine = {"CONSENT_STATE_DIR": str(up[0]), "CONSENT_CONFIG": str(tmp_path / "routing.yaml")}
+    assert consent("status", "unknown", **mine).stderr == "Error: no event unknown\n"
+    for words in (("list",), ("list", "--destination", "dinamize-news"), ("replay", "--destination", "crm-webhook")):
+        done = consent("dead", *words, **mine)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    missing = consent("destination", "pause", "crm-webhook", **mine)
+    assert (missing.returncode, "NOT_SET_HERE is not set" in missing.stderr, missing.stderr.count("\n")) == (2, True, 1)
 
 
 def test_check_looks_at_the_file_it_is_given_whatever_runs(up, tmp_path):
@@ -265,6 +285,27 @@ def test_secrets_that_are_printed_can_be_used():
     assert made.stdout.strip() not in made.stderr
 
 
+def test_a_key_is_revoked_by_its_hash_or_a_clear_beginning_of_it(tmp_path):
+    """The line is named; a word, a short or an ambiguous beginning, and a file that is not there are refused in one line."""
+    routing, one, two = tmp_path / "routing.yaml", "ab" * 32, "ab" * 31 + "cd"
+    routing.write_text(f'keys:\n  - "sha256:{one}"\n  - "sha256:{two}"\n  - "sha256:{"ef" * 32}"\n')
+
+    def revoke(digits, path=routing):
+        done = consent("keys", "revoke", digits, CONSENT_CONFIG=str(path))
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stdout + done.stderr
+
+    assert revoke(f"sha256:{two}") == (0, f"take it out of {routing}, line 3, then send SIGHUP to the running relay\n")
+    assert revoke("EFEFEFEF")[1].startswith(f"take it out of {routing}, line 4,")
+    assert [revoke(digits)[0] for digits in ("a", "keys", "efefefe", one + "0")] == [2] * 4
+    assert revoke("abababab") == (1, f"Error: the hashes of 2 keys in {routing} begin with abababab, at lines 2, 3: give more of it\n")
+    assert revoke("00000000") == (1, f"Error: no key 00000000 in {routing}\n")
+    assert revoke("00000000", tmp_path / "none.yaml") == (
+        2,
+        f"consent: {tmp_path / 'none.yaml'}: the routing file cannot be read (No such file or directory); CONSENT_CONFIG names another\n",
+    )
+
+
 def test_every_service_of_the_compose_file_runs_by_its_exact_command(tmp_path):
     """All five as processes on one server, with the variables of the compose file: health checks pass, SIGTERM ends each."""
     services = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())["services"]
@@ -273,7 +314,7 @@ def test_every_service_of_the_compose_file_runs_by_its_exact_command(tmp_path):
     given = PLAIN | ports | {"CONSENT_SUBJECT_PEPPER": new_pepper(), "CONSENT_VAULT_KEYS": new_vault_key(), "CONSENT_FLOWER_LOGIN": "operator:for-this-test"}
     processes = {"valkey": subprocess.Popen(server.prepare(), stdout=subprocess.DEVNULL)}
     try:
-        server.wait_until_ready()
+        wait_for_answer(server)
         environment = given | {"CONSENT_REDIS_URL": server.url}
         for name in ("ingest", "worker", "beat", "flower", "sandbox"):
             output = (tmp_path / f"{name}.log").open("wb")

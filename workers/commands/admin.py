@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import click
@@ -80,15 +81,25 @@ def _warn_of_unknown_source(name: str) -> None:
 @keys.command("revoke")
 @click.argument("key_hash", metavar="SHA256")
 def keys_revoke(key_hash: str) -> None:
-    """Say where in the routing file the key with this hash stands; without its line, and after SIGHUP, it opens nothing."""
-    from config.settings import load_settings
+    """Say where in the routing file the key with this hash stands; without its line, and after SIGHUP, it opens nothing.
 
+    The first 8 digits of the hash or more will do, if no other key's begins with them.
+    """
+    from config.settings import load_settings
+    from workers.wiring import routing_text
+
+    digits = key_hash.lower().removeprefix("sha256:")
+    if not re.fullmatch("[0-9a-f]{8,64}", digits):
+        raise click.UsageError("the key's hash was expected, or at least its first 8 hex digits")
     path = load_settings(common.environment(of_running=True)).routing_path()
-    digits = key_hash.removeprefix("sha256:").lower()
-    found = [number for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1) if digits and digits in line.lower()]
+    lines = enumerate(routing_text(path).lower().splitlines(), start=1)
+    found = [(number, each) for number, line in lines for each in re.findall("sha256:([0-9a-f]{64})", line) if each.startswith(digits)]
+    places = ", ".join(str(number) for number, _ in found)
     if not found:
         raise click.ClickException(f"no key {key_hash} in {path}")
-    click.echo(f"take it out of {path}, line {', '.join(map(str, found))}, then send SIGHUP to the running relay")
+    if (count := len({each for _, each in found})) > 1:
+        raise click.ClickException(f"the hashes of {count} keys in {path} begin with {digits}, at lines {places}: give more of it")
+    click.echo(f"take it out of {path}, line {places}, then send SIGHUP to the running relay")
 
 
 @keys.command("secret")

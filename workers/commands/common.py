@@ -83,12 +83,12 @@ def settings(*, of_running: bool = False) -> Settings:
     return found
 
 
-def parts(role: str, *, of_running: bool = False) -> Parts:
+def parts(role: str, *, of_running: bool = False, looks_only: bool = False) -> Parts:
     """The parts of a command's process, with its logging set up."""
     from config.logging import setup_logging
     from workers.wiring import Parts
 
-    built = Parts(environment(of_running=of_running))
+    built = Parts(environment(of_running=of_running), looks_only=looks_only)
     setup_logging(built.settings, role)
     return built
 
@@ -129,10 +129,13 @@ def set_up_logging(found: Settings, role: str) -> None:
 
 
 @contextmanager
-def opened(role: str) -> Iterator[Parts]:
-    """The parts of a short command, which may look at a running `consent up`; its log lines are warnings only."""
+def opened(role: str, *, looks_only: bool = False) -> Iterator[Parts]:
+    """The parts of a short command, which may look at a running `consent up`; its log lines are warnings only.
+
+    With `looks_only` it does without the secrets that the routing file names.
+    """
     _refuse_without_running()
-    built = parts(role, of_running=True)
+    built = parts(role, of_running=True, looks_only=looks_only)
     logging.getLogger().setLevel(logging.WARNING)
     try:
         yield built

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -61,7 +64,7 @@ def _ingest_url() -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def status(event_id: str, as_json: bool) -> None:
     """Show an event and what each destination was told. Exits 1 if there is no such event."""
-    with common.opened("status") as parts:
+    with common.opened("status", looks_only=True) as parts:
         view = parts.ledger.event(event_id)
     if view is None:
         raise click.ClickException(f"no event {event_id}")
@@ -95,17 +98,32 @@ def dead() -> None:
     """
 
 
+def _read_since(_context: click.Context, _option: click.Parameter, text: str | None) -> datetime | None:
+    try:
+        since = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        since = datetime.min  # noqa: DTZ901 - refused below, as any time without a zone
+    if since and since.tzinfo is None:
+        raise click.BadParameter("a time with its zone was expected, such as 2026-01-05T13:00:00-03:00")
+    return since
+
+
 @dead.command("list")
 @click.option("--destination", help="Only this destination's.")
 @click.option("--reason", help="Only with this reason.")
 @click.option("--state", type=click.Choice(["given", "withdrawn"]), help="Only deliveries of this state.")
-@click.option("--limit", default=100, show_default=True, help="At most so many.")
+@click.option("--since", callback=_read_since, help="Only those that died at or after this time, such as 2026-01-05T13:00:00-03:00.")
+@click.option("--cursor", help="Go on after a former page: its next_cursor.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-def dead_list(destination: str | None, reason: str | None, state: str | None, limit: int, as_json: bool) -> None:
+def dead_list(as_json: bool, **wanted: Any) -> None:
     """List dead letters, and all of them counted by cause."""
-    with common.opened("dead") as parts:
-        _refuse_unknown(parts, destination)
-        page = parts.desk.dead_letters(destination=destination, reason=reason, state=state, limit=limit)
+    with common.opened("dead", looks_only=True) as parts:
+        _refuse_unknown(parts, wanted["destination"])
+        try:
+            page = parts.desk.dead_letters(**wanted)
+        except ValueError as error:
+            raise click.UsageError(f"--cursor: {error}") from error
     items, groups = [common.as_dict(item) for item in page.items], [common.as_dict(group) for group in page.groups]
 
     def pretty() -> None:
@@ -117,14 +135,27 @@ def dead_list(destination: str | None, reason: str | None, state: str | None, li
             common.table("by cause", ("destination", "state", "reason", "count"), [_cells(group, "destination state reason count") for group in groups])
         )
         console.print(common.table("dead letters", ("delivery", "state", "outcome", "reason", "attempts", "died"), [_cells(item, _ITEM) for item in items]))
+        if page.next_cursor:
+            console.print(f"more: --cursor {page.next_cursor}", soft_wrap=True)
 
     common.show({"items": items, "groups": groups, "next_cursor": page.next_cursor}, as_json=as_json, pretty=pretty)
 
 
 def _refuse_unknown(parts: Parts, destination: str | None) -> None:
-    """One that the routing file no longer has may still have dead letters."""
-    if destination is not None:
-        common.refuse_unknown_destination(destination, {*parts.routing.destinations, *parts.ledger.deliveries.known_destinations()})
+    """One that the routing file no longer has may still have dead letters; where that file cannot be read whole, nobody knows which are unknown."""
+    from pipeline.errors import ConfigurationError
+
+    known = parts.ledger.deliveries.known_destinations()
+    if destination is None or destination in known:
+        return
+    with suppress(ConfigurationError):
+        common.refuse_unknown_destination(destination, {*parts.read_routing().destinations, *known})
+
+
+def _fail_for_unknown(delivery_ids: Sequence[str]) -> None:
+    if delivery_ids:
+        click.echo(f"consent: no dead delivery {', '.join(delivery_ids)}", err=True)
+        sys.exit(common.FAILED)
 
 
 _ITEM = "delivery_id state outcome reason attempts died_at"
@@ -141,7 +172,7 @@ def dead_show(delivery_id: str) -> None:
     from pipeline.domain import split_delivery_id
 
     event_id, _ = split_delivery_id(delivery_id)
-    with common.opened("dead") as parts:
+    with common.opened("dead", looks_only=True) as parts:
         view = parts.ledger.event(event_id) if event_id else None
     if view is None:
         raise click.ClickException(f"no delivery {delivery_id}")
@@ -155,7 +186,9 @@ def dead_show(delivery_id: str) -> None:
 @click.option("--state", type=click.Choice(["given", "withdrawn"]), help="All of this state.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be replayed.")
 def dead_replay(delivery_ids: tuple[str, ...], destination: str | None, reason: str | None, state: str | None, dry_run: bool) -> None:
-    """Tell dead deliveries again, by id or by filter; what a newer word has overtaken is left alone. Exits 1 if none of the ids was replayed.
+    """Tell dead deliveries again, by id or by filter; what a newer word has overtaken is left alone.
+
+    Exits 1 if an id names no dead delivery, or none of the ids was replayed. Destinations whose secrets are not set here count as not configured.
 
     \b
     Examples:
@@ -165,10 +198,11 @@ def dead_replay(delivery_ids: tuple[str, ...], destination: str | None, reason: 
     chosen = {name: value for name, value in (("destination", destination), ("reason", reason), ("state", state)) if value}
     if bool(delivery_ids) == bool(chosen):
         raise click.UsageError("name delivery ids or a filter (--destination, --reason, --state), and not both")
-    with common.opened("dead") as parts:
+    with common.opened("dead", looks_only=True) as parts:
         _refuse_unknown(parts, destination)
         report = parts.desk.replay(list(delivery_ids) or None, dry_run, filter=chosen)
     common.show({"dry_run": dry_run, "replayed": list(report.replayed), "not_replayed": list(report.skipped)}, as_json=True, pretty=lambda: None)
+    _fail_for_unknown([each["delivery_id"] for each in report.skipped if each["reason"] == "not_found"])
     sys.exit(common.FAILED if delivery_ids and not report.replayed else 0)
 
 
@@ -176,7 +210,8 @@ def dead_replay(delivery_ids: tuple[str, ...], destination: str | None, reason: 
 @click.argument("delivery_ids", nargs=-1, required=True)
 @click.option("--reason", required=True, help="Why these need not be told; kept with them.")
 def dead_discard(delivery_ids: tuple[str, ...], reason: str) -> None:
-    """Close dead deliveries without telling anybody. The reason must not name a person."""
-    with common.opened("dead") as parts:
+    """Close dead deliveries without telling anybody. The reason must not name a person. Exits 1 if an id names no dead delivery."""
+    with common.opened("dead", looks_only=True) as parts:
         report = parts.desk.discard(delivery_ids, reason)
     common.show({"discarded": report}, as_json=True, pretty=lambda: None)
+    _fail_for_unknown([each for each in delivery_ids if each not in report])
