@@ -162,7 +162,9 @@ class DestinationReader:
             concurrent=self.lines.whole(parts.get("concurrent"), f"rate concurrent of {name}", least=1) or declared.concurrent,
         )
         if node is not None and rate.calls is not None and rate.calls < adapter.most_calls():
-            self.lines.complain(node, f"rate calls of {name} is less than one dialogue may make; expected {adapter.most_calls()} or more (a longer per_seconds is slower)")
+            self.lines.complain(
+                node, f"rate calls of {name} is less than one dialogue may make; expected {adapter.most_calls()} or more (a longer per_seconds is slower)"
+            )
         return rate
 
     def _retry(self, node: yaml.Node | None, name: str) -> RetryPolicy:

@@ -410,7 +410,9 @@ def test_sources_are_native_or_of_a_vendor_that_can_be_heard():
 
 def test_a_rate_below_what_one_dialogue_needs_is_refused() -> None:
     """With a session a Dinamize dialogue may make three calls: a rate of two could never let it begin."""
-    example = EXAMPLE.read_text().replace('credentials: {token: "${DINAMIZE_TOKEN:-test-dinamize-token}"}', "credentials: {user: u, password: p, client_code: c}")
+    example = EXAMPLE.read_text().replace(
+        'credentials: {token: "${DINAMIZE_TOKEN:-test-dinamize-token}"}', "credentials: {user: u, password: p, client_code: c}"
+    )
     slow = example.replace("rate: {calls: 60, per_seconds: 60, concurrent: 4}", "rate: {calls: 2, per_seconds: 60}")
     assert slow != example
     load_routing(example, filename="consent.yaml", environment={})
