@@ -173,14 +173,6 @@ class Routing:
         """Every purpose of which this destination may be told."""
         return self._purposes_by_destination.get(destination, frozenset())
 
-    def source_of_key(self, sha256: str) -> Source | None:
-        """The source a bearer key belongs to, by the key's hex SHA-256."""
-        return self._sources_by_key.get(sha256)
-
-    @cached_property
-    def _sources_by_key(self) -> dict[str, Source]:
-        return {key: source for source in self.sources.values() for key in source.keys}
-
     @cached_property
     def _purposes_by_destination(self) -> dict[str, frozenset[str]]:
         found: dict[str, frozenset[str]] = {}

@@ -71,8 +71,6 @@ def test_a_good_file_becomes_values_with_defaults():
     routing = load(GOOD)
     assert routing.sources["web"].keys == ("ab" * 32,)
     assert routing.sources["web"].scopes == {"ingest"}
-    assert routing.source_of_key("ab" * 32) is routing.sources["web"]
-    assert routing.source_of_key("cd" * 32) is None
     assert routing.purposes["sms"].title == "sms"
     lists = routing.destinations["lists"]
     assert lists.options_for("news")["list_code"] == "0010"
