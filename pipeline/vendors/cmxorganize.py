@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Final
 
-import orjson
-
 from pipeline.dates import parse_source_date, require_past
 from pipeline.domain import IncomingEvent, State, Subject
 from pipeline.errors import FieldError, InvalidInput
 from pipeline.identifiers import checked_text, normalise_email
 from pipeline.vendors import base
+from pipeline.vendors._json_items import read_items
 
 NEWSLETTER: Final = "newsletter"
 TRACKING: Final = "single_user_tracking"
@@ -42,19 +41,10 @@ class Adapter(base.Adapter):
     @classmethod
     def hear(cls, notification: base.Notification, source: base.SourceSettings) -> Sequence[IncomingEvent | InvalidInput]:
         """The consents of each registration, tracking first: none, one or two. Of an array each wrong registration is an InvalidInput in its place."""
-        if notification.media_type != "application/json":
-            raise InvalidInput([FieldError("", "must be application/json")], status=415)
-        try:
-            content = orjson.loads(notification.body)
-        except orjson.JSONDecodeError as error:
-            raise InvalidInput([FieldError("", f"is not valid JSON at line {error.lineno}, column {error.colno}")], status=400) from None
-        if not isinstance(content, list):
-            return _Registration(content, notification.received_at, source).events()
-        if len(content) > MOST_ITEMS:
-            raise InvalidInput([FieldError("", f"must hold at most {MOST_ITEMS} registrations")], status=413)
-        if not content:
-            raise InvalidInput([FieldError("", "must hold at least one registration")])
-        return [event for item in content for event in _attempt(item, notification.received_at, source)]
+        items, is_array = read_items(notification, most=MOST_ITEMS, one="registration", many="registrations")
+        if not is_array:
+            return _Registration(items[0], notification.received_at, source).events()
+        return [event for item in items for event in _attempt(item, notification.received_at, source)]
 
 
 def _attempt(item: Any, received_at: datetime, source: base.SourceSettings) -> Sequence[IncomingEvent | InvalidInput]:

@@ -18,8 +18,9 @@ import orjson
 import phonenumbers
 
 from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, State, Subject, VendorResult
-from pipeline.errors import ConfigurationError, FieldError, InvalidInput
+from pipeline.errors import ConfigurationError, InvalidInput
 from pipeline.vendors import base
+from pipeline.vendors._json_items import read_items
 from pipeline.vendors._privacy_tools_body import EVIDENCE, Body
 from pipeline.vendors.base import Capabilities, Held, Option, Rate, SignIn, VendorRequest, VendorResponse
 
@@ -101,19 +102,10 @@ class Adapter(base.Adapter):
     @classmethod
     def hear(cls, notification: base.Notification, source: base.SourceSettings) -> Sequence[IncomingEvent | InvalidInput]:
         """One body, or a JSON array of them; of an array each wrong body is an InvalidInput in its place."""
-        if notification.media_type != "application/json":
-            raise InvalidInput([FieldError("", "must be application/json")], status=415)
-        try:
-            content = orjson.loads(notification.body)
-        except orjson.JSONDecodeError as error:
-            raise InvalidInput([FieldError("", f"is not valid JSON at line {error.lineno}, column {error.colno}")], status=400) from None
-        if not isinstance(content, list):
-            return [Body(content, notification, source).event()]
-        if len(content) > MOST_BODIES:
-            raise InvalidInput([FieldError("", f"must hold at most {MOST_BODIES} bodies")], status=413)
-        if not content:
-            raise InvalidInput([FieldError("", "must hold at least one body")])
-        return [_attempt(item, notification, source) for item in content]
+        items, is_array = read_items(notification, most=MOST_BODIES, one="body", many="bodies")
+        if not is_array:
+            return [Body(items[0], notification, source).event()]
+        return [_attempt(item, notification, source) for item in items]
 
     def sign_in(self) -> base.SignInDialogue:
         response = yield VendorRequest(operation="sign_in", path="/oauth/token")
