@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.domain import IDENTIFIER_KINDS, KIND_LETTERS, ConsentEvent, State, Subject, Word, utc_from_us
-from pipeline.envelope import facts_of, open_event, seal_event
-from pipeline.errors import PayloadUnreadable
+from pipeline.envelope import facts_of, open_if_readable, seal_event
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Row
 from pipeline.ledger.events import StoredEvent
@@ -74,7 +73,7 @@ class Backfill:
         routing = self._routing()
         wanted: list[ConsentEvent] = []
         for rest, stored in zip(rests.values(), self._ledger.events.load(list(rests)), strict=True):
-            event = self._opened(stored) or self._remade(rest, stored)
+            event = open_if_readable(stored, self._vault) or self._remade(rest, stored)
             if event is None:
                 counts["unreadable"] += 1
             elif destination in routing.route(event) and stored is not None and destination in stored.destinations:
@@ -89,12 +88,6 @@ class Backfill:
             row = Row(state=state.value, reason="backfill", since_ms=now_ms)
             self._ledger.deliveries.plan(destination, state.value, [(each.event_id, now_ms) for each in wanted], row)
             self._ledger.events.reopen_for(destination, [each.event_id for each in wanted], now_ms)
-
-    def _opened(self, stored: StoredEvent | None) -> ConsentEvent | None:
-        try:
-            return open_event(stored, self._vault) if stored else None
-        except PayloadUnreadable:
-            return None
 
     def _remade(self, rest: Rest, stored: StoredEvent | None) -> ConsentEvent | None:
         """What standings still say of an event: its word, and the identifiers that carry it."""

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.domain import State, delivery_id
-from pipeline.envelope import open_event
-from pipeline.errors import ConsentRelayError, PayloadUnreadable
+from pipeline.envelope import open_if_readable
+from pipeline.errors import ConsentRelayError
 from pipeline.fence import judge
 from pipeline.figures import collect
 from pipeline.ledger import Ledger
@@ -109,10 +109,7 @@ class Desk:
             if destination is None:
                 reasons[_name(letter)] = "destination_not_configured"
                 continue
-            try:
-                opened = open_event(event, self._vault) if event else None
-            except PayloadUnreadable:
-                opened = None
+            opened = open_if_readable(event, self._vault)
             if opened is None:
                 reasons[_name(letter)] = "payload_unreadable"
                 continue

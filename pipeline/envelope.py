@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import orjson
@@ -10,6 +11,8 @@ from pipeline.domain import ConsentEvent, Subject, us_from_utc, utc_from_us
 from pipeline.errors import PayloadUnreadable
 from pipeline.ledger.events import Facts, StoredEvent
 from pipeline.vault import Vault
+
+log = logging.getLogger(__name__)
 
 
 def seal_event(event: ConsentEvent, vault: Vault) -> bytes:
@@ -43,6 +46,18 @@ def open_event(stored: StoredEvent, vault: Vault) -> ConsentEvent:
         evidence=content.get("v", {}),
         metadata=content.get("m", {}),
     )
+
+
+def open_if_readable(stored: StoredEvent | None, vault: Vault, *, alert: bool = False) -> ConsentEvent | None:
+    """The whole event again, or None if it is unknown, its payload is gone, or it cannot be opened; with `alert` the latter two are said aloud."""
+    if stored is None:
+        return None
+    try:
+        return open_event(stored, vault)
+    except PayloadUnreadable as error:
+        if alert:
+            log.error("alert", extra={"alert": "payload_unreadable", "event_id": stored.event_id, "reason": str(error)})  # noqa: TRY400 (no traceback: it is no bug)
+        return None
 
 
 def facts_of(event: ConsentEvent) -> Facts:

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.domain import ConsentEvent, State, Word
-from pipeline.envelope import open_event
-from pipeline.errors import PayloadUnreadable
+from pipeline.envelope import open_if_readable
 from pipeline.hints import publish_chunks
 from pipeline.ledger import Ledger
 from pipeline.ledger.events import StoredEvent
@@ -49,7 +48,7 @@ class FanOut:
         """Plan these events; returns how many deliveries are new. Events that are planned already are left alone."""
         routing = self._routing()
         stored = [event for event in self._ledger.events.load(event_ids) if event is not None and not event.fanned_out]
-        events = [event for event in (self._open(each) for each in stored) if event is not None]
+        events = [event for event in (open_if_readable(each, self._vault, alert=True) for each in stored) if event is not None]
         if not events:
             return 0
         learned = self._learn(events, routing)
@@ -60,13 +59,6 @@ class FanOut:
         for (destination, lane), planned in chunks.items():
             publish_chunks(self._publisher, routing.destinations.get(destination), destination, lane, planned, 1, self._chunk_size)
         return sum(len(planned) for planned in chunks.values())
-
-    def _open(self, stored: StoredEvent) -> ConsentEvent | None:
-        try:
-            return open_event(stored, self._vault)
-        except PayloadUnreadable as error:
-            log.error("alert", extra={"alert": "payload_unreadable", "event_id": stored.event_id, "reason": str(error)})  # noqa: TRY400 (no traceback: it is no bug)
-            return None
 
     def _learn(self, events: Sequence[ConsentEvent], routing: Routing) -> list[tuple[Word, Reach]]:
         """Merge words and links; returns for each event the newest word over everybody it may be about, and who that is."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.domain import ConsentEvent, Instruction, Outcome, State, VendorResult, delivery_id
-from pipeline.envelope import open_event
-from pipeline.errors import PayloadUnreadable
+from pipeline.envelope import open_if_readable
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Leased
 from pipeline.ledger.events import StoredEvent
@@ -90,20 +88,16 @@ class Preparer:
         """The identifiers (keys) that each of these events itself names, of those events that are delivered to the destination."""
         found = {}
         for stored in self._ledger.events.load(sorted(event_ids)):
-            if stored is not None and destination in stored.destinations:
-                with contextlib.suppress(PayloadUnreadable):  # then nothing is said for it: an older event that says the same is told as well
-                    found[stored.event_id] = frozenset(open_event(stored, self._vault).identifier_keys.values())
+            event = open_if_readable(stored, self._vault) if stored is not None and destination in stored.destinations else None
+            if event is not None:  # of one that cannot be opened nothing is said: an older event that says the same is told as well
+                found[event.event_id] = frozenset(event.identifier_keys.values())
         return found
 
     def _open(self, leased: Leased, stored: StoredEvent | None) -> ConsentEvent | Ending:
         if stored is None:
             log.error("alert", extra={"alert": "event_missing", "event_id": leased.event_id})
-            return Ending(event=None, event_id=leased.event_id, row=leased.row, back_at_ms=-int(UNREADABLE_WAIT_SECONDS * 1000))
-        try:
-            return open_event(stored, self._vault)
-        except PayloadUnreadable as error:
-            log.error("alert", extra={"alert": "payload_unreadable", "event_id": leased.event_id, "reason": str(error)})  # noqa: TRY400 (no traceback: it is no bug)
-            return Ending(event=None, event_id=leased.event_id, row=leased.row, back_at_ms=-int(UNREADABLE_WAIT_SECONDS * 1000))
+        event = open_if_readable(stored, self._vault, alert=True)
+        return event or Ending(event=None, event_id=leased.event_id, row=leased.row, back_at_ms=-int(UNREADABLE_WAIT_SECONDS * 1000))
 
     def _complete(self, destination: Destination, incomplete: Sequence[tuple[Leased, ConsentEvent]]) -> list[Task | Ending]:
         """Complete withdrawals that lack the identifier this vendor needs from what earlier events named together."""

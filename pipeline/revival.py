@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 
 from pipeline.domain import ConsentEvent, DeliveryStatus, delivery_id, split_delivery_id
-from pipeline.envelope import open_event
-from pipeline.errors import PayloadUnreadable
+from pipeline.envelope import open_if_readable
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import DeadLetter, Row
-from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.letters import LetterFilter
 from pipeline.routing import Destination, Routing
 from pipeline.subjects import COMPLETION_DEPTH, NEED_A_LINK, complete
@@ -49,7 +47,7 @@ class Revival:
     def retell(self, event_ids: Iterable[str]) -> None:
         """Have withdrawals told again wherever they were told: a link that was just learned gives them more identifiers."""
         for stored in self._ledger.events.load(sorted(event_ids)):
-            if stored is not None and self._opened(stored) is not None:
+            if stored is not None and open_if_readable(stored, self._vault) is not None:
                 row = Row(state=stored.facts.state.value, source=stored.facts.source)
                 told = [name for name, result in stored.results.items() if result.status is DeliveryStatus.DELIVERED and name in self._routing().destinations]
                 letters = [DeadLetter(event_id=stored.event_id, destination=name, row=row, died_ms=stored.results[name].updated_ms) for name in told]
@@ -66,7 +64,7 @@ class Revival:
         """Whether links name the contact by now; if not, the next link of anybody near is waited for."""
         destination = self._routing().destinations.get(letter.destination)
         stored = self._ledger.events.load([letter.event_id])[0]
-        event = self._opened(stored) if stored else None
+        event = open_if_readable(stored, self._vault)
         return destination is not None and event is not None and self._names_contact(destination, event)
 
     def _names_contact(self, destination: Destination, event: ConsentEvent) -> bool:
@@ -77,12 +75,6 @@ class Revival:
             near = [record.key for ring in reach.rings[:COMPLETION_DEPTH] for record in ring]
             self._ledger.standings.note_missing(near, delivery_id(event.event_id, destination.name))
         return False
-
-    def _opened(self, stored: StoredEvent) -> ConsentEvent | None:
-        try:
-            return open_event(stored, self._vault)
-        except PayloadUnreadable:
-            return None
 
     def _may_still_die(self, name: str) -> bool:
         """Whether a delivery is unfinished or dead: a later link must still find the note of it."""
