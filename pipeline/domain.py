@@ -5,12 +5,14 @@ Terms follow W3C DPV and ISO/IEC TS 27560: a data subject gives or withdraws con
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
+
+from pipeline.errors import InvalidInput
 
 EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -177,6 +179,33 @@ class VendorResult:
     vendor_reference: str = ""
     retry_after_seconds: float | None = None
     definite: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """A state that a polled vendor shows without saying since when: only a change against what was seen there before is a word of the person.
+
+    `key` names the thing seen in the vendor's own words (a subscriber and a list); it is kept as a keyed hash only.
+    """
+
+    key: str = field(repr=False)
+    subject: Subject
+    purpose: str
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polled:
+    """One page of what a vendor says when it is polled.
+
+    `events` carry their own dates (an InvalidInput in the place of each that cannot be read), `sightings` do not. `position` is where to go on; with
+    `more` at once, without it at the next poll, and then every thing that could be seen has been seen since the last page without `more`.
+    """
+
+    position: str
+    events: Sequence[IncomingEvent | InvalidInput] = ()
+    sightings: Sequence[Sighting] = ()
+    more: bool = False
 
 
 def utc_from_us(microseconds: int) -> datetime:

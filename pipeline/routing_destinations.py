@@ -13,7 +13,8 @@ import yaml
 from pipeline.domain import EMPTY
 from pipeline.errors import ConfigurationError
 from pipeline.routing import Destination, RetryPolicy, Trigger
-from pipeline.vendors.base import Adapter, Option, Rate, adapter_class, vendor_names
+from pipeline.vendors import adapter_class, vendor_names
+from pipeline.vendors.base import Adapter, Option, Rate
 from pipeline.yaml_lines import LineReader, suggestion
 
 _DESTINATION: Final = (

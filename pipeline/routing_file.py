@@ -15,7 +15,8 @@ from pipeline.domain import State
 from pipeline.identifiers import normalise_country
 from pipeline.routing import FORWARD_AND_DELETE, NATIVE, SCOPES, Conditions, Destination, Purpose, RetryPolicy, Routing, Source, Trigger
 from pipeline.routing_destinations import DestinationReader
-from pipeline.vendors.base import Adapter, adapter_class, vendor_names
+from pipeline.vendors import adapter_class, vendor_names
+from pipeline.vendors.base import Adapter
 from pipeline.yaml_lines import LineReader, suggestion
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")

@@ -8,7 +8,8 @@ from pipeline.domain import IncomingEvent
 from pipeline.errors import FieldError, InvalidInput
 from pipeline.routing import NATIVE, Source
 from pipeline.schemas import JSON_TYPES, NDJSON_TYPES, NativeReader, read_batch, read_json
-from pipeline.vendors.base import Notification, adapter_class
+from pipeline.vendors import adapter_class
+from pipeline.vendors.base import Notification
 
 
 def read_source(source: Source, notification: Notification, native: NativeReader) -> Sequence[IncomingEvent | InvalidInput]:

@@ -7,8 +7,6 @@ answer at all (refused connection, timeout) ends the dialogue outside the vendor
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +15,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, State, Subject, VendorResult
+from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, Polled, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError, InvalidInput
 
 
@@ -54,6 +52,7 @@ class VendorResponse:
 
 TellDialogue = Generator[VendorRequest, VendorResponse, Sequence[VendorResult]]
 AskDialogue = Generator[VendorRequest, VendorResponse, "Held"]
+PollDialogue = Generator[VendorRequest, VendorResponse, Polled | VendorResult]
 SignInDialogue = Generator[VendorRequest, VendorResponse, "SignIn"]
 
 
@@ -184,6 +183,13 @@ class Adapter:
         """
         raise NotImplementedError
 
+    def poll(self, position: str, source: SourceSettings, received_at: datetime) -> PollDialogue:
+        """Ask what has changed since `position` ("" the first time), one page at a time; only for vendors that offer no better way to be heard.
+
+        Returns what was heard, or the VendorResult that says why nothing could be: then `position` is asked for again later.
+        """
+        raise NotImplementedError
+
     def sign_in(self) -> SignInDialogue:
         """Get a session token; only where `capabilities.signs_in`."""
         raise NotImplementedError
@@ -278,18 +284,3 @@ def retry_after(response: VendorResponse, *, now: datetime | None = None) -> flo
     if until.tzinfo is None:
         until = until.replace(tzinfo=UTC)
     return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
-
-
-def vendor_names() -> list[str]:
-    """The names of all vendor files; dropping a file into the folder is enough to add one. `_<vendor>_...` is part of that vendor, too long for one file."""
-    import pipeline.vendors as package
-
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "base" and not module.name.startswith("_"))
-
-
-def adapter_class(vendor: str) -> type[Adapter]:
-    """The adapter of a vendor by the name of its file. Raises ConfigurationError naming the known ones."""
-    if vendor not in vendor_names():
-        raise ConfigurationError(f"unknown vendor {vendor!r}; known are {', '.join(vendor_names())}")
-    adapter: type[Adapter] = importlib.import_module(f"pipeline.vendors.{vendor}").Adapter
-    return adapter

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.vendors.base import Adapter, Rate, adapter_class, vendor_names
+from pipeline.vendors import adapter_class, vendor_names
+from pipeline.vendors.base import Adapter, Rate
 
 COLUMNS = ("vendor", "can be told", "finds a person by", "one state for each", "double opt-in", "read back", "session", "in one call", "limit")
 OPENING = """# What each vendor can do

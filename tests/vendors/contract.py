@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.domain import IDENTIFIER_KINDS, Instruction, Outcome, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError
-from pipeline.vendors import base
+from pipeline.vendors import adapter_class, base
 from pipeline.vendors.base import Adapter, Held, VendorResponse
 from tests.sandboxes import SandboxHandle, start_sandboxes
 from tests.vendors.drivers import DRIVERS, make_driver, replay, results_of
@@ -94,7 +94,7 @@ class VendorContract:
 
     def adapter(self, base_url: str = "http://127.0.0.1:9", **changed: Any) -> Adapter:
         settings = {"credentials": self.credentials, "options": self.options, **changed}
-        adapter: Any = base.adapter_class(self.vendor)(base_url=base_url, **settings)
+        adapter: Any = adapter_class(self.vendor)(base_url=base_url, **settings)
         adapter.timeout_seconds = None  # The driver's own, so that a hanging sandbox does not hold up the tests.
         return adapter
 
@@ -144,7 +144,7 @@ class VendorContract:
                 with pytest.raises(ConfigurationError) as caught:
                     self.adapter(credentials={**self.credentials, name: empty})
                 assert not any(secret in str(caught.value) for secret in self.credentials.values())
-            for name in (name for name, option in base.adapter_class(self.vendor).options.items() if option.required):
+            for name in (name for name, option in adapter_class(self.vendor).options.items() if option.required):
                 with pytest.raises(ConfigurationError, match=f"'{name}'"):
                     self.adapter(options={**self.options, name: empty})
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.vendors.base import adapter_class, vendor_names
+from pipeline.vendors import adapter_class, vendor_names
 from tests.sandboxes import sandbox_names
 from tests.vendors.capability_table import render
 

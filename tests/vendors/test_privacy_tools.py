@@ -15,7 +15,8 @@ import pytest
 from pipeline.domain import Outcome, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError, InvalidInput
 from pipeline.identifiers import Hasher
-from pipeline.vendors.base import Adapter, Held, Notification, SourceSettings, VendorRequest, VendorResponse, adapter_class, missing_identifier
+from pipeline.vendors import adapter_class
+from pipeline.vendors.base import Adapter, Held, Notification, SourceSettings, VendorRequest, VendorResponse, missing_identifier
 from tests.sandboxes import SandboxHandle, start_sandboxes
 from tests.vendors.contract import EVIDENCE, PERSON, UNREADABLE, VendorContract, result
 from tests.vendors.drivers import DirectDriver, replay
