@@ -94,7 +94,15 @@ class Celery:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
     release_seconds: float
+    listen_seconds: float
     audit_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    lease_seconds: float
+    turn_seconds: float
+    echo_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +153,15 @@ def promises(settings: Settings) -> Iterator[tuple[bool, str]]:
         (
             "deliver.late_write_seconds must be exchange.total_timeout_seconds or more: a stale `given` could land after the withdrawal was told for the last time"
         ),
+    )
+    page = deliver.chunk_seconds + exchange.total_timeout_seconds
+    yield (
+        settings.listen.lease_seconds > page,
+        f"listen.lease_seconds must exceed {page:g} (chunk_seconds + total_timeout_seconds): a page still asked for would be asked for twice",
+    )
+    yield (
+        settings.listen.echo_seconds >= deliver.late_write_seconds,
+        "listen.echo_seconds must be deliver.late_write_seconds or more: our own late `given` could come back as a newer word than the withdrawal",
     )
     yield exchange.connect_timeout_seconds <= exchange.total_timeout_seconds, "exchange.connect_timeout_seconds must not exceed total_timeout_seconds"
     yield (

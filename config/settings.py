@@ -46,6 +46,7 @@ class Settings:
     worker: sections.Worker
     celery: sections.Celery
     beat: sections.Beat
+    listen: sections.Listen
     flower: sections.Flower
     sandbox: sections.Sandbox
     log: sections.Log

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pipeline.domain import ConsentEvent, IncomingEvent, State, us_from_utc
+from pipeline.echo import place_heard
 from pipeline.envelope import facts_of, seal_event
 from pipeline.errors import KeyReused
 from pipeline.identifiers import Hasher
@@ -36,11 +37,14 @@ class Accepted:
 class Acceptor:
     """Accepts batches of events of any sources in two round trips; safe to share between threads.
 
-    `now` is the receipt clock (UTC), by default the ledger's own.
+    `now` is the receipt clock (UTC), by default the ledger's own; `echo_seconds` how long what we told a system may come back from it as news.
     """
 
-    def __init__(self, ledger: Ledger, hasher: Hasher, vault: Vault, publisher: Publisher, now: Callable[[], datetime] | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger, hasher: Hasher, vault: Vault, publisher: Publisher, now: Callable[[], datetime] | None = None, *, echo_seconds: float = 900.0
+    ) -> None:
         self._ledger, self._hasher, self._vault, self._publisher, self._now = ledger, hasher, vault, publisher, now or ledger.now
+        self._echo_seconds = echo_seconds
 
     def accept_many(self, items: Sequence[tuple[Source, IncomingEvent]]) -> list[Accepted | KeyReused]:
         """Accept events, answers in order; KeyReused (as a value) where a key stands for other content.
@@ -53,6 +57,7 @@ class Acceptor:
             content_hash = self._hasher.content_hash(incoming)
             hashes.append(content_hash)
             events.append(self._identified(source, incoming, content_hash, received_at))
+        events = place_heard(self._ledger, [(source, event) for (source, _), event in zip(items, events, strict=True)], self._echo_seconds)
         facts = self._commit([source for source, _ in items], events, hashes)
         events = [_as_first_accepted(event, fact) for event, fact in zip(events, facts, strict=True)]
         statuses = self._merge([(source, event) for (source, _), event in zip(items, events, strict=True)], facts)

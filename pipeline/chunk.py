@@ -21,7 +21,7 @@ from pipeline.judging import Judge
 from pipeline.ledger import Ledger
 from pipeline.ledger.accounts import Admission, Farewell, Traffic
 from pipeline.limits import LimitOptions, traffic_of
-from pipeline.prepare import Task
+from pipeline.prepare import DIFFERS_THERE, Task
 from pipeline.routing import Destination
 from pipeline.settle import Ending, Settler
 from pipeline.vendors.base import Held
@@ -190,7 +190,7 @@ class ChunkWorker:
 
     def _work_for(self, chunk: Chunk, flight: Flight, started_at: float) -> Work:
         adapter, first = chunk.destination.adapter, flight.tasks[0]
-        if first.leased.row.awaiting and adapter.capabilities.reads_back:
+        if first.asks:
             dialogue: Any = adapter.ask(first.instruction.subject, first.instruction.options)
         else:
             dialogue = adapter.tell([task.instruction for task in flight.tasks])
@@ -267,7 +267,7 @@ def _landing(chunk: Chunk, flight: Flight) -> Callable[[Work, WorkResult], None]
     return lambda _, result: chunk.landed.put((flight, result))
 
 
-OWN_WAITS = frozenset({"deadline_passed", "next_dialogue"})
+OWN_WAITS = frozenset({"deadline_passed", "next_dialogue", DIFFERS_THERE})
 """Reasons of waits that we chose ourselves: they say nothing about the account, and must not keep its breaker open."""
 
 
@@ -285,9 +285,13 @@ def gate_word(results: Sequence[VendorResult], misconfigured_probe_seconds: floa
 
 
 def _results(flight: Flight, work: WorkResult) -> Sequence[VendorResult]:
-    """One result for each task; what a vendor says it holds settles a delivery that awaited confirmation."""
+    """One result for each task; what a vendor says it holds settles a delivery that awaited confirmation, or that was heard from it."""
     if not isinstance(work.results, Held):
-        return work.results
-    held, wanted = work.results, flight.tasks[0].event.state
-    outcome = Outcome.APPLIED if held.readable and held.state is wanted else Outcome.PENDING_CONFIRMATION
+        return work.results if isinstance(work.results, tuple) else ()
+    held, task = work.results, flight.tasks[0]
+    is_held = held.readable and held.state is task.event.state
+    if not task.leased.row.awaiting:
+        told = VendorResult(outcome=Outcome.UNCHANGED, vendor_reference=held.vendor_reference)
+        return [told if is_held else VendorResult(outcome=Outcome.THROTTLED, reason=DIFFERS_THERE, retry_after_seconds=0.0)]
+    outcome = Outcome.APPLIED if is_held else Outcome.PENDING_CONFIRMATION
     return [VendorResult(outcome=outcome, reason="" if outcome is Outcome.APPLIED else "not_confirmed_yet", vendor_reference=held.vendor_reference)]

@@ -185,10 +185,12 @@ class VendorResult:
 class Sighting:
     """A state that a polled vendor shows without saying since when: only a change against what was seen there before is a word of the person.
 
-    `key` names the thing seen in the vendor's own words (a subscriber and a list); it is kept as a keyed hash only.
+    `place` and `reference` name the thing seen: the list, as `Adapter.place_of` has it, and the person there, as a `VendorResult` of a tell refers to them.
+    They are kept as a keyed hash only.
     """
 
-    key: str = field(repr=False)
+    place: str
+    reference: str = field(repr=False)
     subject: Subject
     purpose: str
     state: State

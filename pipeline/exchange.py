@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from pipeline.domain import Outcome, VendorResult
+from pipeline.domain import Outcome, Polled, VendorResult
 from pipeline.sessions import OnToken, Sessions, SignedIn, Tokens
 from pipeline.transports.base import Answer, Call, Failure, Transport
-from pipeline.vendors.base import Adapter, AskDialogue, Held, SignIn, TellDialogue, VendorRequest, VendorResponse
+from pipeline.vendors.base import Adapter, AskDialogue, Held, PollDialogue, SignIn, TellDialogue, VendorRequest, VendorResponse
 
 __all__ = ["Exchange", "Sessions", "Work", "WorkResult"]
 
@@ -40,13 +40,13 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One dialogue to run: a tell of `size` instructions, or an ask (`size` 0, or 1 where an ask stands in for a tell: its failure is then that of the instruction).
+    """One dialogue to run: a tell of `size` instructions, a poll (`size` 0), or an ask (`size` 0, or 1 where an ask stands in for a tell: its failure is then that of the instruction).
 
     `account` names whose session is used. No request starts after `deadline` (time.monotonic()); one begun before may end after it.
     """
 
     adapter: Adapter
-    dialogue: TellDialogue | AskDialogue = field(repr=False)
+    dialogue: TellDialogue | AskDialogue | PollDialogue = field(repr=False)
     account: str
     size: int
     allow_private_network: bool = False
@@ -55,13 +55,13 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkResult:
-    """What came of a dialogue: one result for each instruction, or what the vendor holds.
+    """What came of a dialogue: one result for each instruction, what the vendor holds, or what it said.
 
     `calls` counts requests really made, sign-in included. `definite` is False when a request may still take effect at the vendor.
-    `failure` is the result that ended the dialogue from outside the vendor file, if one did (an ask has no other place for it).
+    `failure` is the result that ended the dialogue from outside the vendor file, if one did (an ask has no other place for it), or by which a poll says that nothing could be heard.
     """
 
-    results: tuple[VendorResult, ...] | Held
+    results: tuple[VendorResult, ...] | Held | Polled
     calls: int
     definite: bool
     failure: VendorResult | None = None
@@ -253,8 +253,10 @@ def _failed(answer: Answer) -> VendorResult:
 
 
 def _result(work: Work, value: object, failure: VendorResult | None, calls: int) -> WorkResult:
-    if failure is None and work.size <= 1 and isinstance(value, Held):
+    if failure is None and work.size <= 1 and isinstance(value, Held | Polled):
         return WorkResult(results=value, calls=calls, definite=True)
+    if work.size == 0 and isinstance(value, VendorResult):
+        failure = value
     if failure is None and work.size and isinstance(value, list | tuple) and len(value) == work.size:
         return WorkResult(results=tuple(value), calls=calls, definite=all(result.definite for result in value))
     if failure is None:

@@ -38,7 +38,15 @@ def collect(ledger: Ledger, routing: Routing) -> MetricsSnapshot:
         breaker_open={account: ledger.accounts.gate_is_open(account) for account in sorted({each.account for each in routing.destinations.values()})},
         paused={name: figure["paused"] or not _is_enabled(routing, name) for name, figure in figures.items()},
         events={"accepted": events["accepted"], "duplicate": events["duplicates"]},
+        last_heard_seconds=last_heard_seconds(ledger, routing),
     )
+
+
+def last_heard_seconds(ledger: Ledger, routing: Routing) -> dict[str, float]:
+    """How long ago each polled source could be heard; one that never could, since the ledger was made."""
+    polled = [source.name for source in routing.sources.values() if source.poll is not None]
+    heard = ledger.polls.heard_ms(polled)
+    return {name: (ledger.clock_ms() - at_ms) / 1000 if at_ms else ledger.age_seconds() for name, at_ms in zip(polled, heard, strict=True)}
 
 
 def _is_enabled(routing: Routing, name: str) -> bool:

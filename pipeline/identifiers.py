@@ -64,6 +64,10 @@ class Hasher:
         """The id of the event that `source` sent under this idempotency key; the same for ever, so a repeat is found by existence."""
         return self._hash(f"event\0{source}\0{key}".encode())
 
+    def thing_key(self, place: str, reference: str) -> str:
+        """What stands for a vendor's own name of a person on a list."""
+        return self._hash(f"thing\0{place}\0{reference}".encode())
+
     def content_hash(self, event: IncomingEvent) -> str:
         """The hash of all that an event says, without its idempotency key and its receipt; equal instants in other zones are equal."""
         content = {

@@ -45,6 +45,7 @@ class MetricsSnapshot:
     breaker_open: Mapping[str, bool] = field(default_factory=dict)
     paused: Mapping[str, bool] = field(default_factory=dict)
     events: Mapping[str, int] = field(default_factory=dict)
+    last_heard_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def render_metrics(snapshot: MetricsSnapshot) -> bytes:
@@ -61,6 +62,7 @@ class _SnapshotCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._totals()
         yield from self._by_destination()
+        yield from self._by_source()
         yield self._latency()
 
     def _totals(self) -> Iterator[Metric]:
@@ -98,6 +100,12 @@ class _SnapshotCollector(Collector):
         for destination, is_paused in sorted(snapshot.paused.items()):
             paused.add_metric((destination,), int(is_paused))
         yield from (deliveries, dead, waiting, oldest, breakers, paused)
+
+    def _by_source(self) -> Iterator[Metric]:
+        heard = GaugeMetricFamily("consent_last_heard_seconds", "Seconds since a polled source could last be heard.", labels=("source",))
+        for source, seconds in sorted(self._snapshot.last_heard_seconds.items()):
+            heard.add_metric((source,), seconds)
+        yield heard
 
     def _latency(self) -> Metric:
         latency = self._snapshot.accept_to_told

@@ -21,6 +21,9 @@ class Publisher(Protocol):
     def dead_letter(self, destination: str, reason: str, delivery_ids: Sequence[str]) -> None:
         """Show operators that deliveries died."""
 
+    def listen(self, source: str) -> None:
+        """Ask a worker to poll a source."""
+
     def depth(self, destination: str, lane: str) -> int:
         """Messages waiting in the queue of a destination and lane; 0 if nobody can tell."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.domain import ConsentEvent, Instruction, Outcome, State, VendorResult, delivery_id
@@ -12,13 +12,15 @@ from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Leased
 from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.standings import Merge, Reach
-from pipeline.routing import Destination
+from pipeline.routing import Destination, Routing
 from pipeline.settle import CONFIRMATION_LOOK_SECONDS, Ending
 from pipeline.subjects import COMPLETION_DEPTH, Completed, complete
 from pipeline.vault import Vault
 
 log = logging.getLogger(__name__)
 
+DIFFERS_THERE = "differs_there"
+"""Reason of a withdrawal whose origin was asked, and does not hold it (any more): it is told like any other."""
 UNREADABLE_WAIT_SECONDS = 60.0
 """How long a delivery waits whose payload cannot be opened: somebody may still put the missing vault key back."""
 
@@ -27,7 +29,7 @@ UNREADABLE_WAIT_SECONDS = 60.0
 class Task:
     """One delivery ready to be told, with the keys of every identifier that the vendor will be sent.
 
-    Tasks of one `place` may share a dialogue; one that awaits confirmation is asked about alone, never told again.
+    Tasks of one `place` may share a dialogue; one with `asks` is asked about alone: it awaits confirmation, or was heard from this very destination.
     """
 
     leased: Leased
@@ -35,16 +37,17 @@ class Task:
     instruction: Instruction
     contact_keys: tuple[str, ...]
     place: str
+    asks: bool = False
 
     def ending(self, result: VendorResult | None, **values: object) -> Ending:
-        return Ending(event=self.event, event_id=self.event.event_id, row=self.leased.row, result=result, **values)  # type: ignore[arg-type]
+        return Ending(event=self.event, event_id=self.event.event_id, row=self.leased.row, result=result, contact_keys=self.contact_keys, **values)  # type: ignore[arg-type]
 
 
 class Preparer:
-    """Prepares chunks of leased deliveries of one destination; safe to share between threads."""
+    """Prepares chunks of leased deliveries of one destination; safe to share between threads. `routing` says which sources speak for it."""
 
-    def __init__(self, ledger: Ledger, vault: Vault) -> None:
-        self._ledger, self._vault = ledger, vault
+    def __init__(self, ledger: Ledger, vault: Vault, routing: Callable[[], Routing]) -> None:
+        self._ledger, self._vault, self._routing = ledger, vault, routing
 
     def prepare(self, destination: Destination, leased: Sequence[Leased]) -> tuple[list[Task], list[Ending]]:
         """The deliveries that can be told, and those that end without a word to the vendor."""
@@ -52,10 +55,13 @@ class Preparer:
         tasks: list[Task] = []
         endings: list[Ending] = []
         incomplete: list[tuple[Leased, ConsentEvent]] = []
+        routing = self._routing()
         for each, event in zip(leased, stored, strict=True):
             opened = self._open(each, event)
             if isinstance(opened, Ending):
                 endings.append(opened)
+            elif opened.state is State.GIVEN and destination.name in routing.origin_of(opened.source):
+                endings.append(_ending(each, opened, Outcome.NOT_APPLICABLE, "heard_from_it"))  # it may have heard of a withdrawal since
             elif opened.state not in destination.adapter.capabilities.states:
                 endings.append(_ending(each, opened, Outcome.UNSUPPORTED, f"cannot_express_{opened.state}"))
             elif each.row.awaiting and not destination.adapter.capabilities.reads_back:
@@ -63,7 +69,7 @@ class Preparer:
             elif opened.state is State.WITHDRAWN and not opened.identifier_keys.keys() >= set(destination.adapter.capabilities.identifiers):
                 incomplete.append((each, opened))  # even if it names one of several: the vendor may know the person by another
             elif destination.adapter.contact_of(opened.subject):
-                tasks.append(_task(destination, each, opened))
+                tasks.append(self._task(destination, each, opened))
             else:
                 endings.append(_ending(each, opened, Outcome.NOT_APPLICABLE, "missing_identifier"))
         for task_or_ending in self._complete(destination, incomplete) if incomplete else ():
@@ -104,7 +110,7 @@ class Preparer:
         ready: list[Task | Ending] = []
         for (leased, event), completed in zip(incomplete, self._follow_links(destination, [event for _, event in incomplete]), strict=True):
             if destination.adapter.contact_of(completed.event.subject):
-                ready.append(_task(destination, leased, completed.event))
+                ready.append(self._task(destination, leased, completed.event))
             else:
                 ambiguous = completed.ambiguous & set(destination.adapter.capabilities.identifiers)
                 ready.append(_ending(leased, event, Outcome.NOT_APPLICABLE, "ambiguous_subject" if ambiguous else "missing_identifier"))
@@ -136,24 +142,28 @@ class Preparer:
     def _look(self, events: Sequence[ConsentEvent], reaches: Sequence[Reach]) -> list[Completed]:
         return [complete(event, reach, self._ledger.standings) for event, reach in zip(events, reaches, strict=True)]
 
+    def _task(self, destination: Destination, leased: Leased, event: ConsentEvent) -> Task:
+        options = destination.options_for(event.purpose)
+        instruction = Instruction(
+            delivery_id=delivery_id(event.event_id, destination.name),
+            event_id=event.event_id,
+            subject=event.subject,
+            purpose=event.purpose,
+            state=event.state,
+            event_time=event.event_time,
+            options=options,
+            profile=event.profile,
+            evidence=event.evidence,
+            metadata=event.metadata,
+        )
+        contact_keys = tuple(event.identifier_keys[kind] for kind in destination.adapter.contact_of(event.subject))
+        asks = destination.adapter.capabilities.reads_back and (leased.row.awaiting or self._is_from(destination, leased, event))
+        place = f"ask {event.event_id}" if asks else destination.adapter.place_of(options)
+        return Task(leased=leased, event=event, instruction=instruction, contact_keys=contact_keys, place=place, asks=asks)
 
-def _task(destination: Destination, leased: Leased, event: ConsentEvent) -> Task:
-    options = destination.options_for(event.purpose)
-    instruction = Instruction(
-        delivery_id=delivery_id(event.event_id, destination.name),
-        event_id=event.event_id,
-        subject=event.subject,
-        purpose=event.purpose,
-        state=event.state,
-        event_time=event.event_time,
-        options=options,
-        profile=event.profile,
-        evidence=event.evidence,
-        metadata=event.metadata,
-    )
-    contact_keys = tuple(event.identifier_keys[kind] for kind in destination.adapter.contact_of(event.subject))
-    place = f"ask {event.event_id}" if leased.row.awaiting else destination.adapter.place_of(options)
-    return Task(leased=leased, event=event, instruction=instruction, contact_keys=contact_keys, place=place)
+    def _is_from(self, destination: Destination, leased: Leased, event: ConsentEvent) -> bool:
+        """Whether the destination itself was heard to say this, and has not been asked whether it still does."""
+        return leased.row.reason != DIFFERS_THERE and destination.name in self._routing().origin_of(event.source)
 
 
 def _ending(leased: Leased, event: ConsentEvent, outcome: Outcome, reason: str) -> Ending:

@@ -21,11 +21,20 @@ SCOPES: Final = ("ingest", "read", "replay")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    """How a source is asked for what has changed: which destination's vendor, how often, and as whom (`asked` has the adapter and the account)."""
+
+    asked: Destination = field(repr=False)
+    every_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """Where events come from, and what its keys may do.
 
     `keys` and `url_keys` are the hex SHA-256 of the keys, never the keys. With `all_sources`, `read` and `replay` see every source.
     `links` says whether its events may teach which identifiers belong to one person. `country` helps to read phone numbers. `dedup_days` None means the ledger's setting.
+    `origin` names the destinations of which it tells: what they know already is not told back, and a `given` of theirs may be our own, coming back.
     """
 
     name: str
@@ -42,6 +51,8 @@ class Source:
     links: bool = True
     dedup_days: int | None = None
     signing_secret: str | None = field(default=None, repr=False)
+    origin: tuple[str, ...] = ()
+    poll: Poll | None = None
 
     @property
     def teaches_links(self) -> bool:
@@ -101,6 +112,7 @@ class Destination:
     enabled: bool = True
     allow_private_network: bool = False
     keep_contact_for: frozenset[str] = frozenset()
+    is_polled: bool = False
 
     def options_for(self, purpose: str) -> Mapping[str, Any]:
         """The destination's options, defaults included, with those of the purpose laid over them."""
@@ -169,6 +181,11 @@ class Routing:
         always = {name for trigger in triggers if trigger.when == Conditions() for name in trigger.deliver_to}
         return frozenset(name for trigger in triggers for name in trigger.deliver_to if name not in always)
 
+    def origin_of(self, source: str) -> frozenset[str]:
+        """The destinations that a source speaks for; none for a source that is not known any more."""
+        known = self.sources.get(source)
+        return frozenset(known.origin) if known is not None else frozenset()
+
     def purposes_of(self, destination: str) -> frozenset[str]:
         """Every purpose of which this destination may be told."""
         return self._purposes_by_destination.get(destination, frozenset())
@@ -187,7 +204,7 @@ def describe(routing: Routing) -> list[str]:
     """The routing in lines for a person: sources, destinations with account and rate, triggers; no secret in them."""
     lines = [f"routing {routing.version_hash}", "sources"]
     lines += [
-        f"  {source.name}: {source.kind}, keys: {len(source.keys) + len(source.url_keys)}, {' '.join(sorted(source.scopes))}"
+        f"  {source.name}: {source.kind}, keys: {len(source.keys) + len(source.url_keys)}, {' '.join(sorted(source.scopes))}{_describe_origin(source)}"
         for source in routing.sources.values()
     ]
     lines.append("purposes")
@@ -197,6 +214,11 @@ def describe(routing: Routing) -> list[str]:
     lines.append("triggers")
     lines += [f"  {_describe_trigger(trigger)} -> {', '.join(trigger.deliver_to)}" for trigger in routing.triggers]
     return lines + [f"warning: {warning}" for warning in routing.warnings]
+
+
+def _describe_origin(source: Source) -> str:
+    polled = f", {source.poll.asked.name} is polled every {source.poll.every_seconds:g} s" if source.poll else ""
+    return f"{polled}, speaks for {', '.join(source.origin)}" if source.origin else polled
 
 
 def _describe_destination(routing: Routing, destination: Destination) -> str:

@@ -50,6 +50,16 @@ class DestinationReader:
         found = {destination.name: destination for destination in self._with_accounts(drafts)}
         return {name: found[name] for name in nodes if name in found}
 
+    def asked_as(self, destination: Destination, node: yaml.Node | None, source: str) -> Destination:
+        """A destination as a source polls it: by credentials of its own, if reading needs others than telling; those are an account of their own."""
+        if node is None:
+            return destination
+        adapter = destination.adapter
+        credentials = self._declared(node, adapter.credentials, "credential", f"the poll of {source}")
+        options = {key: value for key, value in adapter.settings.items() if value is not None}
+        asking = self._adapter(node, type(adapter), adapter.address, {key: value for key, value in credentials.items() if value != ""}, [options])
+        return replace(destination, adapter=asking or adapter, account=f"poll:{source}")
+
     def warnings(self, destinations: Mapping[str, Destination]) -> Iterator[tuple[str, str]]:
         """Pairs of destination and what a person should look at."""
         for name, destination in destinations.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -13,7 +14,7 @@ import yaml
 from pipeline.dates import DATE_ORDERS
 from pipeline.domain import State
 from pipeline.identifiers import normalise_country
-from pipeline.routing import FORWARD_AND_DELETE, NATIVE, SCOPES, Conditions, Destination, Purpose, RetryPolicy, Routing, Source, Trigger
+from pipeline.routing import FORWARD_AND_DELETE, NATIVE, SCOPES, Conditions, Destination, Poll, Purpose, RetryPolicy, Routing, Source, Trigger
 from pipeline.routing_destinations import DestinationReader
 from pipeline.vendors import adapter_class, vendor_names
 from pipeline.vendors.base import Adapter
@@ -25,8 +26,10 @@ RETENTIONS: Final = (FORWARD_AND_DELETE,)
 _TOP: Final = ("version", "sources", "purposes", "destinations", "triggers")
 _SOURCE: Final = (
     *("kind", "keys", "url_keys", "scopes", "all_sources", "signing_secret", "links", "dedup_days"),
-    *("date_order", "time_zone", "country", "purposes", "retention"),
+    *("date_order", "time_zone", "country", "purposes", "retention", "origin", "poll"),
 )
+_POLL: Final = ("destination", "every_seconds", "credentials")
+LEAST_POLL_SECONDS: Final = 1.0
 _TRIGGER: Final = ("purposes", "states", "when", "deliver_to")
 _CONDITIONS: Final = ("source", "country", "group")
 _KEY: Final = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE)
@@ -59,14 +62,17 @@ class _File:
         self.top = top
         self.version_hash = version_hash
         self.key_owners: dict[str, str] = {}
+        self.polled_by: dict[str, str] = {}
         self.nodes = {part: self._named(part) for part in ("sources", "purposes", "destinations")}
         self.destination_reader = DestinationReader(lines, self.nodes["purposes"], default_retry)
 
     def routing(self) -> Routing:
         purposes = {name: self._purpose(name, node) for name, node in self.nodes["purposes"].items()}
-        sources = {name: self._source(name, node) for name, node in self.nodes["sources"].items()}
         triggers = tuple(self._trigger(node) for node in self.lines.items(self.top.get("triggers"), "triggers"))
         destinations = self.destination_reader.read(self.nodes["destinations"], triggers)
+        sources = {name: self._source(name, node, destinations) for name, node in self.nodes["sources"].items()}
+        polled = {source.poll.asked.name for source in sources.values() if source.poll}
+        destinations = {name: replace(destination, is_polled=name in polled) for name, destination in destinations.items()}
         self.lines.raise_complaints()
         return Routing(
             version_hash=self.version_hash,
@@ -90,10 +96,12 @@ class _File:
         parts = self.lines.mapping(node, f"purpose {name}", ("title",))
         return Purpose(name=name, title=self.lines.text(parts.get("title"), f"title of {name}") or name)
 
-    def _source(self, name: str, node: yaml.Node) -> Source:
+    def _source(self, name: str, node: yaml.Node, destinations: Mapping[str, Destination]) -> Source:
         parts = self.lines.mapping(node, f"source {name}", _SOURCE)
         kind = self._kind(name, node, parts)
         scopes = self._choices(parts.get("scopes"), f"scopes of {name}", SCOPES)
+        poll = self._poll(name, kind, parts["poll"], destinations) if "poll" in parts else None
+        origin = [*self._references(parts.get("origin"), "destinations", f"origin of {name}"), *([poll.asked.name] if poll else [])]
         return Source(
             name=name,
             kind=kind,
@@ -109,7 +117,27 @@ class _File:
             links=self.lines.flag(parts.get("links"), f"links of {name}", default=True),
             dedup_days=self.lines.whole(parts.get("dedup_days"), f"dedup_days of {name}", least=1),
             signing_secret=self.lines.text(parts.get("signing_secret"), f"signing_secret of {name}") or None,
+            origin=tuple(dict.fromkeys(origin)),
+            poll=poll,
         )
+
+    def _poll(self, name: str, kind: str, node: yaml.Node, destinations: Mapping[str, Destination]) -> Poll | None:
+        parts = self.lines.mapping(node, f"poll of {name}", _POLL)
+        every_seconds = self.lines.number(parts.get("every_seconds"), f"every_seconds of {name}")
+        if every_seconds is not None and every_seconds < LEAST_POLL_SECONDS:
+            self.lines.complain(parts["every_seconds"], f"every_seconds of {name} must be {LEAST_POLL_SECONDS:g} or more")
+        if "destination" not in parts or every_seconds is None:
+            self.lines.complain(node, f"poll of {name} needs the destination to ask and every_seconds")
+            return None
+        asked = next((destinations[each] for each in self._references(parts["destination"], "destinations", "destination") if each in destinations), None)
+        if asked is None:
+            return None
+        if asked.vendor != kind or type(asked.adapter).poll is Adapter.poll:
+            self.lines.complain(parts["destination"], f"source {name} of kind {kind} cannot poll {asked.name}, which is {asked.vendor}; expected {_pollable()}")
+            return None
+        if (other := self.polled_by.setdefault(asked.name, name)) != name:
+            self.lines.complain(parts["destination"], f"{asked.name} is polled by source {other} already; expected one source for each")
+        return Poll(asked=self.destination_reader.asked_as(asked, parts.get("credentials"), name), every_seconds=every_seconds)
 
     def _kind(self, name: str, node: yaml.Node, parts: Mapping[str, yaml.Node]) -> str:
         if "kind" not in parts:
@@ -215,7 +243,7 @@ class _File:
 
     def _warnings(self, sources: Mapping[str, Source], destinations: Mapping[str, Destination], triggers: tuple[Trigger, ...]) -> Iterator[str]:
         for source in sources.values():
-            if not (source.keys or source.url_keys or source.signing_secret):
+            if not (source.keys or source.url_keys or source.signing_secret or source.poll):
                 yield f"{self.lines.at(self.nodes['sources'][source.name])}: source {source.name} has no key, so nobody can send as it"
         for name, node in self.nodes["purposes"].items():
             if not any(trigger.concerns(name, state) for trigger in triggers for state in State):
@@ -243,3 +271,9 @@ def _can_hear(vendor: str) -> bool:
     hear: Any = adapter_class(vendor).hear
     inherited: Any = Adapter.hear
     return hear.__func__ is not inherited.__func__
+
+
+def _pollable() -> str:
+    """Kinds that can be polled, for a person."""
+    kinds = [name for name in vendor_names() if adapter_class(name).poll is not Adapter.poll]
+    return f"a destination of the source's own kind, one of {', '.join(kinds)}"

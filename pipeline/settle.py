@@ -22,13 +22,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from pipeline.domain import ConsentEvent, DeliveryStatus, Outcome, State, VendorResult, delivery_id
+from pipeline.domain import FINAL_STATUSES, ConsentEvent, DeliveryStatus, Outcome, State, VendorResult, delivery_id
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Row, Settlement, Verb
 from pipeline.ledger.events import DeliveryResult
 from pipeline.ports import Publisher
 from pipeline.retry import gives_up, is_overdue, wait_seconds
 from pipeline.routing import Destination
+from pipeline.sightings import Sightings
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Ending:
     row: Row
     result: VendorResult | None = None
     superseded_by: str = ""
+    contact_keys: tuple[str, ...] = ()
     retell_at_ms: int = 0
     back_at_ms: int = 0
 
@@ -194,8 +196,8 @@ class Tally:
 class Settler:
     """Writes endings into the ledger and makes them known; safe to share between threads."""
 
-    def __init__(self, ledger: Ledger, publisher: Publisher, options: SettleOptions, random: Random) -> None:
-        self._ledger, self._publisher, self._options, self._random = ledger, publisher, options, random
+    def __init__(self, ledger: Ledger, publisher: Publisher, sightings: Sightings, options: SettleOptions, random: Random) -> None:
+        self._ledger, self._publisher, self._sightings, self._options, self._random = ledger, publisher, sightings, options, random
 
     def settle(self, destination: Destination, lane: str, token: str, endings: Sequence[Ending]) -> None:
         """End leased deliveries of one chunk: settle them in one step, then copy what is final into the events' records."""
@@ -208,10 +210,22 @@ class Settler:
         settled = [decision for decision, was_held in zip(decisions, held, strict=True) if was_held]
         self._fold(destination.name, settled)
         self._announce(destination.name, lane, settled)
+        self._remember(destination, [(ending, decision) for ending, decision, was_held in zip(endings, decisions, held, strict=True) if was_held])
 
     def give_back(self, destination: str, lane: str, token: str, endings: Sequence[Ending]) -> None:
         """Return leased deliveries untouched."""
         self._ledger.deliveries.settle(destination, lane, token, [_back(ending) for ending in endings], {})
+
+    def _remember(self, destination: Destination, settled: Sequence[tuple[Ending, Decision]]) -> None:
+        """What hearing from this destination needs to know: which contacts await a confirmation, and what a poll will see that is no news."""
+        if destination.adapter.capabilities.double_opt_in:
+            awaiting = [ending for ending, decision in settled if decision.status is DeliveryStatus.AWAITING_CONFIRMATION]
+            self._ledger.shown.await_confirmation(destination.name, {key: ending.event_id for ending in awaiting for key in ending.contact_keys})
+            ended = [(ending.event_id, ending.contact_keys) for ending, decision in settled if decision.status in FINAL_STATUSES]
+            self._ledger.shown.hasten(destination.name, ended)
+        if destination.is_polled:
+            told = [(ending.event, decision.settlement.row) for ending, decision in settled if decision.status is DeliveryStatus.DELIVERED and ending.event]
+            self._sightings.note_told(destination, [(event.purpose, event.state, row.vendor_reference) for event, row in told])
 
     def _fold(self, destination: str, decisions: Sequence[Decision]) -> None:
         results = [(d.settlement.event_id, d.settlement.result.encode()) for d in decisions if d.settlement.result]

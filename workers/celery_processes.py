@@ -32,7 +32,7 @@ EXIT_SECONDS: Final = 15.0
 def run_worker(parts: Parts, name: str) -> int:
     """Run one worker process until SIGTERM; returns its exit code."""
     parts.refuse_orphans(parts.routing)
-    parts.fan_out, parts.deliver, parts.release  # noqa: B018 - a part that cannot be built must stop the start
+    parts.fan_out, parts.deliver, parts.listen, parts.release  # noqa: B018 - a part that cannot be built must stop the start
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Celery would start itself again without asking whether the routing file is good
     watchdog = Watchdog(parts.settings.worker.deaf_seconds, lambda: parts.publisher.queue_depth(CONTROL_QUEUE))
     _silence_celery()

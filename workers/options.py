@@ -11,6 +11,7 @@ from redis.retry import Retry
 from config.settings import Settings, SettingsError
 from pipeline.ledger import LedgerOptions
 from pipeline.limits import LimitOptions
+from pipeline.listen import ListenOptions
 
 if TYPE_CHECKING:
     from pipeline.transports.base import Transport
@@ -59,6 +60,12 @@ def limit_options(settings: Settings) -> LimitOptions:
         misconfigured_probe_seconds=limits.misconfigured_probe_seconds,
         lease_seconds=deliver.lease_seconds,
     )
+
+
+def listen_options(settings: Settings) -> ListenOptions:
+    """How sources are polled."""
+    listen = settings.listen
+    return ListenOptions(lease_seconds=listen.lease_seconds, turn_seconds=listen.turn_seconds, allowed_skew_seconds=settings.ingest.allowed_skew_seconds)
 
 
 def transport(name: str) -> Transport:

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 LANES: Final = ("withdrawn", "given")
 SHOWN_IDS: Final = 3
+LISTEN_SECONDS: Final = 10.0
+"""A source is asked for again by then, so older messages need no worker."""
 
 
 def fan_out_queue(lane: str) -> str:
@@ -92,6 +94,12 @@ class CeleryPublisher:
         """Show operators that these deliveries died."""
         shadow = f"dead_letter {destination}"
         self._send(_message("dead_letter", CONTROL_QUEUE, shadow, key="delivery_ids", ids=list(delivery_ids), destination=destination, reason=reason))
+
+    def listen(self, source: str) -> None:
+        """Say that it is time to poll this source."""
+        self._send(
+            {"name": "listen", "queue": plain_queue(CONTROL_QUEUE), "shadow": f"listen {source}", "kwargs": {"source": source}, "expires": LISTEN_SECONDS}
+        )
 
     def depth(self, destination: str, lane: str) -> int:
         """Messages waiting in the queue of a destination and lane; 0 if nobody can tell."""

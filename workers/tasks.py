@@ -60,6 +60,16 @@ def release_due(**_: Any) -> None:
     wiring.current().release.run()
 
 
+@shared_task(base=Scrubbed, name="listen_due", send_events=False)
+def listen_due(**_: Any) -> None:
+    wiring.current().listen.push_due()
+
+
+@shared_task(base=Scrubbed, name="listen")
+def listen(source: str, **_: Any) -> None:
+    wiring.current().listen.run(source)
+
+
 @shared_task(base=Scrubbed, name="audit")
 def audit(**_: Any) -> None:
     wiring.current().audit.run()

@@ -25,7 +25,7 @@ from pipeline.routing import RetryPolicy, Routing
 from pipeline.vault import Vault
 from workers.app import create_app, refuse_unknown_broker
 from workers.gathering import GatheringPublisher
-from workers.options import ledger_client, ledger_options, limit_options, transport
+from workers.options import ledger_client, ledger_options, limit_options, listen_options, transport
 from workers.queues import CeleryPublisher
 
 if TYPE_CHECKING:
@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from pipeline.fanout import FanOut
     from pipeline.ledger import Ledger
     from pipeline.limits import LimitOptions
+    from pipeline.listen import Listen
     from pipeline.release import Release
     from pipeline.settle import Settler
+    from pipeline.sightings import Sightings
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +155,7 @@ class Parts:
 
     @property
     def limits(self) -> LimitOptions:
-        return self.built("_limits", self._build_limits)
+        return self.built("_limits", lambda: limit_options(self.settings))
 
     @property
     def fan_out(self) -> FanOut:
@@ -168,20 +170,36 @@ class Parts:
         return self.built("_settler", self._build_settler)
 
     @property
+    def sightings(self) -> Sightings:
+        from pipeline.sightings import Sightings
+
+        return self.built("_sightings", lambda: Sightings(self.ledger, self.hasher))
+
+    @property
+    def listen(self) -> Listen:
+        return self.built("_listen", self._build_listen)
+
+    @property
     def release(self) -> Release:
         return self.built("_release", self._build_release)
 
     @property
     def audit(self) -> Audit:
-        return self.built("_audit", self._build_audit)
+        from pipeline.audit import Audit
+
+        return self.built("_audit", lambda: Audit(self.ledger, self.vault, lambda: self.routing))
 
     @property
     def desk(self) -> Desk:
-        return self.built("_desk", self._build_desk)
+        from pipeline.desk import Desk
+
+        return self.built("_desk", lambda: Desk(self.ledger, self.vault, lambda: self.routing))
 
     @property
     def backfill(self) -> Backfill:
-        return self.built("_backfill", self._build_backfill)
+        from pipeline.backfill import Backfill
+
+        return self.built("_backfill", lambda: Backfill(self.ledger, self.vault, lambda: self.routing))
 
     def close(self) -> None:
         """Let go of what was built, senders first."""
@@ -197,7 +215,7 @@ class Parts:
     def _build_acceptor(self) -> Acceptor:
         from pipeline.accept import Acceptor
 
-        return Acceptor(self.ledger, self.hasher, self.vault, self.gatherer, now=self.ledger.now)
+        return Acceptor(self.ledger, self.hasher, self.vault, self.gatherer, now=self.ledger.now, echo_seconds=self.settings.listen.echo_seconds)
 
     def _build_exchange(self) -> Exchange:
         from pipeline.exchange import Exchange
@@ -211,9 +229,6 @@ class Parts:
             max_response_bytes=section.max_response_bytes,
         )
 
-    def _build_limits(self) -> LimitOptions:
-        return limit_options(self.settings)
-
     def _build_fan_out(self) -> FanOut:
         from pipeline.fanout import FanOut
 
@@ -223,7 +238,7 @@ class Parts:
         from pipeline.settle import SettleOptions, Settler
 
         options = SettleOptions(misconfigured_probe_seconds=self.settings.limits.misconfigured_probe_seconds)
-        return Settler(self.ledger, self.publisher, options, Random())  # noqa: S311 - jitter, no secret
+        return Settler(self.ledger, self.publisher, self.sightings, options, Random())  # noqa: S311 - jitter, no secret
 
     def _build_deliver(self) -> Deliver:
         from pipeline.deliver import Deliver, DeliverOptions
@@ -234,7 +249,7 @@ class Parts:
         return Deliver(
             self.ledger,
             self.exchange,
-            Preparer(self.ledger, self.vault),
+            Preparer(self.ledger, self.vault, lambda: self.routing),
             self.settler,
             lambda: self.routing,
             Bulkhead(self.settings.worker.threads, section.threads_reserved_for_withdrawals),
@@ -242,20 +257,11 @@ class Parts:
             DeliverOptions(chunk_seconds=section.chunk_seconds, lease_seconds=section.lease_seconds, chunk_size=section.chunk_size),
         )
 
-    def _build_audit(self) -> Audit:
-        from pipeline.audit import Audit
+    def _build_listen(self) -> Listen:
+        from pipeline.listen import Listen
 
-        return Audit(self.ledger, self.vault, lambda: self.routing)
-
-    def _build_desk(self) -> Desk:
-        from pipeline.desk import Desk
-
-        return Desk(self.ledger, self.vault, lambda: self.routing)
-
-    def _build_backfill(self) -> Backfill:
-        from pipeline.backfill import Backfill
-
-        return Backfill(self.ledger, self.vault, lambda: self.routing)
+        options = listen_options(self.settings)
+        return Listen(self.ledger, self.exchange, self.acceptor, self.sightings, self.publisher, lambda: self.routing, self.limits, options)
 
     def _build_release(self) -> Release:
         from pipeline.release import Release

@@ -2,8 +2,9 @@
 
 cr:{e<n>}:…       events of partition n: record `e:<id>`, sealed payload `p:<id>`, index of unfinished ones `open`, counters `n`
 cr:{i<n>}:…       identifiers of partition n: record `i:<key>` (standings, links, sealed value), deliveries that miss it `m:<key>`
-cr:{d:<name>}:…   one destination: due and out indexes by lane, leases, rows, dead letters, results, counters
+cr:{d:<name>}:…   one destination: due and out indexes by lane, leases, rows, dead letters, results, counters, what was seen there
 cr:{a:<name>}:…   one vendor account: gate, rate window, dialogues under way, claims, late-write marks, session
+cr:{s:<name>}:…   one polled source: whose turn it is, how far it was heard
 cr:{meta}:…       identity of the ledger, known destinations, beat
 """
 
@@ -53,6 +54,10 @@ class Keys:
     @staticmethod
     def account(name: str, suffix: str) -> str:
         return f"{PREFIX}:{{a:{name}}}:{suffix}"
+
+    @staticmethod
+    def source(name: str, suffix: str) -> str:
+        return f"{PREFIX}:{{s:{name}}}:{suffix}"
 
     def by_partition(self, names: Sequence[str]) -> dict[int, list[int]]:
         """Partition -> positions of the names that live there, in order."""

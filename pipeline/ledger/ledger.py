@@ -17,6 +17,7 @@ from pipeline.ledger.deliveries import Deliveries
 from pipeline.ledger.events import Events, Lifetimes, StoredEvent
 from pipeline.ledger.keys import BEAT, Keys
 from pipeline.ledger.letters import Letters
+from pipeline.ledger.polls import Polls, Shown
 from pipeline.ledger.standings import Standings
 from pipeline.ledger.store import Store
 from pipeline.vault import Vault
@@ -61,6 +62,7 @@ class Ledger:
         self.deliveries = Deliveries(self.store, self.keys, lifetimes)
         self.accounts = Accounts(self.store, self.keys, vault)
         self.letters = Letters(self.deliveries, self.events)
+        self.polls, self.shown = Polls(self.store, self.keys), Shown(self.store, self.keys)
         self._expected_id = options.expected_id
         self._asked_at, self._server_ms = float("-inf"), 0
         self.identity = self.recognise()

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
 import orjson
 
-from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, State, Subject, VendorResult
+from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, Polled, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError, InvalidInput
 from pipeline.vendors import base
 from pipeline.vendors._contacthub_records import MARK, OWN_DATE, STATE, dicts, flag_of, hear_page, instant, mark_of, part, stamp, subscription_of
@@ -30,6 +31,8 @@ UNTRUSTED: Final = VendorResult(outcome=Outcome.MISCONFIGURED, reason="token_not
 UNCHANGED: Final = VendorResult(outcome=Outcome.UNCHANGED)
 APPLIED: Final = VendorResult(outcome=Outcome.APPLIED)
 JSON_HEADERS: Final = (("content-type", "application/json"),)
+PAGE_SIZE: Final = 50
+"""Changes asked for at once: the vendor's own default, since each carries a whole customer."""
 KINDS: Final = ("DIGITAL_MESSAGE", "SERVICE", "OTHER")
 FLAGS: Final = ("subscribed", "enable")
 CONSENT: Final = re.compile(r"(?:marketing|profiling|softSpam|thirdPartyTransfer)(?:\.[A-Za-z]+){1,2}")
@@ -108,6 +111,20 @@ class Adapter(base.Adapter):
     def hear(cls, notification: base.Notification, source: base.SourceSettings) -> Sequence[IncomingEvent | InvalidInput]:
         """What one page of `/updates` says about the subscriptions that the source ties to purposes, except what we wrote ourselves."""
         return hear_page(notification, source)
+
+    def poll(self, position: str, source: base.SourceSettings, received_at: datetime) -> base.PollDialogue:
+        """One page of `/updates` of the node, from the very beginning at first: every change there carries its own date."""
+        path, node_id = f"/workspaces/{quote(str(self.settings['workspace_id']), safe='')}/updates", str(self.settings["node_id"])
+        query = (("offset", position or "0"), ("size", str(PAGE_SIZE)), ("nodeId", node_id), ("entity", "CUSTOMER"))
+        response = yield VendorRequest(operation="updates", method="GET", path=path, query=query)
+        next_offset = str(_object(response).get("nextOffset", ""))
+        if (refused := base.refusal(response)) or not next_offset.isdecimal():
+            return refused or base.unreadable()
+        try:
+            events = hear_page(base.Notification(body=response.body, media_type="application/json", received_at=received_at), source)
+        except InvalidInput:
+            return base.unreadable()
+        return Polled(position=next_offset, events=events, more=next_offset != (position or "0"))
 
     def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (there is no session)
         return replace(request, headers=(*request.headers, ("authorization", f"Bearer {self._secrets['token']}")))

@@ -239,9 +239,9 @@ class StormyRelay(Relay):
 
     def restart(self) -> None:
         """New worker and beat processes: nothing in memory survives."""
-        self.settler = Settler(self.ledger, self.queue, SettleOptions(misconfigured_probe_seconds=RESCUE_SECONDS), Random(7))
+        self.settler = Settler(self.ledger, self.queue, self.sightings, SettleOptions(misconfigured_probe_seconds=RESCUE_SECONDS), Random(7))
         self.fan_out = FanOut(self.ledger, self.vault, self.queue, lambda: self.rules, chunk_size=3)
-        preparer, options = Preparer(self.ledger, self.vault), DeliverOptions(chunk_seconds=10.0, lease_seconds=RESCUE_SECONDS)
+        preparer, options = Preparer(self.ledger, self.vault, lambda: self.rules), DeliverOptions(chunk_seconds=10.0, lease_seconds=RESCUE_SECONDS)
         self.deliver = Deliver(self.ledger, self.exchange, preparer, self.settler, lambda: self.rules, Bulkhead(16, 4), self.limits, options)  # type: ignore[arg-type]
         self.release = Release(self.ledger, self.queue, lambda: self.rules, self.limits, chunk_size=3)
         launch = self.deliver.worker._launch

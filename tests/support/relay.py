@@ -18,18 +18,20 @@ import redis
 from pipeline.accept import Accepted, Acceptor
 from pipeline.audit import Audit
 from pipeline.deliver import Deliver, DeliverOptions
-from pipeline.domain import IncomingEvent, Instruction, Outcome, State, Subject, VendorResult
+from pipeline.domain import IncomingEvent, Instruction, Outcome, Polled, State, Subject, VendorResult
 from pipeline.exchange import Work, WorkResult
 from pipeline.fanout import FanOut
 from pipeline.figures import collect
 from pipeline.identifiers import Hasher
 from pipeline.ledger import Ledger, LedgerOptions
 from pipeline.limits import Bulkhead, LimitOptions
+from pipeline.listen import Listen, ListenOptions
 from pipeline.metrics import MetricsSnapshot
 from pipeline.prepare import Preparer
 from pipeline.release import Release
 from pipeline.routing import Conditions, Destination, Purpose, RetryPolicy, Routing, Source, Trigger
 from pipeline.settle import SettleOptions, Settler
+from pipeline.sightings import Sightings
 from pipeline.vault import Vault
 from pipeline.vendors.base import Adapter, Capabilities, Held, Rate, TellDialogue, VendorRequest, VendorResponse
 
@@ -124,9 +126,17 @@ class DirectExchange:
                     return on_done(work, WorkResult(results=(lost,) * work.size, calls=calls, definite=False))
                 request = work.dialogue.send(response)
         except StopIteration as end:
-            if isinstance(end.value, Held):
+            if isinstance(end.value, VendorResult):
+                return on_done(work, WorkResult(results=Held(readable=False), calls=calls, definite=True, failure=end.value))
+            if isinstance(end.value, Held | Polled):
                 return on_done(work, WorkResult(results=end.value, calls=calls, definite=True))
             return on_done(work, WorkResult(results=tuple(end.value), calls=calls, definite=all(result.definite for result in end.value)))
+
+    def run(self, work: Work) -> WorkResult:
+        """Drive a dialogue and hand back what came of it."""
+        results: list[WorkResult] = []
+        self.start(work, lambda _, result: results.append(result))
+        return results[0]
 
 
 @dataclass(slots=True)
@@ -144,6 +154,9 @@ class Queue:
 
     def dead_letter(self, destination: str, reason: str, delivery_ids: Sequence[str]) -> None:
         self.dead.append((destination, reason, tuple(delivery_ids)))
+
+    def listen(self, source: str) -> None:
+        self.messages.append(("listen", (source,)))
 
     def depth(self, destination: str, lane: str) -> int:
         return sum(1 for kind, values in self.messages if kind == "deliver" and values[:2] == (destination, lane))
@@ -199,12 +212,13 @@ class Relay:
             }
         )
         self.acceptor = Acceptor(self.ledger, self.hasher, self.vault, self.queue, now=self.now)
-        self.settler = Settler(self.ledger, self.queue, SettleOptions(misconfigured_probe_seconds=seconds), Random(7))
+        self.sightings = Sightings(self.ledger, self.hasher)
+        self.settler = Settler(self.ledger, self.queue, self.sightings, SettleOptions(misconfigured_probe_seconds=seconds), Random(7))
         self.fan_out = FanOut(self.ledger, self.vault, self.queue, lambda: self.rules, chunk_size=chunk_size)
         self.deliver = Deliver(
             self.ledger,
             self.exchange,  # type: ignore[arg-type]
-            Preparer(self.ledger, self.vault),
+            Preparer(self.ledger, self.vault, lambda: self.rules),
             self.settler,
             lambda: self.rules,
             Bulkhead(16, 4),
@@ -212,6 +226,16 @@ class Relay:
             DeliverOptions(chunk_seconds=5.0, lease_seconds=seconds),
         )
         self.release = Release(self.ledger, self.queue, lambda: self.rules, self.limits, chunk_size=chunk_size)
+        self.listen = Listen(
+            self.ledger,
+            self.exchange,  # type: ignore[arg-type]
+            self.acceptor,
+            self.sightings,
+            self.queue,
+            lambda: self.rules,
+            self.limits,
+            ListenOptions(),
+        )
         self.audit = Audit(self.ledger, self.vault, lambda: self.rules)
         self._serial = itertools.count()
 
@@ -243,6 +267,8 @@ class Relay:
     def carry_out(self, kind: str, values: tuple[Any, ...]) -> None:
         if kind == "fan_out":
             self.fan_out.run(values[1])
+        elif kind == "listen":
+            self.listen.run(*values)
         else:
             self.deliver.run(values[0], values[1], values[2])
 

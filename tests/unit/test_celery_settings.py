@@ -71,6 +71,7 @@ def test_periodic_messages_expire_soon():
     schedule = celery_settings(SETTINGS)["beat_schedule"]
     assert {name: (entry["task"], entry["schedule"], entry["options"]) for name, entry in schedule.items()} == {
         "release_due": ("release_due", 1.0, {"queue": "control", "expires": 5.0}),
+        "listen_due": ("listen_due", 1.0, {"queue": "control", "expires": 5.0}),
         "audit": ("audit", 10.0, {"queue": "control", "expires": 20.0}),
     }
 

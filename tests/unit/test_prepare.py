@@ -26,7 +26,7 @@ def relay(client: redis.Redis) -> Relay:
 
 def prepare(relay: Relay, *event_ids: str, kind: type[Adapter] = PlainAdapter, row: Row = FRESH, **values: Any):
     leased = [Leased(event_id=event_id, row=row) for event_id in event_ids]
-    return Preparer(relay.ledger, relay.vault).prepare(destination("mail", kind, **values), leased)
+    return Preparer(relay.ledger, relay.vault, lambda: relay.rules).prepare(destination("mail", kind, **values), leased)
 
 
 def ending(prepared) -> tuple[str, str]:

@@ -1,0 +1,47 @@
+"""What follows when a destination itself is heard to say `given`, and another word stands: it confirms what we told it, or has to be told the withdrawal again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from pipeline.domain import ConsentEvent, DeliveryStatus, Outcome, State, Word, delivery_id
+from pipeline.ledger import Ledger
+from pipeline.ledger.events import DeliveryResult
+from pipeline.revival import Revival
+
+log = logging.getLogger(__name__)
+
+CONFIRMED = "confirmed"
+HEARD_GIVEN = "heard_given"
+"""Reason of a withdrawal that is told again, because its vendor showed a `given` after it was told."""
+
+
+class Heard:
+    """Acts on events of sources that speak for destinations; may be repeated without harm."""
+
+    def __init__(self, ledger: Ledger, revival: Revival) -> None:
+        self._ledger, self._revival = ledger, revival
+
+    def answer(self, heard: Iterable[tuple[ConsentEvent, Word, frozenset[str]]]) -> None:
+        """For each event, the newest word, and the destinations for which its source speaks."""
+        for event, newest, origin in heard:
+            if not origin or event.state is not State.GIVEN or newest.event_id == event.event_id:
+                continue
+            if newest.state is State.WITHDRAWN:
+                self._revival.retell([newest.event_id], at=origin, reason=HEARD_GIVEN)
+            else:
+                self._confirm(newest.event_id, event, origin)
+
+    def _confirm(self, event_id: str, heard: ConsentEvent, origin: frozenset[str]) -> None:
+        """End the deliveries of the consent that stands, where they await just this word of the vendor."""
+        stored = self._ledger.events.load([event_id], payloads=False)[0]
+        if stored is None:
+            return
+        result = DeliveryResult(status=DeliveryStatus.DELIVERED, updated_ms=self._ledger.now_ms(), outcome=Outcome.APPLIED, reason=CONFIRMED, attempts=1)
+        for destination in sorted(origin.intersection(stored.destinations)):
+            if self._ledger.shown.confirm(destination, stored.facts.state.value, [event_id], result)[0]:
+                self._ledger.events.fold([(event_id, destination, result.encode())])
+                self._ledger.deliveries.unfold(destination, [(event_id, result.encode())])
+                self._ledger.shown.hasten(destination, [(event_id, list(heard.identifier_keys.values()))])
+                log.info("confirmed", extra={"delivery_id": delivery_id(event_id, destination), "by": heard.event_id})

@@ -1,0 +1,89 @@
+"""What is heard from vendors, in the ledger: whose turn it is to poll a source and how far it was heard, what each destination showed, who awaits a confirmation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.domain import State
+from pipeline.ledger.deliveries import lane_of
+from pipeline.ledger.events import DeliveryResult
+from pipeline.ledger.keys import Keys
+from pipeline.ledger.store import Store, text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """The right to poll a source, until it is given back or runs out.
+
+    `swept_ms` is when the last full sweep began (0: there was none): whatever shows another state now has changed since then.
+    """
+
+    source: str
+    token: str
+    position: str
+    swept_ms: int
+
+
+class Polls:
+    """Turns and positions of polled sources; one source, one slot."""
+
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self._store, self._keys = store, keys
+
+    def take(self, source: str, token: str, lease_ms: int) -> Turn | None:
+        """The turn to poll a source, None if it is not due or somebody has it."""
+        reply = self._store.call("take_poll", [self._keys.source(source, "poll")], [token, lease_ms])
+        return Turn(source=source, token=token, position=text(reply[0]), swept_ms=int(reply[1])) if reply else None
+
+    def keep(self, turn: Turn, position: str, *, swept: bool, lease_ms: int) -> bool:
+        """Note how far the source was heard, and go on; False if the turn was lost."""
+        return bool(self._store.call("keep_poll", [self._keys.source(turn.source, "poll")], [turn.token, position, int(swept), -1, lease_ms, 1]))
+
+    def give_back(self, turn: Turn, position: str, again_ms: int, *, swept: bool = False, heard: bool = True) -> None:
+        """End the turn; the next one is due after `again_ms`. `heard` is whether the vendor could be asked at all."""
+        self._store.call("keep_poll", [self._keys.source(turn.source, "poll")], [turn.token, position, int(swept), again_ms, 0, int(heard)])
+
+    def due(self, sources: Sequence[str], now_ms: int) -> list[str]:
+        """Those of the sources whose turn has come and that nobody is polling."""
+        replies = self._store.run([("HMGET", self._keys.source(name, "poll"), "due", "until") for name in sources])
+        return [name for name, times in zip(sources, replies, strict=True) if all(int(each or 0) <= now_ms for each in times)]
+
+    def heard_ms(self, sources: Sequence[str]) -> list[int]:
+        """When each source was last heard, 0 if never."""
+        return [int(value or 0) for value in self._store.run([("HGET", self._keys.source(name, "poll"), "heard") for name in sources])]
+
+
+class Shown:
+    """What a destination's vendor showed or was told of each thing, and which contacts await a confirmation there; one destination, one slot."""
+
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self._store, self._keys = store, keys
+
+    def states(self, destination: str, things: Sequence[str]) -> list[str]:
+        """The state in which each thing was seen last, "" if never."""
+        if not things:
+            return []
+        return [text(value or "") for value in self._store.run([("HMGET", self._keys.destination(destination, "seen"), *things)])[0]]
+
+    def note(self, destination: str, states: Mapping[str, str]) -> None:
+        """Remember the state of things by what was seen of them, or what they were told."""
+        if states:
+            self._store.run([("HSET", self._keys.destination(destination, "seen"), *(value for item in states.items() for value in item))])
+
+    def await_confirmation(self, destination: str, contacts: Mapping[str, str]) -> None:
+        """Remember which event of a contact (key -> event id) awaits a confirmation."""
+        if contacts:
+            self._store.run([("HSET", self._keys.destination(destination, "awaiting"), *(value for item in contacts.items() for value in item))])
+
+    def hasten(self, destination: str, ended: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """For deliveries (event id, contact keys) that ended: have an older one that awaits its confirmation looked at now."""
+        names = [self._keys.destination(destination, f"due:{lane_of(State.GIVEN)}"), self._keys.destination(destination, "awaiting")]
+        self._store.run([self._store.script("hasten", names, [event_id, *contact_keys]) for event_id, contact_keys in ended if contact_keys])
+
+    def confirm(self, destination: str, lane: str, event_ids: Sequence[str], result: DeliveryResult) -> list[bool]:
+        """End deliveries that await a confirmation, because the vendor has told of it by itself."""
+        names = [self._keys.destination(destination, suffix) for suffix in (f"due:{lane}", "row", "result", "n")]
+        encoded = result.encode()
+        arguments = [f"o|{result.outcome}|{lane}", *(value for event_id in event_ids for value in (event_id, encoded))]
+        return [bool(value) for value in self._store.call("confirm", names, arguments)]

@@ -1,0 +1,44 @@
+"""Tells news from what was known, where a polled vendor shows states without saying since when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from pipeline.domain import IncomingEvent, Sighting, State, utc_from_us
+from pipeline.identifiers import Hasher
+from pipeline.ledger import Ledger
+from pipeline.routing import Destination
+
+
+class Sightings:
+    """What each destination showed last, or was told last; safe to share between threads."""
+
+    def __init__(self, ledger: Ledger, hasher: Hasher) -> None:
+        self._ledger, self._hasher = ledger, hasher
+
+    def note_told(self, destination: Destination, told: Iterable[tuple[str, State, str]]) -> None:
+        """Remember what was told (purpose, state, the vendor's reference), so that seeing it there is no news."""
+        places = ((destination.adapter.place_of(destination.options_for(purpose)), state, reference) for purpose, state, reference in told if reference)
+        self._ledger.shown.note(destination.name, {self._hasher.thing_key(place, reference): state.value for place, state, reference in places})
+
+    def news(self, destination: str, seen: Sequence[Sighting], swept_ms: int, received_at: datetime) -> list[IncomingEvent]:
+        """The events that changed sightings amount to: said between the last full sweep and now.
+
+        A `given` that the first sweep of all shows may be of any age: it is remembered and no event, while a withdrawal counts even then.
+        """
+        before = self._ledger.shown.states(destination, [self._key(each) for each in seen])
+        changed = [(each, known) for each, known in zip(seen, before, strict=True) if known != each.state.value]
+        since = utc_from_us(swept_ms * 1000) if swept_ms else received_at
+        return [
+            IncomingEvent(subject=each.subject, purpose=each.purpose, state=each.state, event_time=min(since, received_at), event_time_end=received_at)
+            for each, known in changed
+            if swept_ms or known or each.state is State.WITHDRAWN
+        ]
+
+    def note_seen(self, destination: str, seen: Sequence[Sighting]) -> None:
+        """Remember what was seen, once the news in it is safe."""
+        self._ledger.shown.note(destination, {self._key(each): each.state.value for each in seen})
+
+    def _key(self, sighting: Sighting) -> str:
+        return self._hasher.thing_key(sighting.place, sighting.reference)

@@ -1,0 +1,240 @@
+"""What comes back from a destination: our own consent is no newer word, its own word is not told back, and it confirms what awaited it."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+import redis
+
+from pipeline.domain import DeliveryStatus, IncomingEvent, Instruction, Outcome, State, Subject, VendorResult, Word
+from pipeline.echo import echo_until_us
+from pipeline.ledger.events import DeliveryResult, Facts, StoredEvent
+from pipeline.routing import Source
+from pipeline.vendors.base import AskDialogue, Capabilities, Held, TellDialogue, VendorRequest
+from tests.support.relay import PlainAdapter, Relay, destination, routing
+
+ANA, PHONE = "ana@example.org", "+5511987654321"
+
+
+class ReadableAdapter(PlainAdapter):
+    """A vendor that can be asked; `holds` is what it answers."""
+
+    capabilities = Capabilities(reads_back=True)
+    holds: Held = Held()
+
+    def ask(self, subject: Subject, options: object) -> AskDialogue:
+        yield VendorRequest(operation="ask", body=b"[]")
+        return self.holds
+
+
+class ConfirmedAdapter(ReadableAdapter):
+    """A vendor whose consents await a confirmation by the person."""
+
+    capabilities = Capabilities(reads_back=True, double_opt_in=True)
+
+    def tell(self, instructions: list[Instruction]) -> TellDialogue:  # type: ignore[override]
+        yield VendorRequest(operation="tell", body=orjson.dumps([{"to": {}, "purpose": each.purpose, "state": each.state} for each in instructions]))
+        given = VendorResult(outcome=Outcome.PENDING_CONFIRMATION, vendor_reference="c1")
+        return [given if each.state is State.GIVEN else VendorResult(outcome=Outcome.APPLIED) for each in instructions]
+
+
+def crm_relay(client: redis.Redis, kind: type[PlainAdapter] = ReadableAdapter) -> Relay:
+    """`crm` is told and heard (source `crm-news` speaks for it), `mail` is told."""
+    sources = (Source(name="web"), Source(name="crm-news", origin=("crm",)))
+    return Relay(client, routing([destination("crm", kind), destination("mail")], sources=sources))
+
+
+@pytest.fixture
+def relay(client: redis.Redis) -> Relay:
+    return crm_relay(client)
+
+
+def told(relay: Relay, name: str) -> list[str]:
+    return [call["state"] for call in relay.vendors[name].calls]
+
+
+def holds(relay: Relay, state: State | None, *, readable: bool = True) -> None:
+    relay.rules.destinations["crm"].adapter.holds = Held(state=state, readable=readable)  # type: ignore[attr-defined]
+
+
+def happen(relay: Relay, state: str, minute: float, source: str = "web") -> str:
+    event = relay.event(state, minute, source=source, email=ANA)
+    relay.drain()
+    return event
+
+
+# Not told back
+
+
+def test_a_withdrawal_that_its_origin_still_holds_is_not_written_there(relay: Relay) -> None:
+    """The origin is asked, keeps its own word untouched, and the delivery ends as unchanged."""
+    holds(relay, State.WITHDRAWN)
+    event = happen(relay, "withdrawn", 1, "crm-news")
+    assert (told(relay, "crm"), told(relay, "mail")) == ([], ["withdrawn"])
+    assert relay.deliveries(event) == {"crm": ("delivered", None), "mail": ("delivered", None)}
+
+
+@pytest.mark.parametrize("held", [Held(state=State.GIVEN), Held(), Held(readable=False)])
+def test_a_withdrawal_that_its_origin_no_longer_holds_is_told_there(relay: Relay, held: Held) -> None:
+    """If an older consent of ours has overwritten it meanwhile, or nobody can tell, the withdrawal is written: it is never dropped."""
+    relay.rules.destinations["crm"].adapter.holds = held  # type: ignore[attr-defined]
+    event = happen(relay, "withdrawn", 1, "crm-news")
+    relay.again()
+    assert told(relay, "crm") == ["withdrawn"]
+    assert relay.deliveries(event)["crm"] == ("delivered", None)
+
+
+def test_a_withdrawal_is_told_to_an_origin_that_cannot_be_read(client: redis.Redis) -> None:
+    """Without a way to look, telling twice does no harm and silence might."""
+    relay = crm_relay(client, PlainAdapter)
+    happen(relay, "withdrawn", 1, "crm-news")
+    assert told(relay, "crm") == ["withdrawn"]
+
+
+def test_a_consent_is_never_told_to_its_origin(relay: Relay) -> None:
+    """It may have heard of a withdrawal since: it is skipped there, and says why."""
+    holds(relay, State.WITHDRAWN)
+    event = happen(relay, "given", 1, "crm-news")
+    assert (told(relay, "crm"), told(relay, "mail")) == ([], ["given"])
+    assert relay.deliveries(event)["crm"] == ("skipped", "heard_from_it")
+
+
+# No newer word
+
+
+def test_our_own_consent_coming_back_does_not_beat_a_withdrawal_that_came_between(relay: Relay) -> None:
+    """Given at 1, told, shown there with the date of the telling (5), withdrawn at 3 and heard of late: the person has withdrawn."""
+    happen(relay, "given", 1)
+    echo = happen(relay, "given", 5, "crm-news")
+    withdrawal = happen(relay, "withdrawn", 3)
+    assert told(relay, "mail") == ["given", "withdrawn"]
+    assert relay.ledger.event(echo)["status"] == "superseded"  # type: ignore[index]
+    assert relay.ledger.event(withdrawal)["status"] == "accepted"  # type: ignore[index]
+
+
+def test_a_consent_that_comes_back_after_the_withdrawal_is_no_newer_word_and_has_it_told_again(relay: Relay) -> None:
+    """Whatever put the consent there, it stands against a withdrawal that was told: it loses, and the withdrawal is told there again."""
+    withdrawal = happen(relay, "withdrawn", 3)
+    assert told(relay, "crm") == ["withdrawn"]
+    echo = happen(relay, "given", 5, "crm-news")
+    relay.again()
+    assert (told(relay, "crm"), told(relay, "mail")) == (["withdrawn", "withdrawn"], ["withdrawn"])
+    view = relay.ledger.event(echo)
+    assert view is not None
+    assert (view["status"], view["superseded_by"]) == ("superseded", withdrawal)
+
+
+def test_a_person_who_comes_back_later_is_heard(relay: Relay) -> None:
+    """Long after the withdrawal was accepted, no copy of ours can turn up any more: what the origin shows is the person's word."""
+    relay.acceptor._echo_seconds = 0.0
+    happen(relay, "withdrawn", 3)
+    later = relay.ledger.now()
+    answer = relay.acceptor.accept_many(
+        [(relay.rules.sources["crm-news"], IncomingEvent(subject=Subject(email=ANA), purpose="news", state=State.GIVEN, event_time=later))]
+    )
+    relay.drain()
+    assert answer[0].status == "accepted"  # type: ignore[union-attr]
+    assert told(relay, "mail") == ["withdrawn", "given"]
+
+
+def test_a_withdrawal_that_comes_back_counts(relay: Relay) -> None:
+    """It can only stop more than it had to: it is taken with its own date."""
+    holds(relay, State.WITHDRAWN)
+    happen(relay, "given", 1)
+    happen(relay, "withdrawn", 5, "crm-news")
+    assert told(relay, "mail") == ["given", "withdrawn"]
+
+
+def test_other_sources_are_not_suspected(relay: Relay) -> None:
+    """A form that speaks for no destination says what the person says."""
+    happen(relay, "withdrawn", 3)
+    happen(relay, "given", 5)
+    assert told(relay, "mail") == ["withdrawn", "given"]
+
+
+def test_an_echo_is_found_by_any_identifier_of_the_person(relay: Relay) -> None:
+    """The withdrawal named the phone only; a consent linked both, and comes back by e-mail: it still loses."""
+    relay.event("given", 1, email=ANA, phone=PHONE)
+    relay.drain()
+    relay.event("withdrawn", 3, phone=PHONE)
+    relay.drain()
+    relay.event("given", 5, source="crm-news", email=ANA)
+    relay.drain()
+    assert told(relay, "mail")[-1] == "withdrawn"
+
+
+MINUTE_US = 60_000_000
+
+
+def stored(state: State, *, received_minute: float = 10, planned: tuple[str, ...] | None = ("crm",), **results: DeliveryResult) -> StoredEvent:
+    facts = Facts(source="web", subject_key="x", purpose="news", state=state, event_us=0, order_us=0, received_us=int(received_minute * MINUTE_US))
+    return StoredEvent(event_id="e", facts=facts, payload=None, planned=planned, results=results)
+
+
+def result(status: DeliveryStatus, minute: float = 20) -> DeliveryResult:
+    return DeliveryResult(status=status, updated_ms=int(minute * 60_000))
+
+
+@pytest.mark.parametrize(
+    "event, minutes",
+    [
+        (None, 0),
+        (stored(State.WITHDRAWN), 10 + 15),
+        (stored(State.GIVEN, planned=None), float("inf")),
+        (stored(State.GIVEN), float("inf")),
+        (stored(State.GIVEN, crm=result(DeliveryStatus.WAITING)), float("inf")),
+        (stored(State.GIVEN, crm=result(DeliveryStatus.AWAITING_CONFIRMATION)), float("inf")),
+        (stored(State.GIVEN, crm=result(DeliveryStatus.DELIVERED)), 20 + 15),
+        (stored(State.GIVEN, crm=result(DeliveryStatus.SKIPPED)), 0),
+        (stored(State.GIVEN, crm=result(DeliveryStatus.DEAD)), 0),
+        (stored(State.GIVEN, planned=("mail",), mail=result(DeliveryStatus.DELIVERED)), 0),
+    ],
+)
+def test_until_when_a_consent_may_be_an_echo(event: StoredEvent | None, minutes: float) -> None:
+    """A quarter of an hour after a withdrawal was accepted or a consent was told there; as long as one may still be told; not where it never was."""
+    newest = Word(order_us=0, state=event.facts.state if event else State.WITHDRAWN, event_id="e")
+    assert echo_until_us(newest, event, frozenset({"crm"}), 900.0) == minutes * MINUTE_US
+
+
+# Confirmations
+
+
+def test_the_vendor_s_own_word_closes_what_awaited_it(client: redis.Redis) -> None:
+    """A double opt-in that the vendor tells of ends the delivery at once, without asking, and changes nothing else."""
+    relay = crm_relay(client, ConfirmedAdapter)
+    event = happen(relay, "given", 1)
+    assert relay.deliveries(event)["crm"] == ("awaiting_confirmation", None)
+    happen(relay, "given", 9, "crm-news")
+    assert relay.deliveries(event)["crm"] == ("delivered", "confirmed")
+    assert relay.ledger.event(event)["complete"] is True  # type: ignore[index]
+    assert (relay.figures().unaccounted, told(relay, "mail")) == (0, ["given"])
+    happen(relay, "given", 10, "crm-news")
+    assert relay.figures().unaccounted == 0
+
+
+def test_a_withdrawal_closes_what_awaits_a_confirmation(client: redis.Redis) -> None:
+    """Who withdraws before confirming has nothing left to confirm: the consent ends as superseded, without waiting for its next look."""
+    relay = crm_relay(client, ConfirmedAdapter)
+    event = happen(relay, "given", 1)
+    holds(relay, None)
+    withdrawal = happen(relay, "withdrawn", 2, "crm-news")
+    relay.beat()
+    relay.drain()
+    relay.beat()
+    relay.drain()
+    view = relay.ledger.event(event)
+    assert view is not None
+    assert [(each["status"], each["reason"]) for each in view["deliveries"] if each["destination"] == "crm"] == [("superseded", "newer_word")]
+    assert relay.deliveries(withdrawal)["crm"] == ("delivered", None)
+    assert relay.ledger.store.client.hgetall("cr:{d:crm}:awaiting") == {}
+
+
+def test_a_confirmation_that_is_being_asked_about_is_left_to_its_answer(client: redis.Redis) -> None:
+    """While a worker holds the delivery, the vendor's word does not end it twice."""
+    relay = crm_relay(client, ConfirmedAdapter)
+    event = happen(relay, "given", 1)
+    relay.hurry()
+    assert [each.event_id for each in relay.ledger.deliveries.claim("crm", "given", "worker", 60_000, [event])] == [event]
+    happen(relay, "given", 9, "crm-news")
+    assert relay.deliveries(event)["crm"][0] == "awaiting_confirmation"
+    assert relay.figures().unaccounted == 0
