@@ -17,7 +17,7 @@ from pipeline.vendors import contacthub
 from pipeline.vendors.base import Held, Notification, SourceSettings, VendorRequest, VendorResponse
 from tests.sandboxes import SandboxHandle, start_sandboxes
 from tests.vendors.contract import PERSON, SAID_AT, UNREADABLE, VendorContract, result
-from tests.vendors.drivers import DirectDriver, Replayed, replay
+from tests.vendors.drivers import DRIVERS, DirectDriver, Replayed, make_driver, replay
 
 STAMP = "2026-01-05T16:00:00.000+0000"
 CUSTOMERS = "/workspaces/test-workspace/customers"
@@ -519,3 +519,39 @@ class TestSandbox:
         before = self.page(sandbox).json()["nextOffset"]
         assert self.tell(sandbox, heard.state, subject=heard.subject, event_time=heard.event_time).outcome is Outcome.UNCHANGED
         assert self.page(sandbox).json()["nextOffset"] == before
+
+    @pytest.mark.parametrize("kind", DRIVERS)
+    def test_polling_walks_the_stream_to_its_end(self, sandbox: SandboxHandle, kind: str) -> None:
+        """Page after page every change of the node is heard once; the end of the stream is where the next poll begins."""
+        for number in range(contacthub.PAGE_SIZE + 3):
+            sandbox.place("contacthub", email=f"p{number}@example.org", subscriptions=[entry(subscribed=False)])
+        adapter = self.contract.adapter(sandbox.url("contacthub"), credentials={"token": "test-contacthub-updates"})
+        driver, position, pages = make_driver(kind), "", []
+        try:
+            while not pages or pages[-1].more:
+                pages.append(driver.drive(adapter, adapter.poll(position, SOURCE, datetime.now(UTC) + timedelta(minutes=1)), 0))
+                position = pages[-1].position
+        finally:
+            driver.close()
+        assert [len(page.events) for page in pages] == [50, 3, 0]
+        assert [(page.position, page.more) for page in pages] == [("50", True), ("53", True), ("53", False)]
+        assert {one.state for page in pages for one in page.events} == {State.WITHDRAWN}
+
+
+@pytest.mark.parametrize(
+    "response, refused",
+    [
+        (answer({"message": "no", "errors": []}, 403), result(Outcome.MISCONFIGURED, "http_403")),
+        (answer({}, 423), result(Outcome.UNAVAILABLE, "http_423")),
+        (VendorResponse(status=429, headers={"retry-after": "9"}), result(Outcome.THROTTLED, "http_429", retry_after=9.0)),
+        (VendorResponse(status=200, body=b"<html>"), UNREADABLE),
+        (answer({"updates": []}), UNREADABLE),
+        (answer({"nextOffset": 7, "updates": "none"}), UNREADABLE),
+    ],
+)
+def test_a_poll_that_cannot_be_read_says_why(response: VendorResponse, refused: VendorResult) -> None:
+    """A refusal or a page of another shape is a result by its name, and moves nothing."""
+    adapter = TestContacthub().adapter()
+    replayed = replay(adapter.poll("7", SOURCE, NOW), response)
+    assert replayed.result == refused
+    assert (replayed.sent[0].path, dict(replayed.sent[0].query)["offset"]) == ("/workspaces/test-workspace/updates", "7")
