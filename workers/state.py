@@ -22,6 +22,9 @@ LARGEST_LOG_BYTES: Final = 20_000_000
 SAMPLE_KEYS: Final = {
     "native": "CONSENT_SAMPLE_KEY_SHA256",
     "privacy_tools": "CONSENT_SAMPLE_PRIVACY_TOOLS_KEY_SHA256",
+    "cmxorganize": "CONSENT_SAMPLE_CMX_KEY_SHA256",
+    "mailchimp": "CONSENT_SAMPLE_MAILCHIMP_KEY_SHA256",
+    "maileon": "CONSENT_SAMPLE_MAILEON_KEY_SHA256",
     "operator": "CONSENT_SAMPLE_OPERATOR_KEY_SHA256",
 }
 """Sources of the example routing file and the variables in which it looks for the hashes of their keys."""
