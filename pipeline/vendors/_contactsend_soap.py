@@ -132,10 +132,10 @@ def _answer(operation: str, body: Any) -> Answer | None:
 
 
 def _fault(element: Any) -> Fault:
-    named = [child for child in element.iter() if isinstance(child.tag, str)]
-    codes = [(child.text or "").strip().rpartition(":")[2] for child in named if etree.QName(child).localname in ("Value", "faultcode")]
-    texts = [word for child in named for word in (etree.QName(child).localname if child.getparent() is not element else "", child.text or "")]
-    return Fault(_SIDES.get(codes[0], PROTOCOL) if codes else PROTOCOL, _as_words(" ".join(texts)))
+    named = [(etree.QName(child), child.text or "") for child in element.iter() if isinstance(child.tag, str)]
+    codes = [text.strip().rpartition(":")[2] for name, text in named if name.localname in ("Value", "faultcode")]
+    words = [word for name, text in named for word in ("" if name.namespace in ENVELOPES else name.localname, text)]
+    return Fault(_SIDES.get(codes[0], PROTOCOL) if codes else PROTOCOL, _as_words(" ".join(words)))
 
 
 def _as_words(text: str) -> str:
