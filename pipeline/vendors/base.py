@@ -107,7 +107,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One credential or option of a vendor: what it is, whether it must be there, its default and its type (`str`, `int`, `bool`, `list`)."""
+    """One credential or option of a vendor: what it is, whether it must be there, its default and its type (`str`, `int`, `bool`, `list`, `dict` of texts)."""
 
     description: str
     required: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -81,7 +81,11 @@ class Sandbox:
     def __init__(self) -> None:
         self.settings: dict[str, Any] = {"latency_seconds": 0.0, "window_seconds": 60.0, **self.defaults}
         self.random = random.Random(1)
+        self.listeners: list[Callable[[str, str, Mapping[str, Any]], None]] = []
         self.reset()
+
+    def join(self, others: Mapping[str, Sandbox], call_later: Callable[..., Any]) -> None:
+        """Called once all sandboxes of a server are there, for vendors that know each other; `call_later(seconds, act, ...)` is the server's clock."""
 
     def reset(self) -> None:
         """Forget contacts, calls and faults; settings stay."""
@@ -144,8 +148,10 @@ class Sandbox:
         return None
 
     def told(self, key: str, state: str, **more: Any) -> None:
-        """Record a state in the order of arrival; what the contact holds is up to the sandbox."""
+        """Record a state in the order of arrival, and let others know; what the contact holds is up to the sandbox."""
         self.history.setdefault(key, []).append({"state": state, "at": time.time(), **more})
+        for listen in self.listeners:
+            listen(key, state, more)
 
     def snapshot(self, most_calls: int | None = None) -> dict[str, Any]:
         calls = self.calls if most_calls is None else self.calls[len(self.calls) - min(most_calls, len(self.calls)) :]

@@ -24,7 +24,7 @@ from tests.sandboxes.index_page import index_page
 T = TypeVar("T")
 CONTROL = "/_sandbox"
 ELSEWHERE = "/_elsewhere"
-NOT_VENDORS = frozenset({"base", "index_page", "server", "__main__"})
+NOT_VENDORS = frozenset({"base", "connector", "index_page", "server", "__main__"})
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -105,6 +105,8 @@ class SandboxServer:
         self.loop = loop
         self.connections: set[Connection] = set()
         self.sandboxes: dict[str, Sandbox] = {name: importlib.import_module(f"tests.sandboxes.{name}").Sandbox() for name in names}
+        for sandbox in self.sandboxes.values():
+            sandbox.join(self.sandboxes, loop.call_later)
 
     def serve(self, connection: Connection, request: Request) -> None:
         if request.path == CONTROL or request.path.startswith(f"{CONTROL}/"):

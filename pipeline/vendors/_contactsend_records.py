@@ -1,0 +1,143 @@
+"""Contactsend's records: what a subscriber is, what his registration fields say, and what a page of a user database shows to who polls it.
+
+A registration field says 1 (subscribed), -1 (unsubscribed) or 0 (a double opt-in that is not confirmed, which is neither).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from pipeline.domain import IncomingEvent, Polled, Sighting, State, Subject
+from pipeline.errors import FieldError, InvalidInput
+from pipeline.identifiers import normalise_email, normalise_external_id, normalise_phone
+from pipeline.vendors.base import SourceSettings
+
+STATE: Final = {1: State.GIVEN, -1: State.WITHDRAWN}
+VALUE: Final = {state: value for value, state in STATE.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    """One record of a user database; the names of its attributes are compared without regard to case."""
+
+    identifier: int
+    attributes: Mapping[str, str] = field(repr=False)
+
+    def text(self, attribute: str) -> str | None:
+        """The text of an attribute, None if the record does not have it; an empty one is empty."""
+        return self.attributes.get(attribute.lower())
+
+    def state(self, registration_field: str) -> State | None:
+        """What a registration field says; None if that is neither given nor withdrawn."""
+        try:
+            number = float(self.text(registration_field) or 0)
+        except ValueError:
+            return None
+        return next((state for value, state in STATE.items() if value == number), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a search; `has_more` if there is another."""
+
+    subscribers: Sequence[Subscriber]
+    has_more: bool
+
+
+def subscriber_of(item: Any) -> Subscriber | None:
+    """A subscriber that an answer shows, or None if it has no identifier."""
+    identifier = getattr(item, "identifier", None)
+    if not isinstance(identifier, int) or identifier <= 0:
+        return None
+    return Subscriber(identifier, {one.key.lower(): str(one.value or "").strip() for one in item.attributes or [] if one.key})
+
+
+def page_of(returned: Any, number: int) -> Page | None:
+    """The page of that number as an answer shows it; None if one of its subscribers cannot be read.
+
+    Without the number of the last page, which is optional, an empty page ends the search, as in the vendor's own samples.
+    """
+    items = [subscriber_of(item) for item in (returned.currentPageItems if returned is not None else None) or [] if item is not None]
+    subscribers = [item for item in items if item is not None]
+    if len(subscribers) < len(items):
+        return None
+    last = getattr(returned, "maxPageNumber", None)
+    return Page(subscribers, bool(subscribers) if last is None else number < last)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """Reads pages for one source; `source_id` names the user database, `fields` and `changed_at_fields` are the options of the same names."""
+
+    source_id: int
+    fields: Mapping[str, str]
+    changed_at_fields: Mapping[str, str]
+    source: SourceSettings
+    received_at: datetime
+
+    def attributes(self) -> list[str]:
+        """The attributes that must be asked for: no more of a person than names him and says what he wants."""
+        named = [self.fields[kind] for kind in ("email", "external_id", "phone") if kind in self.fields]
+        dates = [self.changed_at_fields[name] for name in self.source.purposes if name in self.changed_at_fields]
+        return list(dict.fromkeys([*named, *self.source.purposes, *dates]))
+
+    def polled(self, page: Page, number: int) -> Polled:
+        """What a page says about the registration fields that the source ties to purposes, and where to go on."""
+        heard = [one for subscriber in page.subscribers for one in self._hear(subscriber)]
+        return Polled(
+            position=str(number + 1) if page.has_more else "",
+            events=[one for one in heard if not isinstance(one, Sighting)],
+            sightings=[one for one in heard if isinstance(one, Sighting)],
+            more=page.has_more,
+        )
+
+    def _hear(self, subscriber: Subscriber) -> Iterator[Sighting | IncomingEvent | InvalidInput]:
+        for registration_field, purpose in self.source.purposes.items():
+            state = subscriber.state(registration_field)
+            if state is None:
+                continue
+            subject = self._subject(subscriber)
+            if not subject.identifiers():
+                yield InvalidInput([FieldError(f"subscribers.{subscriber.identifier}", "has no address or external id that could be read")])
+                return
+            said_at = self.changed_at(subscriber, registration_field)
+            if said_at is None:
+                key = f"{self.source_id}/{subscriber.identifier}/{registration_field}"
+                yield Sighting(key=key, subject=subject, purpose=purpose, state=state)
+            else:
+                yield IncomingEvent(subject=subject, purpose=purpose, state=state, event_time=said_at)
+
+    def changed_at(self, subscriber: Subscriber, registration_field: str) -> datetime | None:
+        """When a registration field changed last; None if nothing says so, or if that cannot be read or has not come yet."""
+        said_at = instant(subscriber.text(self.changed_at_fields.get(registration_field, "")), self.source.time_zone)
+        return said_at if said_at and said_at <= self.received_at else None
+
+    def _subject(self, subscriber: Subscriber) -> Subject:
+        """Who a subscriber is; what cannot be read names nobody and does not hold up the rest."""
+        country = self.source.country
+        readers: Mapping[str, Callable[[str], str]] = {
+            "external_id": normalise_external_id,
+            "email": normalise_email,
+            "phone": lambda text: normalise_phone(text, country),
+        }
+        found = {}
+        for kind, read in readers.items():
+            text = subscriber.text(self.fields.get(kind, ""))
+            with contextlib.suppress(ValueError):
+                found[kind] = read(text) if text else None
+        return Subject(country=country, **found)
+
+
+def instant(text: str | None, time_zone: str) -> datetime | None:
+    """A date with a time of day (`2026-01-05 13:00:00`, local to `time_zone`, or ISO 8601), or None: a bare date cannot order two words of one day."""
+    try:
+        moment = datetime.fromisoformat(text or "")
+        zoned = moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(time_zone))
+        return zoned.astimezone(UTC) if len(text or "") > 10 else None
+    except (ValueError, OverflowError):
+        return None
