@@ -148,7 +148,7 @@ class Demo:
 
 def _is_through(view: Mapping[str, Any], is_told: Callable[[str], bool]) -> bool:
     """Whether every delivery has come as far as is waited for; an event without any must be complete."""
-    return view["complete"] or (bool(view["deliveries"]) and all(is_told(delivery["status"]) for delivery in view["deliveries"]))
+    return bool(view["complete"]) or (bool(view["deliveries"]) and all(is_told(delivery["status"]) for delivery in view["deliveries"]))
 
 
 def _is_unsupported(delivery: Mapping[str, Any]) -> bool:

@@ -107,8 +107,8 @@ class Reader:
                 return
             said_at = self.changed_at(subscriber, registration_field)
             if said_at is None:
-                key = f"{self.source_id}/{subscriber.identifier}/{registration_field}"
-                yield Sighting(key=key, subject=subject, purpose=purpose, state=state)
+                place = f"{self.source_id}/{registration_field}"
+                yield Sighting(place=place, reference=str(subscriber.identifier), subject=subject, purpose=purpose, state=state)
             else:
                 yield IncomingEvent(subject=subject, purpose=purpose, state=state, event_time=said_at)
 

@@ -100,7 +100,7 @@ class Adapter(base.Adapter):
             raise ConfigurationError(f"option {name!r} has a value of no use; expected the {self.options[name].description}")
 
     def place_of(self, options: Mapping[str, Any]) -> str:
-        return f"{self.option(options, 'source_id')}/{self.option(options, 'webform_code')}"
+        return f"{self.option(options, 'source_id')}/{self.option(options, 'registration_field')}"
 
     def contact_of(self, subject: Subject) -> dict[str, str]:
         """The identifiers that the user database has an attribute for."""

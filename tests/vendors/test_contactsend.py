@@ -154,7 +154,7 @@ class TestTell:
         told = self.tell(found(person(__cls2=1)), SET, options={"webform_code": "230004001356", "registration_field": "__cls2"})
         assert sent_texts(told.sent[1])["webFormCode"] == "230004001356"
         adapter = self.contract.adapter()
-        assert (adapter.place_of({}), adapter.place_of({"webform_code": "1"})) == (f"6/{CODE}", "6/1")
+        assert (adapter.place_of({}), adapter.place_of({"registration_field": "__cls2"})) == ("6/__cls1", "6/__cls2")
 
     @pytest.mark.parametrize(
         "state, says",
@@ -461,12 +461,13 @@ class TestPoll:
             events=[],
             sightings=[
                 Sighting(
-                    key="6/5/__cls1",
+                    place="6/__cls1",
+                    reference="5",
                     subject=Subject(email="ana@example.org", external_id="person-4711", country="IT"),
                     purpose="newsletter",
                     state=State.GIVEN,
                 ),
-                Sighting(key="6/6/__cls1", subject=Subject(email="bia@example.org", country="IT"), purpose="newsletter", state=State.WITHDRAWN),
+                Sighting(place="6/__cls1", reference="6", subject=Subject(email="bia@example.org", country="IT"), purpose="newsletter", state=State.WITHDRAWN),
             ],
         )
 
