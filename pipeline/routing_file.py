@@ -14,20 +14,7 @@ import yaml
 from pipeline.dates import DATE_ORDERS
 from pipeline.domain import State
 from pipeline.identifiers import normalise_country
-from pipeline.routing import (
-    FORWARD_AND_DELETE,
-    NATIVE,
-    SCOPES,
-    Conditions,
-    Destination,
-    Poll,
-    Purpose,
-    RetryPolicy,
-    Routing,
-    Source,
-    Trigger,
-    purposes_by_destination,
-)
+from pipeline.routing import FORWARD_AND_DELETE, NATIVE, SCOPES, Conditions, Destination, Poll, Purpose, RetryPolicy, Routing, Source, Trigger
 from pipeline.routing_destinations import DestinationReader
 from pipeline.routing_pairs import PairReader
 from pipeline.vendors import adapter_class, vendor_names
@@ -87,7 +74,7 @@ class _File:
         sources = {name: self._source(name, node, destinations) for name, node in self.nodes["sources"].items()}
         polled = {source.poll.asked.name for source in sources.values() if source.poll}
         destinations = {name: replace(destination, is_polled=name in polled) for name, destination in destinations.items()}
-        pair_reader = PairReader(self.lines, self.nodes["destinations"], destinations, purposes_by_destination(triggers, purposes))
+        pair_reader = PairReader(self.lines, self.nodes["destinations"], destinations, triggers, purposes)
         pairs = pair_reader.read(self._named("pairs"))
         self.lines.raise_complaints()
         return Routing(

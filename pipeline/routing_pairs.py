@@ -5,7 +5,7 @@ What belongs together is compared as the vendors see it, so one node stays one h
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Final
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from pipeline.routing import Destination, Pair
+from pipeline.routing import Destination, Pair, Trigger, purposes_by_destination
 from pipeline.yaml_lines import LineReader, suggestion
 
 SIDES: Final = ("contacthub", "contactsend")
@@ -60,11 +60,13 @@ def tie(pair: Pair, destinations: Mapping[str, Destination], told: Told) -> Tie:
 class PairReader:
     """Reads all pairs of one file, whose destinations have been read; `warnings` are what a person should look at."""
 
-    def __init__(self, lines: LineReader, nodes: Collection[str], destinations: Mapping[str, Destination], told: Told) -> None:
+    def __init__(
+        self, lines: LineReader, nodes: Collection[str], destinations: Mapping[str, Destination], triggers: Iterable[Trigger], purposes: Iterable[str]
+    ) -> None:
         self.lines = lines
         self.nodes = nodes
         self.destinations = destinations
-        self.told = told
+        self.told: Told = purposes_by_destination(triggers, purposes)
         self.warnings: list[str] = []
         self._owners: dict[Hashable, str] = {}
 

@@ -34,7 +34,7 @@ class StandIn(Adapter):
 
 
 def contactsend_known():
-    """A context in which the routing file knows the vendor contactsend, by the stand-in where there is no vendor file of that name."""
+    """A context in which the routing file reads destinations of vendor contactsend as the stand-in says, whatever its vendor file declares besides."""
     names, known = vendors.vendor_names, vendors.adapter_class
 
     def stand_in_names():
