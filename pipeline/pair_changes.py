@@ -85,11 +85,16 @@ class PairChange:
 
     def lines(self) -> Iterator[str]:
         """The change for a person: what changed, and for each condition whether it holds."""
-        yield f"pair {self.pair}: {self.label()} changed" if not self.parts & {Part.ADDED, Part.REMOVED} else f"pair {self.pair}: {self.label()}"
+        yield f"pair {self.pair}: {self.label()}{'' if self.parts & {Part.ADDED, Part.REMOVED} else ' changed'}"
         yield from (f"  nothing is known of {name} in the previous file, so all of it counts as changed" for name in self.unread)
-        yield from (f"  {condition.words}: {'does not hold' if condition in self.missing else 'holds'}" for condition in self.needed)
+        yield from (f"  {condition.words}: {self._verdict(condition)}" for condition in self.needed)
         if not self.needed:
             yield "  not in the table: nothing must hold"
+
+    def _verdict(self, condition: Condition) -> str:
+        if condition not in self.missing:
+            return "holds"
+        return "not confirmed" if condition in CONFIRMED_BY_A_PERSON else "does not hold"
 
     def refusals(self) -> Iterator[str]:
         """For each condition that does not hold what is to be done."""

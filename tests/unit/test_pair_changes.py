@@ -110,6 +110,7 @@ def test_the_source_is_disabled_only_if_it_is_so_before_and_after(was, becomes):
     """A change that disables or enables the pair in the same step is made while it runs, or runs at once: it is refused."""
     (found,) = compare(changed(("pairs.hub-and-send.enabled", was)), changed(("pairs.hub-and-send.enabled", becomes), MAPPING))
     assert found.missing == (DISABLED,)
+    assert list(found.lines())[-1] == "  source disabled: does not hold"
     assert next(iter(found.refusals())).endswith(
         "needs source disabled: the pair must be `enabled: false` in both files: disable it by a change of its own, then change it, and enable it again last"
     )
@@ -265,7 +266,7 @@ def test_the_command_refuses_by_name_and_passes_what_is_confirmed(tmp_path):
             "then say --holds new-node-empty"
         ),
     ]
-    assert "  source disabled: holds\n  current node empty: does not hold\n  new node empty: does not hold\n" in done.stdout
+    assert "  source disabled: holds\n  current node empty: not confirmed\n  new node empty: not confirmed\n" in done.stdout
     assert check(tmp_path, resting(), fresh, "--holds", "current-node-empty").exit_code == 2
     good = check(tmp_path, resting(), fresh, "--holds", "current-node-empty", "--holds", "new-node-empty", "--holds", "userdb-empty")
     assert (good.exit_code, good.stderr) == (0, "")
