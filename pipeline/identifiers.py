@@ -32,7 +32,11 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LOCAL_PART: Final = re.compile(r"[^\s\x00-\x20\x7f\"(),:;<>@\[\\\]]{1,64}")
 _DOMAIN: Final = re.compile(r"(?=.{4,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])")
 _NATIONAL_ID_SEPARATORS: Final = re.compile(r"[\s./_-]+")
-_NATIONAL_ID: Final = re.compile(r"[A-Z0-9]{1,254}")
+_NATIONAL_ID: Final = re.compile(r"[A-Za-z0-9]{1,254}")
+_FULL_WIDTH: Final = {0xFF01 + offset: 0x21 + offset for offset in range(94)}
+_NOT_DIALLED: Final = re.compile(r"[^+0-9]")
+_MEXICAN: Final = re.compile(r"(?:\+?52(?:1|01|04[45])|01|04[45])([2-9][0-9]{9})")
+"""A prefix that Mexico gave up in 2019 and 2020, before the ten digits that stayed; a lone 1 is none, as that is how North America is dialled."""
 
 
 class Hasher:
@@ -117,9 +121,11 @@ def normalise_phone(text: str, country: str | None = None) -> str:
     """E.164; a number without `+` is read as dialled inside `country`, and then must be complete and in use there.
 
     An extension is refused: it would be lost, and with it the person. So is a foreign number without `+`: what follows
-    `00` is a carrier code in some countries, and reading it wrongly names a stranger.
+    `00` is a carrier code in some countries, and reading it wrongly names a stranger. And so is one that could be meant with
+    its country code or without, such as 49 151 23456789 in Germany. Digits are never added: a number that its country has
+    lengthened since (the ninth digit in Brazil) looks like one that lost a digit on the way.
     """
-    text = unicodedata.normalize("NFKC", text).strip()
+    text = _without_retired_prefix(unicodedata.normalize("NFKC", text).strip(), country)
     is_international = text.startswith("+")
     if not is_international and country is None:
         raise ValueError("must start with + and the country code, or the country must be given")
@@ -133,15 +139,17 @@ def normalise_phone(text: str, country: str | None = None) -> str:
         raise ValueError("must be a phone number with all its digits and no extension, such as +5551999999999")
     if not is_international and not _is_national(number, country):
         raise ValueError("must be a number of its country with the area code, or start with + and the country code")
+    if not is_international and _has_two_readings(text, number):
+        raise ValueError("could be meant with or without its country code; must start with + and the country code")
     return phonenumbers.format_number(number, PhoneNumberFormat.E164)
 
 
 def normalise_national_id(text: str) -> str:
     """Digits and upper-case letters without separators; leading zeros are part of the number and stay."""
-    value = _NATIONAL_ID_SEPARATORS.sub("", unicodedata.normalize("NFKC", text)).upper()
+    value = _NATIONAL_ID_SEPARATORS.sub("", text.translate(_FULL_WIDTH))
     if not _NATIONAL_ID.fullmatch(value):
         raise ValueError("must be made of digits and letters, with at most . - / _ or blanks between them")
-    return value
+    return value.upper()
 
 
 def normalise_external_id(text: str) -> str:
@@ -215,6 +223,22 @@ def _ascii_domain(domain: str) -> str:
     if not _DOMAIN.fullmatch(name):
         raise ValueError("must have a domain that exists in the DNS, such as example.org")
     return name
+
+
+def _without_retired_prefix(text: str, country: str | None) -> str:
+    is_international = text.startswith("+")
+    found = _MEXICAN.fullmatch(_NOT_DIALLED.sub("", text)) if is_international or country == "MX" else None
+    if found is None:
+        return text
+    return f"+52{found[1]}" if is_international else found[1]
+
+
+def _has_two_readings(text: str, number: phonenumbers.PhoneNumber) -> bool:
+    """Whether digits that were read as a number inside its country are one of the same country with the country code in front, too."""
+    digits = _NOT_DIALLED.sub("", text)
+    if digits != phonenumbers.national_significant_number(number) or not digits.startswith(str(number.country_code)):
+        return False
+    return phonenumbers.is_valid_number(phonenumbers.parse(f"+{digits}"))
 
 
 def _is_national(number: phonenumbers.PhoneNumber, country: str | None) -> bool:

@@ -5,7 +5,7 @@ Reading and checking the YAML is `routing_file`; `load_routing` there makes a `R
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -160,16 +160,35 @@ class Trigger:
         return state in self.states and (self.purposes is None or purpose in self.purposes)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A Contacthub and a Contactsend destination that the vendor keeps equal in both directions (its "source"); `contacthub` and `contactsend` name them.
+
+    While a pair is not `enabled`, the sources that poll either side of it rest; both sides are told as before.
+    """
+
+    name: str
+    contacthub: str
+    contactsend: str
+    description: str = ""
+    enabled: bool = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Routing:
-    """One reading of the routing file. `version_hash` names that reading in evidence; `warnings` are what a person should look at."""
+    """One reading of the routing file. `version_hash` names that reading in evidence; `warnings` are what a person should look at.
+
+    `unset` names the variables that were missing where the file was read for looking only, each with its line.
+    """
 
     version_hash: str
     sources: Mapping[str, Source]
     purposes: Mapping[str, Purpose]
     destinations: Mapping[str, Destination]
     triggers: tuple[Trigger, ...]
+    pairs: Mapping[str, Pair] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    unset: tuple[str, ...] = ()
 
     def route(self, event: ConsentEvent) -> tuple[str, ...]:
         """The names of all destinations to tell of this event, sorted, each once, the disabled ones too."""
@@ -191,17 +210,27 @@ class Routing:
         return self._purposes_by_destination.get(destination, frozenset())
 
     @cached_property
+    def resting_destinations(self) -> frozenset[str]:
+        """Both sides of every pair that is not enabled: what is polled there is not asked until the pair is enabled again."""
+        return frozenset(name for pair in self.pairs.values() if not pair.enabled for name in (pair.contacthub, pair.contactsend))
+
+    @cached_property
     def _purposes_by_destination(self) -> dict[str, frozenset[str]]:
-        found: dict[str, frozenset[str]] = {}
-        for trigger in self.triggers:
-            purposes = frozenset(self.purposes) if trigger.purposes is None else trigger.purposes
-            for name in trigger.deliver_to:
-                found[name] = found.get(name, frozenset()) | purposes
-        return found
+        return purposes_by_destination(self.triggers, self.purposes)
+
+
+def purposes_by_destination(triggers: Iterable[Trigger], purposes: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Every purpose of which a destination may be told; `purposes` are all that there are."""
+    every = frozenset(purposes)
+    found: dict[str, frozenset[str]] = {}
+    for trigger in triggers:
+        for name in trigger.deliver_to:
+            found[name] = found.get(name, frozenset()) | (every if trigger.purposes is None else trigger.purposes)
+    return found
 
 
 def describe(routing: Routing) -> list[str]:
-    """The routing in lines for a person: sources, destinations with account and rate, triggers; no secret in them."""
+    """The routing in lines for a person: sources, destinations with account and rate, pairs, triggers; no secret in them."""
     lines = [f"routing {routing.version_hash}", "sources"]
     lines += [
         f"  {source.name}: {source.kind}, keys: {len(source.keys) + len(source.url_keys)}, {' '.join(sorted(source.scopes))}{_describe_origin(source)}"
@@ -211,6 +240,8 @@ def describe(routing: Routing) -> list[str]:
     lines += [f"  {purpose.name}: {purpose.title}" for purpose in routing.purposes.values()]
     lines.append("destinations")
     lines += [_describe_destination(routing, destination) for destination in routing.destinations.values()]
+    lines += ["pairs"] * bool(routing.pairs)
+    lines += [_describe_pair(pair) for pair in routing.pairs.values()]
     lines.append("triggers")
     lines += [f"  {_describe_trigger(trigger)} -> {', '.join(trigger.deliver_to)}" for trigger in routing.triggers]
     return lines + [f"warning: {warning}" for warning in routing.warnings]
@@ -227,6 +258,12 @@ def _describe_destination(routing: Routing, destination: Destination) -> str:
     purposes = ", ".join(sorted(routing.purposes_of(destination.name))) or "nothing"
     state = "" if destination.enabled else ", disabled (deliveries wait)"
     return f"  {destination.name}: {destination.vendor}, account {destination.account}, {calls}, {rate.concurrent} at once, told of {purposes}{state}"
+
+
+def _describe_pair(pair: Pair) -> str:
+    description = f" ({pair.description})" if pair.description else ""
+    state = "" if pair.enabled else ", disabled (sources that poll either side rest)"
+    return f"  {pair.name}: {pair.contacthub} <-> {pair.contactsend}{description}{state}"
 
 
 def _describe_trigger(trigger: Trigger) -> str:

@@ -12,7 +12,7 @@ import yaml
 
 from pipeline.domain import EMPTY
 from pipeline.errors import ConfigurationError
-from pipeline.routing import Destination, RetryPolicy, Trigger
+from pipeline.routing import Destination, RetryPolicy, Trigger, purposes_by_destination
 from pipeline.vendors import adapter_class, vendor_names
 from pipeline.vendors.base import Adapter, Option, Rate
 from pipeline.yaml_lines import LineReader, suggestion
@@ -46,7 +46,8 @@ class DestinationReader:
 
     def read(self, nodes: Mapping[str, yaml.Node], triggers: Sequence[Trigger]) -> dict[str, Destination]:
         """The destinations that are right; the others have left a complaint."""
-        drafts = [draft for name, node in nodes.items() if (draft := self._draft(name, node, _routed(name, triggers, self.purposes)))]
+        routed = purposes_by_destination(triggers, self.purposes)
+        drafts = [draft for name, node in nodes.items() if (draft := self._draft(name, node, routed.get(name, ())))]
         found = {destination.name: destination for destination in self._with_accounts(drafts)}
         return {name: found[name] for name in nodes if name in found}
 
@@ -221,11 +222,6 @@ class DestinationReader:
             names = ", ".join(draft.destination.name for draft in group)
             self.lines.complain(group[-1].node, f"{names} share the account {account} but not the rate; expected one rate for all of them")
         return next(iter(rates))
-
-
-def _routed(name: str, triggers: Sequence[Trigger], purposes: Collection[str]) -> frozenset[str]:
-    mine = [trigger for trigger in triggers if name in trigger.deliver_to]
-    return frozenset(purpose for trigger in mine for purpose in (purposes if trigger.purposes is None else trigger.purposes))
 
 
 def _can_tell(vendor: str) -> bool:

@@ -16,6 +16,7 @@ from pipeline.domain import State
 from pipeline.identifiers import normalise_country
 from pipeline.routing import FORWARD_AND_DELETE, NATIVE, SCOPES, Conditions, Destination, Poll, Purpose, RetryPolicy, Routing, Source, Trigger
 from pipeline.routing_destinations import DestinationReader
+from pipeline.routing_pairs import PairReader
 from pipeline.vendors import adapter_class, vendor_names
 from pipeline.vendors.base import Adapter
 from pipeline.yaml_lines import LineReader, suggestion
@@ -23,7 +24,7 @@ from pipeline.yaml_lines import LineReader, suggestion
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 RETENTIONS: Final = (FORWARD_AND_DELETE,)
 
-_TOP: Final = ("version", "sources", "purposes", "destinations", "triggers")
+_TOP: Final = ("version", "sources", "purposes", "destinations", "pairs", "triggers")
 _SOURCE: Final = (
     *("kind", "keys", "url_keys", "scopes", "all_sources", "signing_secret", "links", "dedup_days"),
     *("date_order", "time_zone", "country", "purposes", "retention", "origin", "poll"),
@@ -63,7 +64,7 @@ class _File:
         self.version_hash = version_hash
         self.key_owners: dict[str, str] = {}
         self.polled_by: dict[str, str] = {}
-        self.nodes = {part: self._named(part) for part in ("sources", "purposes", "destinations")}
+        self.nodes = {part: self._required(part) for part in ("sources", "purposes", "destinations")}
         self.destination_reader = DestinationReader(lines, self.nodes["purposes"], default_retry)
 
     def routing(self) -> Routing:
@@ -73,6 +74,8 @@ class _File:
         sources = {name: self._source(name, node, destinations) for name, node in self.nodes["sources"].items()}
         polled = {source.poll.asked.name for source in sources.values() if source.poll}
         destinations = {name: replace(destination, is_polled=name in polled) for name, destination in destinations.items()}
+        pair_reader = PairReader(self.lines, self.nodes["destinations"], destinations, triggers, purposes)
+        pairs = pair_reader.read(self._named("pairs"))
         self.lines.raise_complaints()
         return Routing(
             version_hash=self.version_hash,
@@ -80,12 +83,17 @@ class _File:
             purposes=purposes,
             destinations=destinations,
             triggers=triggers,
-            warnings=tuple(self._warnings(sources, destinations, triggers)),
+            pairs=pairs,
+            warnings=(*self._warnings(sources, destinations, triggers), *pair_reader.warnings),
+            unset=self.lines.unset(),
         )
 
-    def _named(self, part: str) -> dict[str, yaml.Node]:
+    def _required(self, part: str) -> dict[str, yaml.Node]:
         if part not in self.top:
             self.lines.complaints.append((1, f"{part} is missing; expected a mapping of names to {part}"))
+        return self._named(part)
+
+    def _named(self, part: str) -> dict[str, yaml.Node]:
         found = self.lines.mapping(self.top.get(part), part)
         for name, node in found.items():
             if not NAME.fullmatch(name):

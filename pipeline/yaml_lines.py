@@ -62,6 +62,10 @@ class LineReader:
         if wrong:
             raise ConfigurationError("\n".join(f"{self._filename}:{line}: {text}" for line, text in sorted(wrong)))
 
+    def unset(self) -> tuple[str, ...]:
+        """The complaints of variables that are not set, which `may_be_unset` lets pass, as `file:line: text`."""
+        return tuple(f"{self._filename}:{line}: {text}" for line, text in sorted(self._unset))
+
     def mapping(self, node: yaml.Node | None, what: str, known: Collection[str] | None = None) -> dict[str, yaml.Node]:
         """Name -> node; complains of a name that is doubled or not among the known ones. None and null are empty."""
         if node is None or _is_null(node):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from workers.commands import admin, events, processes
+from workers.commands.check import check
 from workers.commands.common import Group
 
 
@@ -35,7 +36,7 @@ for command in (
     events.send,
     events.status,
     events.dead,
-    admin.check,
+    check,
     admin.doctor,
     admin.keys,
     admin.destination,

@@ -7,6 +7,7 @@ answer at all (refused connection, timeout) ends the dialogue outside the vendor
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -229,6 +230,10 @@ class Adapter:
     def option(self, options: Mapping[str, Any], name: str) -> Any:
         """One option as it holds for an instruction: the instruction's own, else the destination's."""
         return options[name] if name in options else self.settings[name]
+
+    def credential_digest(self, name: str) -> str:
+        """What tells whether two destinations have one credential in common, for comparing only: never shown, stored or logged."""
+        return hashlib.sha256(str(self._secrets[name]).encode()).hexdigest()
 
     def _read(self, given: Mapping[str, Any], declared: Mapping[str, Option], what: str) -> dict[str, Any]:
         for name in given:

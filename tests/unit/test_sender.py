@@ -95,10 +95,12 @@ def test_files_are_read_by_their_ending(tmp_path):
     one.write_text('{"a": 1}')
     many.write_text('[{"a": 1}, {"a": 2}]')
     lines.write_text('{"a": 1}\n\n{"a": 2}\n')
-    sheet.write_text("\ufeffemail,purpose,profile.name,metadata.campaign\nana@example.org,newsletter,Ana,\n")
+    sheet.write_text("\ufeffemail,national_id,purpose,profile.name,metadata.campaign\nana@example.org,00123456789,newsletter,Ana,\n")
     assert read_events(str(one)) == [{"a": 1}]
     assert read_events(str(many)) == read_events(str(lines)) == [{"a": 1}, {"a": 2}]
-    assert read_events(str(sheet)) == [{"subject": {"email": "ana@example.org"}, "purpose": "newsletter", "profile": {"name": "Ana"}}]
+    assert read_events(str(sheet)) == [
+        {"subject": {"email": "ana@example.org", "national_id": "00123456789"}, "purpose": "newsletter", "profile": {"name": "Ana"}}
+    ]
     assert read_events("-", io.StringIO('{"a": 1}\n')) == [{"a": 1}]
 
 

@@ -1,4 +1,4 @@
-"""Commands for operators: check, doctor, keys, destination, backfill."""
+"""Commands for operators: doctor, keys, destination, backfill."""
 
 from __future__ import annotations
 
@@ -8,24 +8,6 @@ import sys
 import click
 
 from workers.commands import common
-
-
-@click.command()
-def check() -> None:
-    """Check settings and routing file, and say in words what the file does. Exits 2 if anything is wrong; sends nothing."""
-    from pipeline.routing import describe
-    from workers.wiring import Parts
-
-    built = Parts(common.environment(of_running=True))
-    for line in describe(built.routing):
-        click.echo(line)
-    click.echo(
-        f"{built.settings.routing_path()}: good, {_counted(len(built.routing.destinations), 'destination')}, {_counted(len(built.routing.triggers), 'trigger')}"
-    )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 @click.command()
