@@ -154,15 +154,7 @@ def promises(settings: Settings) -> Iterator[tuple[bool, str]]:
             "deliver.late_write_seconds must be exchange.total_timeout_seconds or more: a stale `given` could land after the withdrawal was told for the last time"
         ),
     )
-    page = deliver.chunk_seconds + exchange.total_timeout_seconds
-    yield (
-        settings.listen.lease_seconds > page,
-        f"listen.lease_seconds must exceed {page:g} (chunk_seconds + total_timeout_seconds): a page still asked for would be asked for twice",
-    )
-    yield (
-        settings.listen.echo_seconds >= deliver.late_write_seconds,
-        "listen.echo_seconds must be deliver.late_write_seconds or more: our own late `given` could come back as a newer word than the withdrawal",
-    )
+    yield from _of_listening(settings)
     yield exchange.connect_timeout_seconds <= exchange.total_timeout_seconds, "exchange.connect_timeout_seconds must not exceed total_timeout_seconds"
     yield (
         ledger.push_rescue_seconds > 1.0,
@@ -179,6 +171,20 @@ def promises(settings: Settings) -> Iterator[tuple[bool, str]]:
         "celery.max_connections must be worker.threads + 8 or more: a full pool refuses acknowledgements",
     )
     yield ledger.dedup_days >= ledger.payload_days, "ledger.dedup_days must not be less than payload_days: a repeated event would be taken for a new one"
+
+
+def _of_listening(settings: Settings) -> Iterator[tuple[bool, str]]:
+    """A page is asked for once, and no late write of ours comes back as news."""
+    listen, deliver = settings.listen, settings.deliver
+    page = deliver.chunk_seconds + settings.exchange.total_timeout_seconds
+    yield (
+        listen.lease_seconds > page,
+        f"listen.lease_seconds must exceed {page:g} (chunk_seconds + total_timeout_seconds): a page still asked for would be asked for twice",
+    )
+    yield (
+        listen.echo_seconds >= deliver.late_write_seconds,
+        "listen.echo_seconds must be deliver.late_write_seconds or more: our own late `given` could come back as a newer word than the withdrawal",
+    )
 
 
 def _ranges(settings: Settings) -> Iterator[tuple[bool, str]]:

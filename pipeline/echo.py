@@ -22,7 +22,7 @@ def place_heard(ledger: Ledger, heard: Sequence[tuple[Source, ConsentEvent]], ec
 
     `echo_seconds` is how long after our own word, or after a withdrawal was accepted, a copy of an older one may still turn up.
     """
-    suspects = [(source, event) for source, event in heard if source.origin and event.state is State.GIVEN]
+    suspects = [(source, event) for source, event in heard if source.echoes and event.state is State.GIVEN]
     if not suspects:
         return [event for _, event in heard]
     reaches = ledger.standings.reach([event.identifier_keys.values() for _, event in suspects])
@@ -33,12 +33,12 @@ def place_heard(ledger: Ledger, heard: Sequence[tuple[Source, ConsentEvent]], ec
 
 
 def _placed(source: Source, event: ConsentEvent, newest: Word, stored: StoredEvent | None, echo_seconds: float) -> ConsentEvent:
-    is_echo = us_from_utc(event.event_time) <= echo_until_us(newest, stored, frozenset(source.origin), echo_seconds)
+    is_echo = us_from_utc(event.event_time) <= echo_until_us(newest, stored, source.echoes, echo_seconds)
     return replace(event, order_us=max(0, newest.order_us - 1)) if is_echo and newest.order_us <= event.order_us else event
 
 
-def echo_until_us(newest: Word, stored: StoredEvent | None, origin: frozenset[str], echo_seconds: float) -> float:
-    """Until when a `given` heard from `origin` may be the copy of one of ours, in microseconds.
+def echo_until_us(newest: Word, stored: StoredEvent | None, echoes: frozenset[str], echo_seconds: float) -> float:
+    """Until when a `given` may be the copy of one that we told `echoes`, in microseconds.
 
     After a withdrawal none of ours is told any more, but one told just before it may still be on its way. A `given` that stands may have been told there
     until now; one that is not known any more was told too long ago.
@@ -49,7 +49,7 @@ def echo_until_us(newest: Word, stored: StoredEvent | None, origin: frozenset[st
         return stored.facts.received_us + echo_seconds * 1_000_000
     if stored.planned is None and not stored.finished:
         return math.inf
-    told = [stored.results.get(name) for name in origin.intersection(stored.destinations)]
+    told = [stored.results.get(name) for name in echoes.intersection(stored.destinations)]
     if any(result is None or result.status in (DeliveryStatus.WAITING, DeliveryStatus.AWAITING_CONFIRMATION) for result in told):
         return math.inf
     told_ms = [result.updated_ms for result in told if result is not None and result.status is DeliveryStatus.DELIVERED]

@@ -57,7 +57,7 @@ class FanOut:
         settled = {each.event_id: each for each in stored}
         plans = [self._plan(event, word, reach, routing) for event, (word, reach) in zip(events, learned, strict=True)]
         self._ledger.standings.note_told(entry for plan in plans for entry in told_entries(plan.event, plan.destinations, routing))
-        self._heard.answer((plan.event, word, routing.origin_of(plan.event.source)) for plan, (word, _) in zip(plans, learned, strict=True))
+        self._heard.answer(((plan.event, word) for plan, (word, _) in zip(plans, learned, strict=True)), routing)
         chunks = self._write(plans, settled)
         for (destination, lane), planned in chunks.items():
             publish_chunks(self._publisher, routing.destinations.get(destination), destination, lane, planned, 1, self._chunk_size)

@@ -9,6 +9,7 @@ from pipeline.domain import ConsentEvent, DeliveryStatus, Outcome, State, Word, 
 from pipeline.ledger import Ledger
 from pipeline.ledger.events import DeliveryResult
 from pipeline.revival import Revival
+from pipeline.routing import Routing
 
 log = logging.getLogger(__name__)
 
@@ -23,15 +24,16 @@ class Heard:
     def __init__(self, ledger: Ledger, revival: Revival) -> None:
         self._ledger, self._revival = ledger, revival
 
-    def answer(self, heard: Iterable[tuple[ConsentEvent, Word, frozenset[str]]]) -> None:
-        """For each event, the newest word, and the destinations for which its source speaks."""
-        for event, newest, origin in heard:
-            if not origin or event.state is not State.GIVEN or newest.event_id == event.event_id:
+    def answer(self, heard: Iterable[tuple[ConsentEvent, Word]], routing: Routing) -> None:
+        """Act on each event, given the newest word of its person."""
+        for event, newest in heard:
+            echoes = routing.echoes_of(event.source)
+            if not echoes or event.state is not State.GIVEN or newest.event_id == event.event_id:
                 continue
             if newest.state is State.WITHDRAWN:
-                self._revival.retell([newest.event_id], at=origin, reason=HEARD_GIVEN)
+                self._revival.retell([newest.event_id], at=echoes, reason=HEARD_GIVEN)
             else:
-                self._confirm(newest.event_id, event, origin)
+                self._confirm(newest.event_id, event, routing.origin_of(event.source))
 
     def _confirm(self, event_id: str, heard: ConsentEvent, origin: frozenset[str]) -> None:
         """End the deliveries of the consent that stands, where they await just this word of the vendor."""

@@ -63,7 +63,8 @@ class Listen:
 
     def push_due(self) -> list[str]:
         """Ask workers to poll every source whose turn has come; returns their names."""
-        polled = [name for name, source in self._routing().sources.items() if source.poll is not None]
+        routing = self._routing()
+        polled = [name for name, source in routing.sources.items() if source.poll is not None and not routing.rests(source)]
         due = self._ledger.polls.due(polled, self._ledger.clock_ms()) if polled else []
         for name in due:
             self._publisher.listen(name)
@@ -71,8 +72,9 @@ class Listen:
 
     def run(self, name: str) -> int:
         """Poll one source if it is its turn, for as long as there is more and time; returns how many events were accepted."""
-        source = self._routing().sources.get(name)
-        if source is None or source.poll is None:
+        routing = self._routing()
+        source = routing.sources.get(name)
+        if source is None or source.poll is None or routing.rests(source):
             return 0
         turn = self._ledger.polls.take(name, secrets.token_hex(8), self._options.lease_ms)
         return self._hear(source, source.poll, turn) if turn is not None else 0

@@ -6,7 +6,7 @@ Reading and checking the YAML is `routing_file`; `load_routing` there makes a `R
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ class Source:
 
     `keys` and `url_keys` are the hex SHA-256 of the keys, never the keys. With `all_sources`, `read` and `replay` see every source.
     `links` says whether its events may teach which identifiers belong to one person. `country` helps to read phone numbers. `dedup_days` None means the ledger's setting.
-    `origin` names the destinations of which it tells: what they know already is not told back, and a `given` of theirs may be our own, coming back.
+    `origin` names the destinations for which it speaks: what they say is not told back to them. `partners` are kept equal with those as pairs.
     """
 
     name: str
@@ -52,12 +52,18 @@ class Source:
     dedup_days: int | None = None
     signing_secret: str | None = field(default=None, repr=False)
     origin: tuple[str, ...] = ()
+    partners: tuple[str, ...] = ()
     poll: Poll | None = None
 
     @property
     def teaches_links(self) -> bool:
         """Whether the ledger may remember which identifiers its events name together; never where they are to be forgotten at once."""
         return self.links and not self.forgets
+
+    @property
+    def echoes(self) -> frozenset[str]:
+        """The destinations whose being told `given` may come back by this source."""
+        return frozenset((*self.origin, *self.partners))
 
     @property
     def forgets(self) -> bool:
@@ -205,6 +211,20 @@ class Routing:
         known = self.sources.get(source)
         return frozenset(known.origin) if known is not None else frozenset()
 
+    def echoes_of(self, source: str) -> frozenset[str]:
+        """The destinations whose being told may come back by a source."""
+        known = self.sources.get(source)
+        return known.echoes if known is not None else frozenset()
+
+    def partners_of(self, destination: str) -> tuple[str, ...]:
+        """The other side of each pair that a destination is in."""
+        sides = [(pair.contacthub, pair.contactsend) for pair in self.pairs.values()]
+        return tuple(other for one, two in sides for own, other in ((one, two), (two, one)) if own == destination)
+
+    def rests(self, source: Source) -> bool:
+        """Whether a source is not polled, because a pair of what it asks is not enabled."""
+        return source.poll is not None and source.poll.asked.name in self.resting_destinations
+
     def purposes_of(self, destination: str) -> frozenset[str]:
         """Every purpose of which this destination may be told."""
         return self._purposes_by_destination.get(destination, frozenset())
@@ -219,6 +239,12 @@ class Routing:
         return purposes_by_destination(self.triggers, self.purposes)
 
 
+def with_partners(routing: Routing) -> Routing:
+    """The same, with every source knowing what is kept equal with the destinations for which it speaks."""
+    partners = {name: tuple(other for own in source.origin for other in routing.partners_of(own)) for name, source in routing.sources.items()}
+    return replace(routing, sources={name: replace(source, partners=partners[name]) for name, source in routing.sources.items()})
+
+
 def purposes_by_destination(triggers: Iterable[Trigger], purposes: Iterable[str]) -> dict[str, frozenset[str]]:
     """Every purpose of which a destination may be told; `purposes` are all that there are."""
     every = frozenset(purposes)
@@ -227,50 +253,6 @@ def purposes_by_destination(triggers: Iterable[Trigger], purposes: Iterable[str]
         for name in trigger.deliver_to:
             found[name] = found.get(name, frozenset()) | (every if trigger.purposes is None else trigger.purposes)
     return found
-
-
-def describe(routing: Routing) -> list[str]:
-    """The routing in lines for a person: sources, destinations with account and rate, pairs, triggers; no secret in them."""
-    lines = [f"routing {routing.version_hash}", "sources"]
-    lines += [
-        f"  {source.name}: {source.kind}, keys: {len(source.keys) + len(source.url_keys)}, {' '.join(sorted(source.scopes))}{_describe_origin(source)}"
-        for source in routing.sources.values()
-    ]
-    lines.append("purposes")
-    lines += [f"  {purpose.name}: {purpose.title}" for purpose in routing.purposes.values()]
-    lines.append("destinations")
-    lines += [_describe_destination(routing, destination) for destination in routing.destinations.values()]
-    lines += ["pairs"] * bool(routing.pairs)
-    lines += [_describe_pair(pair) for pair in routing.pairs.values()]
-    lines.append("triggers")
-    lines += [f"  {_describe_trigger(trigger)} -> {', '.join(trigger.deliver_to)}" for trigger in routing.triggers]
-    return lines + [f"warning: {warning}" for warning in routing.warnings]
-
-
-def _describe_origin(source: Source) -> str:
-    polled = f", {source.poll.asked.name} is polled every {source.poll.every_seconds:g} s" if source.poll else ""
-    return f"{polled}, speaks for {', '.join(source.origin)}" if source.origin else polled
-
-
-def _describe_destination(routing: Routing, destination: Destination) -> str:
-    rate = destination.rate
-    calls = f"{rate.calls} calls per {rate.per_seconds:g} s" if rate.calls is not None else "no known limit"
-    purposes = ", ".join(sorted(routing.purposes_of(destination.name))) or "nothing"
-    state = "" if destination.enabled else ", disabled (deliveries wait)"
-    return f"  {destination.name}: {destination.vendor}, account {destination.account}, {calls}, {rate.concurrent} at once, told of {purposes}{state}"
-
-
-def _describe_pair(pair: Pair) -> str:
-    description = f" ({pair.description})" if pair.description else ""
-    state = "" if pair.enabled else ", disabled (sources that poll either side rest)"
-    return f"  {pair.name}: {pair.contacthub} <-> {pair.contactsend}{description}{state}"
-
-
-def _describe_trigger(trigger: Trigger) -> str:
-    purposes = "every purpose" if trigger.purposes is None else ", ".join(sorted(trigger.purposes))
-    named = (("source", trigger.when.source), ("country", trigger.when.country), ("group", trigger.when.group))
-    conditions = [f"{name} {' or '.join(sorted(values))}" for name, values in named if values is not None]
-    return " ".join([purposes, "and".join(f" {state} " for state in sorted(trigger.states)).strip(), *(f"when {condition}" for condition in conditions)])
 
 
 def _stated_in(allowed: frozenset[str] | None, stated: str | None, state: State) -> bool:

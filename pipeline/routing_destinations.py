@@ -13,7 +13,7 @@ import yaml
 from pipeline.domain import EMPTY
 from pipeline.errors import ConfigurationError
 from pipeline.routing import Destination, RetryPolicy, Trigger, purposes_by_destination
-from pipeline.vendors import adapter_class, vendor_names
+from pipeline.vendors import adapter_class, has_verb, vendor_names
 from pipeline.vendors.base import Adapter, Option, Rate
 from pipeline.yaml_lines import LineReader, suggestion
 
@@ -225,8 +225,7 @@ class DestinationReader:
 
 
 def _can_tell(vendor: str) -> bool:
-    declared = adapter_class(vendor)
-    return declared.tell is not Adapter.tell and bool(declared.capabilities.states)
+    return has_verb(vendor, "tell") and bool(adapter_class(vendor).capabilities.states)
 
 
 def _tellable() -> list[str]:

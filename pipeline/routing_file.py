@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -14,11 +14,10 @@ import yaml
 from pipeline.dates import DATE_ORDERS
 from pipeline.domain import State
 from pipeline.identifiers import normalise_country
-from pipeline.routing import FORWARD_AND_DELETE, NATIVE, SCOPES, Conditions, Destination, Poll, Purpose, RetryPolicy, Routing, Source, Trigger
+from pipeline.routing import FORWARD_AND_DELETE, NATIVE, SCOPES, Conditions, Destination, Poll, Purpose, RetryPolicy, Routing, Source, Trigger, with_partners
 from pipeline.routing_destinations import DestinationReader
 from pipeline.routing_pairs import PairReader
-from pipeline.vendors import adapter_class, vendor_names
-from pipeline.vendors.base import Adapter
+from pipeline.vendors import has_verb, vendor_names
 from pipeline.yaml_lines import LineReader, suggestion
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -51,8 +50,8 @@ def load_routing(text: str, *, filename: str, environment: Mapping[str, str], de
 
 
 def source_kinds() -> list[str]:
-    """`native`, and every vendor file that can `hear`."""
-    return [NATIVE, *(name for name in vendor_names() if _can_hear(name))]
+    """`native`, and every vendor file that can `hear` or be polled."""
+    return [NATIVE, *(name for name in vendor_names() if has_verb(name, "hear") or has_verb(name, "poll"))]
 
 
 class _File:
@@ -77,15 +76,17 @@ class _File:
         pair_reader = PairReader(self.lines, self.nodes["destinations"], destinations, triggers, purposes)
         pairs = pair_reader.read(self._named("pairs"))
         self.lines.raise_complaints()
-        return Routing(
-            version_hash=self.version_hash,
-            sources=sources,
-            purposes=purposes,
-            destinations=destinations,
-            triggers=triggers,
-            pairs=pairs,
-            warnings=(*self._warnings(sources, destinations, triggers), *pair_reader.warnings),
-            unset=self.lines.unset(),
+        return with_partners(
+            Routing(
+                version_hash=self.version_hash,
+                sources=sources,
+                purposes=purposes,
+                destinations=destinations,
+                triggers=triggers,
+                pairs=pairs,
+                warnings=(*self._warnings(sources, destinations, triggers), *pair_reader.warnings),
+                unset=self.lines.unset(),
+            )
         )
 
     def _required(self, part: str) -> dict[str, yaml.Node]:
@@ -109,6 +110,7 @@ class _File:
         kind = self._kind(name, node, parts)
         scopes = self._choices(parts.get("scopes"), f"scopes of {name}", SCOPES)
         poll = self._poll(name, kind, parts["poll"], destinations) if "poll" in parts else None
+        self._refuse_deaf(name, node, kind, parts)
         origin = [*self._references(parts.get("origin"), "destinations", f"origin of {name}"), *([poll.asked.name] if poll else [])]
         return Source(
             name=name,
@@ -129,6 +131,16 @@ class _File:
             poll=poll,
         )
 
+    def _refuse_deaf(self, name: str, node: yaml.Node, kind: str, parts: Mapping[str, yaml.Node]) -> None:
+        """A kind that sends nothing by itself has to be polled, and nobody posts for it."""
+        if kind == NATIVE or kind not in source_kinds() or has_verb(kind, "hear"):
+            return
+        if "poll" not in parts:
+            self.lines.complain(node, f"source {name} of kind {kind} can only be polled; expected poll")
+        for key in ("keys", "url_keys", "signing_secret"):
+            if key in parts:
+                self.lines.complain(parts[key], f"source {name} of kind {kind} can only be polled, so nobody posts for it; expected no {key}")
+
     def _poll(self, name: str, kind: str, node: yaml.Node, destinations: Mapping[str, Destination]) -> Poll | None:
         parts = self.lines.mapping(node, f"poll of {name}", _POLL)
         every_seconds = self.lines.number(parts.get("every_seconds"), f"every_seconds of {name}")
@@ -140,7 +152,7 @@ class _File:
         asked = next((destinations[each] for each in self._references(parts["destination"], "destinations", "destination") if each in destinations), None)
         if asked is None:
             return None
-        if asked.vendor != kind or type(asked.adapter).poll is Adapter.poll:
+        if asked.vendor != kind or not has_verb(kind, "poll"):
             self.lines.complain(parts["destination"], f"source {name} of kind {kind} cannot poll {asked.name}, which is {asked.vendor}; expected {_pollable()}")
             return None
         if (other := self.polled_by.setdefault(asked.name, name)) != name:
@@ -151,7 +163,7 @@ class _File:
         if "kind" not in parts:
             self.lines.complain(node, f"source {name} has no kind; expected {', '.join(source_kinds())}")
         kind = self.lines.text(parts.get("kind"), f"kind of {name}")
-        if kind is not None and kind != NATIVE and not _can_hear(kind):
+        if kind is not None and kind not in source_kinds():
             self.lines.complain(parts["kind"], f"source {name} has an unknown kind; {suggestion(kind, source_kinds())}")
         return kind or NATIVE
 
@@ -273,15 +285,7 @@ def _lacks_withdrawal(purpose: str, destination: str, triggers: Collection[Trigg
     return any(not any(other.when.covers(trigger.when) for other in withdrawing) for trigger in giving)
 
 
-def _can_hear(vendor: str) -> bool:
-    if vendor not in vendor_names():
-        return False
-    hear: Any = adapter_class(vendor).hear
-    inherited: Any = Adapter.hear
-    return hear.__func__ is not inherited.__func__
-
-
 def _pollable() -> str:
     """Kinds that can be polled, for a person."""
-    kinds = [name for name in vendor_names() if adapter_class(name).poll is not Adapter.poll]
+    kinds = [name for name in vendor_names() if has_verb(name, "poll")]
     return f"a destination of the source's own kind, one of {', '.join(kinds)}"

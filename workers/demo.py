@@ -152,7 +152,7 @@ def _is_through(view: Mapping[str, Any], is_told: Callable[[str], bool]) -> bool
 
 
 def _is_unsupported(delivery: Mapping[str, Any]) -> bool:
-    return delivery["status"] == "dead" and delivery["outcome"] == "unsupported"
+    return bool(delivery["status"] == "dead" and delivery["outcome"] == "unsupported")
 
 
 def _grouped(view: Mapping[str, Any]) -> dict[tuple[str, str], list[str]]:

@@ -23,3 +23,11 @@ def adapter_class(vendor: str) -> type[Adapter]:
         raise ConfigurationError(f"unknown vendor {vendor!r}; known are {', '.join(vendor_names())}")
     adapter: type[Adapter] = importlib.import_module(f"pipeline.vendors.{vendor}").Adapter
     return adapter
+
+
+def has_verb(vendor: str, verb: str) -> bool:
+    """Whether the file of a known vendor has a verb of its own: `tell`, `hear`, `poll` or any other of `Adapter`."""
+    from pipeline.vendors.base import Adapter
+
+    own, inherited = getattr(adapter_class(vendor), verb), getattr(Adapter, verb)
+    return getattr(own, "__func__", own) is not getattr(inherited, "__func__", inherited)

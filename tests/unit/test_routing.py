@@ -8,8 +8,9 @@ import pytest
 
 from pipeline.domain import ConsentEvent, State, Subject
 from pipeline.errors import ConfigurationError
-from pipeline.routing import Conditions, RetryPolicy, Routing, Trigger, describe
+from pipeline.routing import Conditions, RetryPolicy, Routing, Trigger
 from pipeline.routing_file import load_routing, source_kinds
+from pipeline.routing_summary import describe
 from pipeline.vendors import webhook
 from pipeline.vendors.base import Capabilities, Rate
 

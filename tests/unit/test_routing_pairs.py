@@ -3,7 +3,8 @@
 import pytest
 
 from pipeline.errors import ConfigurationError
-from pipeline.routing import Pair, describe
+from pipeline.routing import Pair
+from pipeline.routing_summary import describe
 from tests.support.pairs import ENVIRONMENT, changed, content, load, text_of, with_second_pair
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.routing import describe
+from pipeline.routing_summary import describe
 from tests.unit.test_routing import complaints, load
 
 GOOD = """\
@@ -93,3 +93,12 @@ def test_a_destination_is_polled_by_one_source_alone():
     """Two would take each other's news away."""
     twice = GOOD.replace("  shop:", "  hub-again: {kind: contacthub, poll: {destination: hub, every_seconds: 9}}\n  shop:")
     assert complaints(twice) == ["consent.yaml:7: hub is polled by source hub-changes already; expected one source for each"]
+
+
+def test_a_kind_that_sends_nothing_has_to_be_polled_and_takes_no_key():
+    """Contactsend tells of nothing by itself: a source of it without a poll would hear nothing, and a key would open a door to nowhere."""
+    deaf = GOOD.replace("  shop:", f'  send: {{kind: contactsend, keys: ["sha256:{"ab" * 32}"]}}\n  shop:')
+    assert complaints(deaf) == [
+        "consent.yaml:7: source send of kind contactsend can only be polled, so nobody posts for it; expected no keys",
+        "consent.yaml:7: source send of kind contactsend can only be polled; expected poll",
+    ]

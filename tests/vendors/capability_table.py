@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.vendors import adapter_class, vendor_names
+from pipeline.vendors import adapter_class, has_verb, vendor_names
 from pipeline.vendors.base import Adapter, Rate
 
 COLUMNS = ("vendor", "can be told", "finds a person by", "one state for each", "double opt-in", "read back", "session", "in one call", "limit")
@@ -44,7 +44,8 @@ def _row(name: str, adapter: type[Adapter]) -> tuple[str, ...]:
 
 
 def _source(name: str, adapter: type[Adapter]) -> str:
-    return f"- {adapter.title} (`{name}`), named by {', '.join(f'`{kind}`' for kind in adapter.capabilities.identifiers)}"
+    ways = [way for verb, way in (("hear", "by what it posts"), ("poll", "by polling")) if has_verb(name, verb)]
+    return f"- {adapter.title} (`{name}`), {' and '.join(ways)}, named by {', '.join(f'`{kind}`' for kind in adapter.capabilities.identifiers)}"
 
 
 def _limit(rate: Rate) -> str:

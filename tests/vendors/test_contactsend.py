@@ -475,9 +475,9 @@ class TestPoll:
         """One page serves all purposes of a source."""
         source = SourceSettings(name="send", kind="contactsend", purposes={"__cls1": "newsletter", "__cls2": "marketing-sms"})
         polled = self.poll(self.page(person(__cls1=1, __cls2=-1)), source=source).result
-        assert [(one.key, one.purpose, one.state) for one in polled.sightings] == [
-            ("6/77/__cls1", "newsletter", State.GIVEN),
-            ("6/77/__cls2", "marketing-sms", State.WITHDRAWN),
+        assert [(one.place, one.reference, one.purpose, one.state) for one in polled.sightings] == [
+            ("6/__cls1", "77", "newsletter", State.GIVEN),
+            ("6/__cls2", "77", "marketing-sms", State.WITHDRAWN),
         ]
 
     def test_goes_on_where_it_was(self) -> None:
@@ -504,7 +504,7 @@ class TestPoll:
         subject = Subject(email="ana@example.org", external_id="person-4711", country="IT")
         event = IncomingEvent(subject=subject, purpose="newsletter", state=State.WITHDRAWN, event_time=datetime(2026, 1, 5, 12, tzinfo=UTC))
         assert replayed.result.events == [event, event]
-        assert [one.key for one in replayed.result.sightings] == [f"6/{number}/__cls1" for number in (3, 4, 5, 6)]
+        assert [(one.place, one.reference) for one in replayed.result.sightings] == [("6/__cls1", str(number)) for number in (3, 4, 5, 6)]
 
     def test_who_cannot_be_named_is_reported(self) -> None:
         """A state of somebody without a readable identifier is told by his number, once and without values; the others are heard."""
@@ -513,7 +513,7 @@ class TestPoll:
         assert isinstance(wrong, InvalidInput)
         assert [error.path for error in wrong.errors] == ["subscribers.5"]
         assert "anywhere" not in str(wrong)
-        assert [one.key for one in polled.sightings] == ["6/6/__cls1"]
+        assert [(one.place, one.reference) for one in polled.sightings] == [("6/__cls1", "6")]
 
     @pytest.mark.parametrize(
         "said, expected",

@@ -55,7 +55,7 @@ variable of its own. A variable of FILE that is not set makes all of its destina
 @click.option("--previous", metavar="FILE", type=click.Path(path_type=Path), help="The routing file that is in force now: may its pairs be changed so?")
 @click.option("--holds", multiple=True, type=click.Choice(CONDITIONS), help="With --previous: a condition that you have made sure of. May be repeated.")
 def check(previous: Path | None, holds: Sequence[str]) -> None:
-    from pipeline.routing import describe
+    from pipeline.routing_summary import describe
     from workers.wiring import Parts
 
     if holds and previous is None:

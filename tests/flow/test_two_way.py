@@ -1,0 +1,114 @@
+"""Contacthub and Contactsend, told and heard by the relay while their own connector copies between them: everything comes to rest, equal, and never at a stale consent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.domain import State
+from tests.sandboxes import SandboxHandle
+from tests.support.two_way import TwoWay, both_sandboxes
+
+GIVEN, WITHDRAWN = State.GIVEN, State.WITHDRAWN
+DELAY_SECONDS = 0.02
+
+
+@pytest.fixture(scope="module")
+def sandboxes() -> Iterator[SandboxHandle]:
+    with both_sandboxes() as handle:
+        yield handle
+
+
+@pytest.fixture
+def both(client: redis.Redis, sandboxes: SandboxHandle) -> Iterator[TwoWay]:
+    two = TwoWay(client, sandboxes, delay_seconds=DELAY_SECONDS)
+    yield two
+    two.exchange.close()
+
+
+@pytest.mark.parametrize("where", ["web", "hub", "send"])
+@pytest.mark.parametrize("state", list(State))
+def test_a_word_said_anywhere_arrives_everywhere(both: TwoWay, where: str, state: State) -> None:
+    """Whoever hears it first, all three hold it in the end."""
+    both.work()  # the first sweep has been made
+    both.say(where, state)
+    both.settle()
+    assert both.states() == (state.value,) * 3
+
+
+@pytest.mark.parametrize("where", ["hub", "send"])
+def test_a_withdrawal_is_not_written_where_it_was_said(both: TwoWay, where: str) -> None:
+    """The relay only reads there, and at the other side only if the connector has not been quicker."""
+    both.say("web", GIVEN)
+    both.settle()
+    before = both.our_calls()
+    both.say(where, WITHDRAWN)
+    both.settle()
+    assert both.states() == ("withdrawn",) * 3
+    assert both.our_calls() - before <= 1
+
+
+def test_without_the_connector_the_relay_keeps_both_equal(client: redis.Redis, sandboxes: SandboxHandle) -> None:
+    """What is said at one side is written at the other by the relay alone."""
+    two = TwoWay(client, sandboxes, delay_seconds=0.001, natively=False)
+    two.work()
+    two.say("hub", GIVEN)
+    two.settle()
+    assert two.states() == ("given",) * 3
+    two.say("send", WITHDRAWN)
+    two.settle()
+    assert two.states() == ("withdrawn",) * 3
+    two.exchange.close()
+
+
+def test_a_consent_that_the_connector_copies_late_does_not_outlive_the_withdrawal(both: TwoWay) -> None:
+    """Given on the form, told, and withdrawn before the copy of the consent turns up on the other side: the person has withdrawn, everywhere."""
+    both.say("web", GIVEN)
+    both.relay.drain()
+    both.say("web", WITHDRAWN)
+    both.settle()
+    assert both.states() == ("withdrawn",) * 3
+
+
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(["web", "hub", "send"]), st.sampled_from([GIVEN, WITHDRAWN]), st.sampled_from(["", "work", "settle"])), min_size=1, max_size=6
+)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(actions=ACTIONS)
+def test_there_is_no_ping_pong(client: redis.Redis, sandboxes: SandboxHandle, actions: list[tuple[str, State, str]]) -> None:
+    """Whatever a person says, wherever and however quickly: writing ends, all three are equal, the last withdrawal holds, and a consent is never older than it."""
+    client.flushall()
+    two = TwoWay(client, sandboxes, delay_seconds=DELAY_SECONDS)
+    try:
+        two.work()
+        for where, state, then in actions:
+            two.say(where, state)
+            if then:
+                two.work() if then == "work" else two.settle()
+        two.settle()
+        hub, send, relay = two.states()
+        assert hub == send == relay
+        assert relay in allowed(actions)
+        assert two.writes() <= 8 * len(actions) + 4
+    finally:
+        two.exchange.close()
+
+
+def allowed(actions: list[tuple[str, State, str]]) -> set[str | None]:
+    """What all three may hold in the end."""
+    where, state, _ = actions[-1]
+    earlier = actions[:-1]
+    if state is WITHDRAWN:
+        return {"withdrawn"}
+    if WITHDRAWN not in {said for _, said, _ in earlier}:
+        return {"given"}
+    if where == "web" and all(then == "settle" for _, _, then in earlier):
+        return {"given"}
+    # Within the echo's time of a withdrawal, or while a copy of it is under way, the stricter word may win.
+    return {"given", "withdrawn"}
