@@ -74,10 +74,10 @@ def _local_interval(text: str, date_order: str, zone: ZoneInfo) -> tuple[datetim
     month, day = (first, second) if is_month_first else (second, first)
     midnight = datetime(int(year), int(month), int(day))  # noqa: DTZ001  local on purpose: its zone comes last
     if hour is None:
-        return _utc_interval(midnight, midnight + _DAY - _MICROSECOND, zone)
+        return utc_interval(midnight, midnight + _DAY - _MICROSECOND, zone)
     start, width = _clock(int(hour), int(minute), seconds, half, is_month_first=is_month_first)
     begin = datetime.combine(midnight, start)
-    return _utc_interval(begin, begin + width, zone)
+    return utc_interval(begin, begin + width, zone)
 
 
 def _is_month_first(first: int, second: int, date_order: str, *, has_half: bool, has_only_minutes: bool) -> bool:
@@ -102,7 +102,8 @@ def _clock(hour: int, minute: int, seconds: str | None, half: str | None, *, is_
     return time(hour, minute, int(seconds)), _INSTANT
 
 
-def _utc_interval(begin: datetime, end: datetime, zone: ZoneInfo) -> tuple[datetime, datetime]:
+def utc_interval(begin: datetime, end: datetime, zone: ZoneInfo) -> tuple[datetime, datetime]:
+    """The interval between two local times; an hour that the clocks skip or repeat covers both readings."""
     earliest = min(begin.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
     latest = max(end.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
     return earliest, latest

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from pipeline.domain import IncomingEvent
 from pipeline.errors import FieldError, InvalidInput
 from pipeline.routing import NATIVE, Source
 from pipeline.schemas import JSON_TYPES, NDJSON_TYPES, NativeReader, read_batch, read_json
 from pipeline.vendors import adapter_class
-from pipeline.vendors.base import Notification
+from pipeline.vendors.base import Adapter, Notification
 
 
 def read_source(source: Source, notification: Notification, native: NativeReader) -> Sequence[IncomingEvent | InvalidInput]:
@@ -24,6 +25,12 @@ def read_source(source: Source, notification: Notification, native: NativeReader
     if notification.media_type not in JSON_TYPES:
         raise InvalidInput([FieldError("", "must be application/json or application/x-ndjson")], status=415)
     return [native.read(read_json(notification.body), default_country=source.country)]
+
+
+def signature_error(source: Source, secret: str, headers: Mapping[str, str], body: bytes, now: datetime) -> FieldError | None:
+    """What is wrong with the signature of a request to `source`, in the way its kind signs; None if it holds. Header names are lower-cased."""
+    adapter = Adapter if source.kind == NATIVE else adapter_class(source.kind)
+    return adapter.signature_error(secret, headers, body, now)
 
 
 def read_natives(source: Source, items: Sequence[object], native: NativeReader) -> list[IncomingEvent | InvalidInput]:

@@ -1,4 +1,4 @@
-"""Who is calling: a bearer key, a key in the address, or a Standard Webhooks signature; and what that source may do.
+"""Who is calling: a bearer key, a key in the address, or a signature of what is sent; and what that source may do.
 
 Keys are compared by their SHA-256. The digest is looked up in an index and then confirmed with `compare_digest`: the lookup's
 timing can only tell about digests, and nobody can steer the digest of a guess, so it says nothing about the key.
@@ -6,21 +6,16 @@ timing can only tell about digests, and nobody can steer the digest of a guess, 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Final
 
 import falcon.asgi
 
 from pipeline.ingest.problems import Kind, problem, unauthenticated
 from pipeline.routing import Routing, Source
-
-SIGNATURE_TOLERANCE_SECONDS: Final = 300
-"""How old or early a signed request may be (Standard Webhooks recommends five minutes)."""
+from pipeline.sources import signature_error
 
 
 class Doorkeeper:
@@ -57,13 +52,19 @@ class Doorkeeper:
         return allowed(source, "ingest")
 
     def signed(self, request: falcon.asgi.Request, name: str, body: bytes) -> Source:
-        """The source that signed this body (Standard Webhooks), checked against its secret and the clock."""
+        """The source that signed this body in the way of its kind, and has proved itself by that alone."""
         source = self._routing().sources.get(name)
         if source is None or not source.signing_secret:
             raise unauthenticated()
-        headers = {part: request.get_header(f"webhook-{part}") or "" for part in ("id", "timestamp", "signature")}
-        check_signature(source.signing_secret, headers, body, now=self._now())
-        return allowed(source, "ingest")
+        return allowed(self.verified(request, source, body), "ingest")
+
+    def verified(self, request: falcon.asgi.Request, source: Source, body: bytes) -> Source:
+        """The source, if what came by its address is signed as well, where it has a secret: an address may have leaked into some log."""
+        if source.signing_secret:
+            headers = {header.lower(): value for header, value in request.headers.items()}
+            if error := signature_error(source, source.signing_secret, headers, body, self._now()):
+                raise unauthenticated(error.message, path=error.path)
+        return source
 
     def _reindex(self) -> None:
         routing = self._routing()
@@ -94,31 +95,3 @@ def own_address(source: Source, name: str) -> Source:
     if source.name != name:
         raise problem(Kind.FORBIDDEN, "this key belongs to another source than the one in the address", path="authorization")
     return source
-
-
-def check_signature(secret: str, headers: Mapping[str, str], body: bytes, *, now: datetime) -> None:
-    """Check a Standard Webhooks signature (`webhook-id`, `-timestamp`, `-signature`: any `v1` entry that fits will do).
-
-    Raises the 401 problem that says which part does not fit, never what was expected.
-    """
-    timestamp = headers["timestamp"]
-    if not (headers["id"] and timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
-        raise unauthenticated("give the headers webhook-id, webhook-timestamp and webhook-signature", path="webhook-timestamp")
-    if abs(now.timestamp() - int(timestamp)) > SIGNATURE_TOLERANCE_SECONDS:
-        raise unauthenticated("the signed time is more than five minutes away", path="webhook-timestamp")
-    signed = f"{headers['id']}.{timestamp}.".encode("utf-8", "surrogateescape") + body
-    expected = base64.b64encode(hmac.digest(signing_key(secret), signed, "sha256"))
-    fits = False
-    for entry in headers["signature"].split(" "):
-        version, _, value = entry.partition(",")
-        fits |= version == "v1" and hmac.compare_digest(expected, value.encode("utf-8", "surrogateescape"))
-    if not fits:
-        raise unauthenticated("no signature fits the body", path="webhook-signature")
-
-
-def signing_key(secret: str) -> bytes:
-    """The bytes of a signing secret: `whsec_` and base64, or the plain text where it is not that."""
-    try:
-        return base64.b64decode(secret.removeprefix("whsec_"), validate=True) if secret.startswith("whsec_") else secret.encode()
-    except binascii.Error:
-        return secret.encode()

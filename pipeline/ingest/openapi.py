@@ -122,7 +122,10 @@ def _source_paths() -> dict[str, dict[str, Json]]:
     own |= {"parameters": [_in_path("source", "The source's name.")], "requestBody": body}
     own["description"] = "A body of one event is answered as one event, a list as a batch."
     keyed = _operation("postSourceAddress", "Sources", "Post to an address that carries its key", [], answers)
-    keyed |= {"requestBody": body, "description": "For senders that can set no header. The key in the address is a secret."}
+    keyed |= {
+        "requestBody": body,
+        "description": "For senders that can set no header. The key in the address is a secret; a source that has a signing secret signs as well.",
+    }
     probe = _operation("probeSourceAddress", "Sources", "Probe an address", [], {200: {"description": "The address is right"}, **_refusals(401, 403)})
     parameters = [_in_path("source", "The source's name."), _in_path("url_key", "The key in the address.")]
     return {

@@ -33,7 +33,7 @@ class SourceEvents:
 
 
 class SourceAddress:
-    """`/v1/sources/<source>/<url_key>` for senders that can set no header; the key is a secret and never logged."""
+    """`/v1/sources/<source>/<url_key>` for senders that can set no key of ours; it is a secret and never logged, and no substitute for a signature."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -49,7 +49,12 @@ class SourceAddress:
     async def on_post(self, request: falcon.asgi.Request, response: falcon.asgi.Response, source: str, url_key: str) -> None:
         known = self._services.doorkeeper.by_address(source, url_key)
         media_type = media_type_of(request)
-        await self._intake.many(request, response, lambda body: (known, read_notification(self._services, known, request, media_type, body)))
+
+        def read(body: bytes) -> tuple[Source, Reading]:
+            verified = self._services.doorkeeper.verified(request, known, body)
+            return verified, read_notification(self._services, verified, request, media_type, body)
+
+        await self._intake.many(request, response, read)
 
 
 def read_notification(services: Services, source: Source, request: falcon.asgi.Request, media_type: str, body: bytes) -> Reading:

@@ -37,7 +37,8 @@ _TEXTS: Final = frozenset({"consentDate", "name", "phone", "email", "templateHas
 _KNOWN: Final = _TEXTS | _IGNORED | {"consentValue", "metadata"}
 _DEFAULT_COUNTRY: Final = "BR"
 _UNFILLED: Final = re.compile(r"\$\{[^{}]*\}")
-"""A variable of a webhook's template that the platform had nothing to put in for."""
+"""A variable of a webhook's template that the platform had nothing to put in for: alone it counts as absent, and never as a value."""
+_IS_UNFILLED: Final = "is a variable of the template that was not filled"
 
 
 class Body:
@@ -46,7 +47,8 @@ class Body:
     def __init__(self, content: Any, notification: base.Notification, source: base.SourceSettings) -> None:
         if not isinstance(content, dict):
             raise InvalidInput([FieldError("", "must be an object")])
-        self.content = {name: value for name, value in content.items() if value is not None and value != "" and not _is_unfilled(value)}
+        self.unfilled = frozenset(name for name, value in content.items() if _is_unfilled(value))
+        self.content = {name: value for name, value in content.items() if value is not None and value != "" and name not in self.unfilled}
         self.received_at = notification.received_at
         self.source = source
         self.errors: list[FieldError] = []
@@ -104,8 +106,11 @@ class Body:
 
     def _required(self, texts: Mapping[str, str], name: str, reader: Callable[[str], Value]) -> Value | None:
         if name not in texts and not any(error.path == name for error in self.errors):
-            self.errors.append(FieldError(name, "is required"))
+            self.errors.append(self._lacking(name))
         return self._read(texts, name, reader)
+
+    def _lacking(self, name: str, otherwise: str = "is required") -> FieldError:
+        return FieldError(name, _IS_UNFILLED if name in self.unfilled else otherwise)
 
     def _interval(self, text: str) -> tuple[Any, Any]:
         earliest, latest = parse_source_date(text, self.source.date_order, self.source.time_zone)
@@ -123,17 +128,17 @@ class Body:
             return State.GIVEN
         if value is False or value == "false":
             return State.WITHDRAWN
-        self.errors.append(FieldError("consentValue", "is required" if value is None else "must be true or false"))
+        self.errors.append(self._lacking("consentValue", "is required" if value is None else "must be true or false"))
         return None
 
     def _subject(self, texts: Mapping[str, str]) -> Subject:
         """The person: the import by e-mail demands an e-mail, the one by phone a phone; either is enough here."""
         if not {"email", "phone"} & (texts.keys() | {error.path for error in self.errors}):
-            self.errors.extend(FieldError(name, "is required, or the other of email and phone is") for name in ("email", "phone"))
+            self.errors.extend(self._lacking(name, "is required, or the other of email and phone is") for name in ("email", "phone"))
         country = self.source.country or _DEFAULT_COUNTRY
         return Subject(
-            external_id=self._read(texts, "hashUser", normalise_external_id),
-            email=self._read(texts, "email", normalise_email),
+            external_id=self._read(texts, "hashUser", lambda text: normalise_external_id(_filled(text))),
+            email=self._read(texts, "email", lambda text: normalise_email(_filled(text))),
             phone=self._read(texts, "phone", lambda text: normalise_phone(text, country)),
             national_id=self._read(texts, "document", normalise_national_id),
             country=self.source.country,
@@ -156,6 +161,13 @@ class Body:
 
 def _is_unfilled(value: Any) -> bool:
     return isinstance(value, str) and _UNFILLED.fullmatch(value.strip()) is not None
+
+
+def _filled(text: str) -> str:
+    """The text, unless there is an unfilled variable in it: `${user}@example.org` is a possible address, but nobody's."""
+    if _UNFILLED.search(text):
+        raise ValueError("contains a variable of the template that was not filled")
+    return text
 
 
 def _pair(entry: Any) -> tuple[str, str]:

@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 
 import orjson
 
+from pipeline import signatures
 from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, Polled, State, Subject, VendorResult
-from pipeline.errors import ConfigurationError, InvalidInput
+from pipeline.errors import ConfigurationError, FieldError, InvalidInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +184,11 @@ class Adapter:
         Of a body that carries several events each wrong one is an InvalidInput in its place, so that the others are still heard.
         """
         raise NotImplementedError
+
+    @classmethod
+    def signature_error(cls, secret: str, headers: Mapping[str, str], body: bytes, now: datetime) -> FieldError | None:
+        """What is wrong with the signature of a notification; None if it holds. Standard Webhooks, unless a vendor signs in its own way."""
+        return signatures.standard_webhooks(secret, headers, body, now)
 
     def poll(self, position: str, source: SourceSettings, received_at: datetime) -> PollDialogue:
         """Ask what has changed since `position` ("" the first time), one page at a time; only for vendors that offer no better way to be heard.

@@ -1,7 +1,10 @@
-"""Mailchimp Marketing API 3.0 as its documentation and field reports describe it: members, the bulk call, compliance, ten calls at once.
+"""Mailchimp Marketing API 3.0 as its documentation and field reports describe it: members and their tags, the bulk call, compliance, ten calls at once.
 
 Settings: `compliance` says which unsubscribed members may not be subscribed again by API, `any` (as most reports put it) or `self` (only those who left
 by themselves or bounced); `bulk_ignored` what the bulk call shows of such a member: `shown` unchanged, `omitted`, or an `error`.
+
+Tags go by the hash of the address only, and a call on them answers 204 without a body whatever it changed. A member shows at most fifty. Of an archived
+member nothing but a look and a PUT is known; he keeps his tags.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from tests.sandboxes.base import Reply, Request, as_json
 
 API_KEY = "test-mailchimp-key-us1"
 STATUSES = frozenset({"subscribed", "unsubscribed", "cleaned", "pending", "transactional"})
+MOST_TAGS_SHOWN = 50
 KEPT = ("language", "merge_fields", "ip_signup", "timestamp_signup", "ip_opt", "timestamp_opt", "interests")
 
 
@@ -66,10 +70,15 @@ class Sandbox(base.Sandbox):
         if not isinstance(body, dict):
             return problem(400, "JSON Parse Error", "We encountered an unspecified JSON parsing error.")
         if len(parts) == 2:
-            return self.post_list(parts[1], body, request) if request.method == "POST" else not_allowed()
-        if parts[2] != "members" or len(parts) not in (4, 6):
+            return self.audience(parts[1], body, request)
+        if parts[2] != "members" or len(parts) not in (4, 5, 6):
             return not_found()
-        return self.member(parts[1], parts[3:], request.method, body)
+        return self.tags(parts[1], parts[3], request, body) if parts[4:] == ["tags"] else self.member(parts[1], parts[3:], request.method, body)
+
+    def audience(self, listed: str, body: Mapping[str, Any], request: Request) -> Reply:
+        if request.method == "GET":
+            return as_json({"id": listed, "name": "Test audience"} if request.query.get("fields") != "id" else {"id": listed})
+        return self.post_list(listed, body, request) if request.method == "POST" else not_allowed()
 
     def is_known(self, authorization: str) -> bool:
         scheme, _, value = authorization.partition(" ")
@@ -94,6 +103,27 @@ class Sandbox(base.Sandbox):
         if method == "PATCH":
             return self.write(held, body, body.get("status"))
         return as_json(shown(held)) if method == "GET" else not_allowed()
+
+    def tags(self, listed: str, digest: str, request: Request, body: Mapping[str, Any]) -> Reply:
+        """Only the hash of the address is taken here, neither the address nor the contact id."""
+        held = next((one for one in self.contacts.values() if (one["list_id"], one["id"]) == (listed, digest)), None)
+        if held is None or (held["status"] == "archived" and request.method != "GET"):
+            return not_found()
+        if request.method == "GET":
+            first, count = int(request.query.get("offset", 0)), min(int(request.query.get("count", 10)), 1000)
+            return as_json({"tags": tags_of(held)[first : first + count], "total_items": len(held["tags"])})
+        return self.set_tags(held, body.get("tags")) if request.method == "POST" else not_allowed()
+
+    def set_tags(self, held: dict[str, Any], wanted: Any) -> Reply:
+        if not isinstance(wanted, list) or not all(is_tag(one) for one in wanted):
+            return invalid("tags")
+        for one in wanted:
+            if one["status"] == "active":
+                held["tags"].setdefault(one["name"], next(self.numbers))
+            else:
+                held["tags"].pop(one["name"], None)
+            self.told(f"{held['list_id']}/{held['email_address'].lower()}#{one['name']}", "given" if one["status"] == "active" else "withdrawn")
+        return Reply(204)
 
     def address(self, listed: str, name: str) -> str:
         """The address that a path names by MD5, by itself, or by contact id."""
@@ -121,6 +151,7 @@ class Sandbox(base.Sandbox):
             "list_id": listed,
             "status": "new",
             "marketing_permissions": {},
+            "tags": {},
             "by_self": False,
         }
 
@@ -149,11 +180,12 @@ class Sandbox(base.Sandbox):
         self.told(key, member["state"], status=status)
 
     def place(self, contact: Mapping[str, Any]) -> None:
-        """A member as he came or left by himself: `email`, `status`, and `list_id` L1 by default."""
+        """A member as he came or left by himself: `email`, `status`, `tags`, and `list_id` L1 by default."""
         listed, email = contact.get("list_id", "L1"), contact["email"]
         member = self.contacts.get(f"{listed}/{email.lower()}") or self.fresh(listed, email)
         self.keep(member, {}, contact["status"])
         member["by_self"] = True
+        member["tags"] |= {name: next(self.numbers) for name in contact.get("tags", ())}
 
     def erase(self, held: dict[str, Any] | None) -> Reply:
         if held is None:
@@ -213,8 +245,17 @@ def is_email(value: Any) -> bool:
 
 def shown(member: Mapping[str, Any]) -> dict[str, Any]:
     permissions = [{"marketing_permission_id": name, "text": "Email", "enabled": enabled} for name, enabled in member["marketing_permissions"].items()]
-    hidden = {"state", "by_self", "marketing_permissions"}
-    return {**{name: value for name, value in member.items() if name not in hidden}, "marketing_permissions": permissions, "tags": []}
+    hidden = {"state", "by_self", "marketing_permissions", "tags"}
+    tags = {"tags_count": len(member["tags"]), "tags": tags_of(member)[:MOST_TAGS_SHOWN]}
+    return {**{name: value for name, value in member.items() if name not in hidden}, "marketing_permissions": permissions, **tags}
+
+
+def tags_of(member: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"id": number, "name": name} for name, number in member["tags"].items()]
+
+
+def is_tag(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("name"), str) and bool(value["name"]) and value.get("status") in ("active", "inactive")
 
 
 def error_of(item: Mapping[str, Any], text: str, code: str = "ERROR_GENERIC") -> dict[str, str]:

@@ -1,0 +1,72 @@
+"""How what is posted to us may be signed: each scheme says what is wrong with a signature, or that nothing is.
+
+A signature is over the bytes as they came, so it is checked before anything reads them. No message says what was expected.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Final
+
+from pipeline.errors import FieldError
+
+TOLERANCE_SECONDS: Final = 300
+"""How old or early a signed request may be: Standard Webhooks recommends five minutes, Mailchimp asks for it."""
+
+
+def standard_webhooks(secret: str, headers: Mapping[str, str], body: bytes, now: datetime) -> FieldError | None:
+    """Standard Webhooks: `webhook-id`, `webhook-timestamp` and `webhook-signature`, of which any `v1` entry that fits will do."""
+    message_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
+    if not message_id or not _is_time(timestamp):
+        return FieldError("webhook-timestamp", "give the headers webhook-id, webhook-timestamp and webhook-signature")
+    if _is_too_far(timestamp, now):
+        return FieldError("webhook-timestamp", "the signed time is more than five minutes away")
+    expected = base64.b64encode(hmac.digest(_key(secret), _bytes(f"{message_id}.{timestamp}.") + body, "sha256"))
+    entries = (entry.partition(",") for entry in headers.get("webhook-signature", "").split(" "))
+    fits = _fits_any(expected, (value for version, _, value in entries if version == "v1"))
+    return None if fits else FieldError("webhook-signature", "no signature fits the body")
+
+
+def timed_hex(header: str, secret: str, headers: Mapping[str, str], body: bytes, now: datetime) -> FieldError | None:
+    """One header `t=<unix seconds>,v1=<hex>`, the HMAC-SHA256 of `t.body` by the secret as it stands; any `v1` entry that fits will do."""
+    entries = [entry.strip().partition("=") for entry in headers.get(header, "").split(",")]
+    times = [value for name, _, value in entries if name == "t"]
+    if len(times) != 1 or not _is_time(times[0]):
+        return FieldError(header, "give the signature as t=<unix seconds>,v1=<hex>")
+    if _is_too_far(times[0], now):
+        return FieldError(header, "the signed time is more than five minutes away")
+    expected = hmac.digest(secret.encode(), f"{times[0]}.".encode() + body, "sha256").hex().encode()
+    fits = _fits_any(expected, (value for name, _, value in entries if name == "v1"))
+    return None if fits else FieldError(header, "no signature fits the body")
+
+
+def _fits_any(expected: bytes, values: Iterable[str]) -> bool:
+    """Every value is compared, in constant time, so that the time tells nothing about which came near."""
+    fits = False
+    for value in values:
+        fits |= hmac.compare_digest(expected, _bytes(value))
+    return fits
+
+
+def _is_time(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 12
+
+
+def _is_too_far(timestamp: str, now: datetime) -> bool:
+    return abs(now.timestamp() - int(timestamp)) > TOLERANCE_SECONDS
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _key(secret: str) -> bytes:
+    """The bytes of a Standard Webhooks secret: `whsec_` and base64, or the plain text where it is not that."""
+    try:
+        return base64.b64decode(secret.removeprefix("whsec_"), validate=True) if secret.startswith("whsec_") else secret.encode()
+    except binascii.Error:
+        return secret.encode()
