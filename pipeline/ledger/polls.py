@@ -74,16 +74,19 @@ class Shown:
     def await_confirmation(self, destination: str, contacts: Mapping[str, str]) -> None:
         """Remember which event of a contact (key -> event id) awaits a confirmation."""
         if contacts:
-            self._store.run([("HSET", self._keys.destination(destination, "awaiting"), *(value for item in contacts.items() for value in item))])
+            self._store.call("await", self._awaiting(destination), [value for item in contacts.items() for value in item])
 
     def hasten(self, destination: str, ended: Sequence[tuple[str, Sequence[str]]]) -> None:
         """For deliveries (event id, contact keys) that ended: have an older one that awaits its confirmation looked at now."""
-        names = [self._keys.destination(destination, f"due:{lane_of(State.GIVEN)}"), self._keys.destination(destination, "awaiting")]
+        names = self._awaiting(destination)
         self._store.run([self._store.script("hasten", names, [event_id, *contact_keys]) for event_id, contact_keys in ended if contact_keys])
 
     def confirm(self, destination: str, lane: str, event_ids: Sequence[str], result: DeliveryResult) -> list[bool]:
         """End deliveries that await a confirmation, because the vendor has told of it by itself."""
-        names = [self._keys.destination(destination, suffix) for suffix in (f"due:{lane}", "row", "result", "n")]
+        names = [self._keys.destination(destination, suffix) for suffix in (f"due:{lane}", "row", "result", "n", "awaiting")]
         encoded = result.encode()
         arguments = [f"o|{result.outcome}|{lane}", *(value for event_id in event_ids for value in (event_id, encoded))]
         return [bool(value) for value in self._store.call("confirm", names, arguments)]
+
+    def _awaiting(self, destination: str) -> list[str]:
+        return [self._keys.destination(destination, suffix) for suffix in (f"due:{lane_of(State.GIVEN)}", "awaiting")]

@@ -8,8 +8,11 @@ import redis
 
 from pipeline.domain import DeliveryStatus, IncomingEvent, Instruction, Outcome, State, Subject, VendorResult, Word
 from pipeline.echo import echo_until_us
+from pipeline.envelope import open_if_readable
+from pipeline.ledger.deliveries import Row
 from pipeline.ledger.events import DeliveryResult, Facts, StoredEvent
 from pipeline.routing import Source
+from pipeline.settle import Ending
 from pipeline.vendors.base import AskDialogue, Capabilities, Held, TellDialogue, VendorRequest
 from tests.support.relay import PlainAdapter, Relay, destination, routing
 
@@ -230,11 +233,24 @@ def test_a_withdrawal_closes_what_awaits_a_confirmation(client: redis.Redis) -> 
 
 
 def test_a_confirmation_that_is_being_asked_about_is_left_to_its_answer(client: redis.Redis) -> None:
-    """While a worker holds the delivery, the vendor's word does not end it twice."""
+    """While a worker holds the delivery, the vendor's word does not end it twice; an answer from before is followed by another look."""
     relay = crm_relay(client, ConfirmedAdapter)
     event = happen(relay, "given", 1)
     relay.hurry()
     assert [each.event_id for each in relay.ledger.deliveries.claim("crm", "given", "worker", 60_000, [event])] == [event]
     happen(relay, "given", 9, "crm-news")
     assert relay.deliveries(event)["crm"][0] == "awaiting_confirmation"
+    relay.settler.settle(relay.rules.destinations["crm"], "given", "worker", [_still_unconfirmed(relay, event)])
+    holds(relay, State.GIVEN)
+    relay.beat()
+    relay.drain()
+    assert relay.deliveries(event)["crm"][0] == "delivered"
     assert relay.figures().unaccounted == 0
+
+
+def _still_unconfirmed(relay: Relay, event_id: str) -> Ending:
+    """What a worker finds that asked just before the person confirmed."""
+    event = open_if_readable(relay.ledger.events.load([event_id])[0], relay.vault)
+    result = VendorResult(outcome=Outcome.PENDING_CONFIRMATION, reason="not_confirmed_yet")
+    key = relay.hasher.identifier_key("email", ANA)
+    return Ending(event=event, event_id=event_id, row=Row(state="given", awaiting=True), result=result, contact_keys=(key,))

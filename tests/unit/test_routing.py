@@ -11,7 +11,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.routing import Conditions, RetryPolicy, Routing, Trigger
 from pipeline.routing_file import load_routing, source_kinds
 from pipeline.routing_summary import describe
-from pipeline.vendors import webhook
+from pipeline.vendors import has_verb, vendor_names, webhook
 from pipeline.vendors.base import Capabilities, Rate
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "consent.yaml"
@@ -355,16 +355,18 @@ def test_the_example_file_runs_against_the_sandboxes_as_it_is():
     text = EXAMPLE.read_text()
     routing = load_routing(text, filename="consent.yaml", environment={})
     assert all("has no key" in warning for warning in routing.warnings)
-    assert {destination.adapter.address for destination in routing.destinations.values()} == {
-        "http://127.0.0.1:8090/dinamize",
-        "http://127.0.0.1:8090/mailchimp/3.0",
-        "http://127.0.0.1:8090/webhook",
-    }
+    told = {name for name in vendor_names() if has_verb(name, "tell")}
+    assert {destination.vendor for destination in routing.destinations.values()} == told
+    heard = {name for name in vendor_names() if has_verb(name, "hear") or has_verb(name, "poll")}
+    assert {source.kind for source in routing.sources.values()} == {"native", *heard}
+    for destination in routing.destinations.values():
+        assert destination.adapter.address.startswith(f"http://127.0.0.1:8090/{destination.vendor}")
     names = re.findall(r"\$\{(CONSENT_SAMPLE_\w+)", text)
     keys = {name: f"sha256:{index:064x}" for index, name in enumerate(names)}
     assert load_routing(text, filename="consent.yaml", environment=keys).warnings == ()
-    assert routing.route(event(purpose="newsletter", state=State.WITHDRAWN)) == ("crm-webhook", "dinamize-news", "mailchimp-main")
-    assert routing.route(event(purpose="marketing-sms", state=State.GIVEN)) == ("crm-webhook",)
+    assert routing.route(event(purpose="newsletter", state=State.WITHDRAWN)) == tuple(sorted(routing.destinations))
+    assert routing.route(event(purpose="marketing-sms", state=State.GIVEN)) == ("crm-webhook", "privacy-platform")
+    assert routing.route(event(purpose="single-user-tracking", state=State.GIVEN)) == ("maileon-main",)
 
 
 def test_the_description_names_accounts_rates_and_triggers():

@@ -12,7 +12,7 @@ import pytest
 from config.settings import SettingsError
 from workers import process
 from workers.celery_processes import Watchdog
-from workers.state import StateFolder, key_hash
+from workers.state import SAMPLE_KEYS, StateFolder, key_hash
 from workers.supervisor import Service, StartFailed, Supervisor
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -147,7 +147,7 @@ def test_a_state_folder_has_one_owner_and_private_secrets(tmp_path):
     made = folder.secrets({})
     assert made == folder.secrets({})
     assert made["CONSENT_SAMPLE_KEY_SHA256"] == key_hash(folder.sample_key())
-    assert len(set(made.values())) == 6
+    assert len(set(made.values())) == 3 + len(SAMPLE_KEYS)
     assert folder.secrets({"CONSENT_SUBJECT_PEPPER": "given"})["CONSENT_SUBJECT_PEPPER"] == "given"
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in (tmp_path / "state").iterdir() if file.is_file()} == {0o600}
