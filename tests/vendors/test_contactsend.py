@@ -638,19 +638,31 @@ class TestSandbox:
         assert self.tell(sandbox).outcome is Outcome.APPLIED
         assert sandbox.states("contactsend") == {f"ana@example.org/{CODE}": "withdrawn"}
 
-    def test_a_look_through_the_database_sees_everybody(self, sandbox: SandboxHandle) -> None:
-        """Five people on pages of two are seen in one look of three pages, and a change is seen in the next one."""
+    @pytest.mark.parametrize("name", ["direct", "curl", "requests"])
+    def test_a_look_through_the_database_sees_everybody(self, sandbox: SandboxHandle, name: str) -> None:
+        """Five people on pages of two are seen in one look of three pages; a change is seen in the next one, also when the token has ended meanwhile."""
+        driver = make_driver(name)
         for number in range(5):
             sandbox.place("contactsend", attributes={"EMAIL": f"p{number}@example.org", "__cls1": 1})
-        assert self.look(sandbox) == {f"p{number}@example.org": State.GIVEN for number in range(5)}
+        assert self.look(sandbox, driver) == {f"p{number}@example.org": State.GIVEN for number in range(5)}
         sandbox.place("contactsend", attributes={"EMAIL": "p3@example.org", "__cls1": -1})
-        assert self.look(sandbox)["p3@example.org"] is State.WITHDRAWN
+        sandbox.settings("contactsend", idle_seconds=0.2)
+        time.sleep(0.25)
+        assert self.look(sandbox, driver)["p3@example.org"] is State.WITHDRAWN
+        driver.close()
 
-    def look(self, sandbox: SandboxHandle) -> dict[str | None, State]:
+    def test_a_look_says_what_a_tell_refers_to(self, sandbox: SandboxHandle) -> None:
+        """What was told is known when it is seen: place and reference are those of the tell."""
+        adapter, driver = self.contract.adapter(sandbox.url("contactsend")), DirectDriver(5)
+        told = self.tell(sandbox)
+        (seen,) = driver.drive(adapter, adapter.poll("", SOURCE, NOW), 0).sightings
+        assert (seen.place, seen.reference, seen.state) == (adapter.place_of({}), told.vendor_reference, State.WITHDRAWN)
+
+    def look(self, sandbox: SandboxHandle, driver: Any) -> dict[str | None, State]:
         adapter = self.contract.adapter(sandbox.url("contactsend"), options={**self.contract.options, "page_size": 2})
-        driver, position, seen = DirectDriver(5), "", {}
+        position, seen = "", {}
         for pages in (1, 2, 3):
-            polled = driver.drive(adapter, adapter.poll(position, SOURCE, NOW))
+            polled = driver.drive(adapter, adapter.poll(position, SOURCE, NOW), 0)
             assert polled.more is (pages < 3)
             seen |= {one.subject.email: one.state for one in polled.sightings}
             position = polled.position
