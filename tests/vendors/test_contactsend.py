@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from xml.etree import ElementTree as ET
 
@@ -605,6 +606,27 @@ class TestSandbox:
         body = request.body.replace(SOAP.encode(), b"http://schemas.xmlsoap.org/soap/envelope/")
         refused = send(adapter, VendorRequest(operation="borrowToken", headers=request.headers, body=body))
         assert (refused.status, soap.read_fault(refused)) == (500, soap.Fault("protocol", "soap version mismatch soap 1 2 is expected"))
+
+    def call(self, sandbox: SandboxHandle, operation: str, inner: str, token: str = "") -> VendorResponse:
+        """One operation as any other client of the service would send it."""
+        session = f"<token><content>{token}</content></token>" if token else ""
+        body = envelope(f'<n:{operation} xmlns:n="{SERVICE}">{session}{inner}</n:{operation}>').body
+        request = VendorRequest(operation=operation, headers=(("content-type", "application/soap+xml"),), body=body)
+        send: Any = DirectDriver(5)._send
+        said: VendorResponse = send(SimpleNamespace(address=sandbox.url("contactsend"), sign=lambda request, _: request), request)
+        return said
+
+    def test_knows_what_else_a_client_may_ask(self, sandbox: SandboxHandle) -> None:
+        """A lock can be asked for, a token kept alive and given back, and a search may be for a part; what is unknown is refused."""
+        keys = "<apiKey>test-contactsend-api-key</apiKey><userKey>test-contactsend-user-key</userKey>"
+        token = ET.fromstring(self.call(sandbox, "borrowToken", keys).body).findtext(".//content") or ""
+        sandbox.place("contactsend", attributes={"EMAIL": "ana@example.org"})
+        part = "<attribute><key>email</key><value>ANA%</value></attribute><lookupPrefs><matchingMode>LIKE</matchingMode></lookupPrefs>"
+        database = "<sourceIdentifier>6</sourceIdentifier>"
+        assert self.call(sandbox, "findSubscribers", database + part, token).body.count(b"<identifier>1</identifier>") == 1
+        assert b"<return>false</return>" in self.call(sandbox, "isSubscriberSourceLocked", "<subscriberSourceId>6</subscriberSourceId>", token).body
+        for operation, status in (("keepaliveToken", 200), ("removeEverything", 400), ("invalidateToken", 200), ("keepaliveToken", 400)):
+            assert self.call(sandbox, operation, "", token).status == status
 
     def test_one_item_is_one_element(self, sandbox: SandboxHandle) -> None:
         """The XML of one item and of several differ in nothing but their number, which clients have turned into an object and a list."""
