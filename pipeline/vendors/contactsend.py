@@ -20,7 +20,7 @@ from pipeline.domain import EMPTY, Instruction, Outcome, State, Subject, VendorR
 from pipeline.errors import ConfigurationError
 from pipeline.vendors import _contactsend_soap as soap
 from pipeline.vendors import base
-from pipeline.vendors._contactsend_records import VALUE, Page, Reader, Subscriber, instant, page_of, place, subscriber_of
+from pipeline.vendors._contactsend_records import VALUE, Page, Reader, Subscriber, page_of, place, subscriber_of
 from pipeline.vendors.base import Capabilities, Held, Option, Rate, SignIn, SourceSettings, VendorRequest, VendorResponse
 
 MOST_PAGES: Final = 2
@@ -67,7 +67,11 @@ class Adapter(base.Adapter):
         "source_id": Option(description="number of the user database", required=True, type=int),
         "webform_code": Option(description="webform code of the subscription that stands for the purpose", required=True),
         "registration_field": Option(description="registration field of that subscription, such as __cls1", required=True),
-        "fields": Option(description="our names -> attributes of the user database; email or external_id at least", default={"email": "EMAIL"}, type=dict),
+        "fields": Option(
+            description="our names (email, external_id, phone, first_name...) -> attributes; one of the first two at least",
+            default={"email": "EMAIL"},
+            type=dict,
+        ),
         "changed_at_fields": Option(description="registration fields -> attributes that hold the time of their last change", default={}, type=dict),
         "page_size": Option(description="subscribers on one page when the database is looked through", default=100, type=int),
         "sort_order": Option(description="how it is sorted then (assumed); empty leaves the order to Contactsend", default="ASC"),
@@ -98,7 +102,7 @@ class Adapter(base.Adapter):
             **{name: not _are_texts(self.settings[name]) for name in FAULTS},
         }
         for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            raise ConfigurationError(f"option {name!r} has a value of no use; expected the {self.options[name].description}")
+            raise ConfigurationError(f"option {name!r} has a value of no use: {self.options[name].description}")
 
     def place_of(self, options: Mapping[str, Any]) -> str:
         return place(self.option(options, "source_id"), self.option(options, "registration_field"))
@@ -125,8 +129,7 @@ class Adapter(base.Adapter):
             return Held(readable=False)
         for state in (State.GIVEN, State.WITHDRAWN):
             for subscriber in (one for one in found if one.state(name) is state):
-                changed_at = instant(subscriber.text(self.option(options, "changed_at_fields").get(name, "")), "UTC")
-                return Held(state=state, changed_at=changed_at, vendor_reference=str(subscriber.identifier))
+                return Held(state=state, vendor_reference=str(subscriber.identifier))
         return Held(vendor_reference=str(found[0].identifier) if found else "")
 
     def poll(self, position: str, source: SourceSettings, received_at: datetime) -> base.PollDialogue:

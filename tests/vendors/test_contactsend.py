@@ -17,7 +17,7 @@ from pipeline.vendors import _contactsend_soap as soap
 from pipeline.vendors import contacthub
 from pipeline.vendors.base import Adapter, Held, Notification, SourceSettings, VendorRequest, VendorResponse
 from tests.sandboxes import SandboxHandle, start_sandboxes
-from tests.vendors.contract import PERSON, SAID_AT, UNREADABLE, VendorContract, result
+from tests.vendors.contract import PERSON, UNREADABLE, VendorContract, result
 from tests.vendors.drivers import DirectDriver, Replayed, make_driver, replay
 
 SERVICE = "http://ws.api.contactlab.com/"
@@ -414,12 +414,6 @@ class TestAsk:
     def test_the_registration_field_says_it(self, persons: list[str], expected: Held) -> None:
         """One subscription is enough for given; a field that is not there cannot be read."""
         assert replay(self.contract.adapter().ask(ONLY_ADDRESS, {}), found(*persons)).result == expected
-
-    def test_the_date_is_told_if_there_is_one(self) -> None:
-        """With `changed_at_fields` the date of the last change goes with it."""
-        adapter = self.contract.adapter(options={**self.contract.options, "changed_at_fields": {"__cls1": "__cls1_at"}})
-        held = replay(adapter.ask(ONLY_ADDRESS, {}), found(person(__cls1_at="2026-01-05 16:00:00"))).result
-        assert held == Held(state=State.GIVEN, vendor_reference="77", changed_at=SAID_AT)
 
     def test_without_an_identifier_nothing_is_asked(self) -> None:
         """Somebody who cannot be found is unreadable, and nothing was sent."""
