@@ -49,6 +49,11 @@ class Page:
     has_more: bool
 
 
+def place(source_id: int, registration_field: str) -> str:
+    """A list at Contactsend: who is in it, one field of one user database says."""
+    return f"{source_id}/{registration_field.lower()}"
+
+
 def subscriber_of(item: Any) -> Subscriber | None:
     """A subscriber that an answer shows, or None if it has no identifier."""
     identifier = getattr(item, "identifier", None)
@@ -107,8 +112,8 @@ class Reader:
                 return
             said_at = self.changed_at(subscriber, registration_field)
             if said_at is None:
-                place = f"{self.source_id}/{registration_field}"
-                yield Sighting(place=place, reference=str(subscriber.identifier), subject=subject, purpose=purpose, state=state)
+                where, reference = place(self.source_id, registration_field), str(subscriber.identifier)
+                yield Sighting(place=where, reference=reference, subject=subject, purpose=purpose, state=state)
             else:
                 yield IncomingEvent(subject=subject, purpose=purpose, state=state, event_time=said_at)
 

@@ -21,6 +21,7 @@ from lxml import etree
 from pipeline.vendors.base import VendorRequest, VendorResponse
 
 SERVICE: Final = "http://ws.api.contactlab.com/"
+BINDING: Final = f"{{{SERVICE}}}ClabServiceBinding"
 ENVELOPES: Final = ("http://www.w3.org/2003/05/soap-envelope", "http://schemas.xmlsoap.org/soap/envelope/")
 """SOAP 1.2, and 1.1, in which a server refuses a version that it does not know."""
 HEADERS: Final = (("content-type", 'application/soap+xml; charset=utf-8; action=""'), ("accept", "application/soap+xml"))
@@ -125,7 +126,7 @@ def _answer(operation: str, body: Any) -> Answer | None:
     for value in body.iter("value"):
         value.attrib.pop(_TYPE, None)
     try:
-        returned = _client().service._binding.get(operation).output.deserialize(body.getparent())  # noqa: SLF001 (zeep's public way sends)
+        returned = _client().wsdl.bindings[BINDING].get(operation).output.deserialize(body.getparent())
     except (Error, ValueError, TypeError, LookupError, AttributeError):
         return None
     return Answer(returned)

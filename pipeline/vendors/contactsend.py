@@ -20,7 +20,7 @@ from pipeline.domain import EMPTY, Instruction, Outcome, State, Subject, VendorR
 from pipeline.errors import ConfigurationError
 from pipeline.vendors import _contactsend_soap as soap
 from pipeline.vendors import base
-from pipeline.vendors._contactsend_records import VALUE, Page, Reader, Subscriber, instant, page_of, subscriber_of
+from pipeline.vendors._contactsend_records import VALUE, Page, Reader, Subscriber, page_of, place, subscriber_of
 from pipeline.vendors.base import Capabilities, Held, Option, Rate, SignIn, SourceSettings, VendorRequest, VendorResponse
 
 MOST_PAGES: Final = 2
@@ -67,9 +67,14 @@ class Adapter(base.Adapter):
         "source_id": Option(description="number of the user database", required=True, type=int),
         "webform_code": Option(description="webform code of the subscription that stands for the purpose", required=True),
         "registration_field": Option(description="registration field of that subscription, such as __cls1", required=True),
-        "fields": Option(description="our names -> attributes of the user database; email or external_id at least", default={"email": "EMAIL"}, type=dict),
+        "fields": Option(
+            description="our names (email, external_id, phone, first_name...) -> attributes; one of the first two at least",
+            default={"email": "EMAIL"},
+            type=dict,
+        ),
         "changed_at_fields": Option(description="registration fields -> attributes that hold the time of their last change", default={}, type=dict),
         "page_size": Option(description="subscribers on one page when the database is looked through", default=100, type=int),
+        "sort_order": Option(description="how it is sorted then (assumed); empty leaves the order to Contactsend", default="ASC"),
         "address_faults": Option(description="words of a fault about our IP address (assumed)", default=["ip"], type=list),
         "locked_faults": Option(description="words of a fault about a locked or read-only database (assumed)", default=["locked", "read only"], type=list),
         "signed_out_faults": Option(description="words of a fault about a token that is no longer good (assumed)", default=["token"], type=list),
@@ -97,10 +102,10 @@ class Adapter(base.Adapter):
             **{name: not _are_texts(self.settings[name]) for name in FAULTS},
         }
         for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            raise ConfigurationError(f"option {name!r} has a value of no use; expected the {self.options[name].description}")
+            raise ConfigurationError(f"option {name!r} has a value of no use: {self.options[name].description}")
 
     def place_of(self, options: Mapping[str, Any]) -> str:
-        return f"{self.option(options, 'source_id')}/{self.option(options, 'registration_field')}"
+        return place(self.option(options, "source_id"), self.option(options, "registration_field"))
 
     def contact_of(self, subject: Subject) -> dict[str, str]:
         """The identifiers that the user database has an attribute for."""
@@ -124,8 +129,7 @@ class Adapter(base.Adapter):
             return Held(readable=False)
         for state in (State.GIVEN, State.WITHDRAWN):
             for subscriber in (one for one in found if one.state(name) is state):
-                changed_at = instant(subscriber.text(self.option(options, "changed_at_fields").get(name, "")), "UTC")
-                return Held(state=state, changed_at=changed_at, vendor_reference=str(subscriber.identifier))
+                return Held(state=state, vendor_reference=str(subscriber.identifier))
         return Held(vendor_reference=str(found[0].identifier) if found else "")
 
     def poll(self, position: str, source: SourceSettings, received_at: datetime) -> base.PollDialogue:
@@ -133,8 +137,9 @@ class Adapter(base.Adapter):
         number = int(position) if position.isascii() and position.isdigit() else 1
         source_id, fields, dates = (self.settings[name] for name in ("source_id", "fields", "changed_at_fields"))
         reader = Reader(source_id=source_id, fields=fields, changed_at_fields=dates, source=source, received_at=received_at)
-        sorting = {"sortField": next(fields[kind] for kind in IDENTIFIERS if kind in fields), "sortOrder": "ASC"}
-        pagination = {"sorting": [sorting], "currentPage": number, "pageSize": self.settings["page_size"]}
+        by = next(fields[kind] for kind in IDENTIFIERS if kind in fields)
+        sorting = [{"sortField": by, "sortOrder": order}] if (order := self.settings["sort_order"]) else []
+        pagination = {"sorting": sorting, "currentPage": number, "pageSize": self.settings["page_size"]}
         page = yield from self._page(
             soap.write("findSubscribersBy", sourceIdentifier=source_id, useBaseFilter=False, selectedAttribute=reader.attributes(), pagination=pagination),
             number,

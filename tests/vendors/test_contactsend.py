@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from xml.etree import ElementTree as ET
 
@@ -16,7 +17,7 @@ from pipeline.vendors import _contactsend_soap as soap
 from pipeline.vendors import contacthub
 from pipeline.vendors.base import Adapter, Held, Notification, SourceSettings, VendorRequest, VendorResponse
 from tests.sandboxes import SandboxHandle, start_sandboxes
-from tests.vendors.contract import PERSON, SAID_AT, UNREADABLE, VendorContract, result
+from tests.vendors.contract import PERSON, UNREADABLE, VendorContract, result
 from tests.vendors.drivers import DirectDriver, Replayed, make_driver, replay
 
 SERVICE = "http://ws.api.contactlab.com/"
@@ -154,7 +155,7 @@ class TestTell:
         told = self.tell(found(person(__cls2=1)), SET, options={"webform_code": "230004001356", "registration_field": "__cls2"})
         assert sent_texts(told.sent[1])["webFormCode"] == "230004001356"
         adapter = self.contract.adapter()
-        assert (adapter.place_of({}), adapter.place_of({"registration_field": "__cls2"})) == ("6/__cls1", "6/__cls2")
+        assert (adapter.place_of({}), adapter.place_of({"registration_field": "__CLS2"})) == ("6/__cls1", "6/__cls2")
 
     @pytest.mark.parametrize(
         "state, says",
@@ -414,12 +415,6 @@ class TestAsk:
         """One subscription is enough for given; a field that is not there cannot be read."""
         assert replay(self.contract.adapter().ask(ONLY_ADDRESS, {}), found(*persons)).result == expected
 
-    def test_the_date_is_told_if_there_is_one(self) -> None:
-        """With `changed_at_fields` the date of the last change goes with it."""
-        adapter = self.contract.adapter(options={**self.contract.options, "changed_at_fields": {"__cls1": "__cls1_at"}})
-        held = replay(adapter.ask(ONLY_ADDRESS, {}), found(person(__cls1_at="2026-01-05 16:00:00"))).result
-        assert held == Held(state=State.GIVEN, vendor_reference="77", changed_at=SAID_AT)
-
     def test_without_an_identifier_nothing_is_asked(self) -> None:
         """Somebody who cannot be found is unreadable, and nothing was sent."""
         asked = replay(self.contract.adapter().ask(Subject(phone="+390000000000"), {}))
@@ -452,6 +447,7 @@ class TestPoll:
             "pageSize": "100",
         }
         assert [one.text for one in ET.fromstring(request.body).iter("selectedAttribute")] == ["EMAIL", "CRM_ID", "__cls1"]
+        assert b"sort" not in self.poll(sort_order="").sent[0].body
 
     def test_shows_states(self) -> None:
         """1 is a sighting of a consent, -1 of a withdrawal, 0 and anything else of nothing."""
@@ -504,7 +500,7 @@ class TestPoll:
         subject = Subject(email="ana@example.org", external_id="person-4711", country="IT")
         event = IncomingEvent(subject=subject, purpose="newsletter", state=State.WITHDRAWN, event_time=datetime(2026, 1, 5, 12, tzinfo=UTC))
         assert replayed.result.events == [event, event]
-        assert [(one.place, one.reference) for one in replayed.result.sightings] == [("6/__cls1", str(number)) for number in (3, 4, 5, 6)]
+        assert [one.reference for one in replayed.result.sightings] == ["3", "4", "5", "6"]
 
     def test_who_cannot_be_named_is_reported(self) -> None:
         """A state of somebody without a readable identifier is told by his number, once and without values; the others are heard."""
@@ -513,7 +509,7 @@ class TestPoll:
         assert isinstance(wrong, InvalidInput)
         assert [error.path for error in wrong.errors] == ["subscribers.5"]
         assert "anywhere" not in str(wrong)
-        assert [(one.place, one.reference) for one in polled.sightings] == [("6/__cls1", "6")]
+        assert [one.reference for one in polled.sightings] == ["6"]
 
     @pytest.mark.parametrize(
         "said, expected",
@@ -605,6 +601,27 @@ class TestSandbox:
         refused = send(adapter, VendorRequest(operation="borrowToken", headers=request.headers, body=body))
         assert (refused.status, soap.read_fault(refused)) == (500, soap.Fault("protocol", "soap version mismatch soap 1 2 is expected"))
 
+    def call(self, sandbox: SandboxHandle, operation: str, inner: str, token: str = "") -> VendorResponse:
+        """One operation as any other client of the service would send it."""
+        session = f"<token><content>{token}</content></token>" if token else ""
+        body = envelope(f'<n:{operation} xmlns:n="{SERVICE}">{session}{inner}</n:{operation}>').body
+        request = VendorRequest(operation=operation, headers=(("content-type", "application/soap+xml"),), body=body)
+        send: Any = DirectDriver(5)._send
+        said: VendorResponse = send(SimpleNamespace(address=sandbox.url("contactsend"), sign=lambda request, _: request), request)
+        return said
+
+    def test_knows_what_else_a_client_may_ask(self, sandbox: SandboxHandle) -> None:
+        """A lock can be asked for, a token kept alive and given back, and a search may be for a part; what is unknown is refused."""
+        keys = "<apiKey>test-contactsend-api-key</apiKey><userKey>test-contactsend-user-key</userKey>"
+        token = ET.fromstring(self.call(sandbox, "borrowToken", keys).body).findtext(".//content") or ""
+        sandbox.place("contactsend", attributes={"EMAIL": "ana@example.org"})
+        part = "<attribute><key>email</key><value>ANA%</value></attribute><lookupPrefs><matchingMode>LIKE</matchingMode></lookupPrefs>"
+        database = "<sourceIdentifier>6</sourceIdentifier>"
+        assert self.call(sandbox, "findSubscribers", database + part, token).body.count(b"<identifier>1</identifier>") == 1
+        assert b"<return>false</return>" in self.call(sandbox, "isSubscriberSourceLocked", "<subscriberSourceId>6</subscriberSourceId>", token).body
+        for operation, status in (("keepaliveToken", 200), ("removeEverything", 400), ("invalidateToken", 200), ("keepaliveToken", 400)):
+            assert self.call(sandbox, operation, "", token).status == status
+
     def test_one_item_is_one_element(self, sandbox: SandboxHandle) -> None:
         """The XML of one item and of several differ in nothing but their number, which clients have turned into an object and a list."""
         adapter, driver = self.contract.adapter(sandbox.url("contactsend")), DirectDriver(5)
@@ -637,19 +654,31 @@ class TestSandbox:
         assert self.tell(sandbox).outcome is Outcome.APPLIED
         assert sandbox.states("contactsend") == {f"ana@example.org/{CODE}": "withdrawn"}
 
-    def test_a_look_through_the_database_sees_everybody(self, sandbox: SandboxHandle) -> None:
-        """Five people on pages of two are seen in one look of three pages, and a change is seen in the next one."""
+    @pytest.mark.parametrize("name", ["direct", "curl", "requests"])
+    def test_a_look_through_the_database_sees_everybody(self, sandbox: SandboxHandle, name: str) -> None:
+        """Five people on pages of two are seen in one look of three pages; a change is seen in the next one, also when the token has ended meanwhile."""
+        driver = make_driver(name)
         for number in range(5):
             sandbox.place("contactsend", attributes={"EMAIL": f"p{number}@example.org", "__cls1": 1})
-        assert self.look(sandbox) == {f"p{number}@example.org": State.GIVEN for number in range(5)}
+        assert self.look(sandbox, driver) == {f"p{number}@example.org": State.GIVEN for number in range(5)}
         sandbox.place("contactsend", attributes={"EMAIL": "p3@example.org", "__cls1": -1})
-        assert self.look(sandbox)["p3@example.org"] is State.WITHDRAWN
+        sandbox.settings("contactsend", idle_seconds=0.2)
+        time.sleep(0.25)
+        assert self.look(sandbox, driver)["p3@example.org"] is State.WITHDRAWN
+        driver.close()
 
-    def look(self, sandbox: SandboxHandle) -> dict[str | None, State]:
+    def test_a_look_says_what_a_tell_refers_to(self, sandbox: SandboxHandle) -> None:
+        """What was told is known when it is seen: place and reference are those of the tell."""
+        adapter, driver = self.contract.adapter(sandbox.url("contactsend")), DirectDriver(5)
+        told = self.tell(sandbox)
+        (seen,) = driver.drive(adapter, adapter.poll("", SOURCE, NOW), 0).sightings
+        assert (seen.place, seen.reference, seen.state) == (adapter.place_of({}), told.vendor_reference, State.WITHDRAWN)
+
+    def look(self, sandbox: SandboxHandle, driver: Any) -> dict[str | None, State]:
         adapter = self.contract.adapter(sandbox.url("contactsend"), options={**self.contract.options, "page_size": 2})
-        driver, position, seen = DirectDriver(5), "", {}
+        position, seen = "", {}
         for pages in (1, 2, 3):
-            polled = driver.drive(adapter, adapter.poll(position, SOURCE, NOW))
+            polled = driver.drive(adapter, adapter.poll(position, SOURCE, NOW), 0)
             assert polled.more is (pages < 3)
             seen |= {one.subject.email: one.state for one in polled.sightings}
             position = polled.position
