@@ -103,7 +103,7 @@ def test_who_unsubscribes_at_mailchimp_is_stopped_everywhere_else(everything: St
     """Mailchimp's form post is heard, every other system is told, and Mailchimp, which said it, is only asked."""
     email = person()
     given_everywhere(everything, email)
-    place(everything, "mailchimp", email_address=email, list_id="test-list", status="unsubscribed")
+    place(everything, "mailchimp", email=email, list_id="test-list", status="unsubscribed")
     writes = [call for call in everything.sandbox("mailchimp")["calls"] if call["method"] != "GET"]
     form = {
         "type": "unsubscribe",
@@ -139,7 +139,7 @@ def test_what_changes_at_contacthub_is_heard_by_polling(everything: Stack) -> No
     entry = {"id": "newsletter", "kind": "DIGITAL_MESSAGE", "subscribed": False, "startDate": None, "endDate": now}
     place(everything, "contacthub", email=email, subscriptions=[entry])
     for destination in ("dinamize-news", "mailchimp-main", "privacy-platform", "contactsend-main", "crm-webhook"):
-        wait_until(lambda name=destination: held(everything, name, email) == State.WITHDRAWN, 30, lambda: destination)
+        wait_until(lambda name=destination: held(everything, name, email) == State.WITHDRAWN, 30, lambda name=destination: name)
     assert everything.metric("consent_last_heard_seconds", source="contacthub-changes") < 10
 
 
@@ -150,7 +150,7 @@ def test_what_changes_at_contactsend_is_heard_by_polling(everything: Stack) -> N
     wait_until(lambda: everything.metric("consent_last_heard_seconds", source="contactsend-changes") < 2, 15)
     place(everything, "contactsend", attributes={"EMAIL": email, "__cls1": "-1"})
     for destination in ("dinamize-news", "mailchimp-main", "privacy-platform", "contacthub-main", "crm-webhook"):
-        wait_until(lambda name=destination: held(everything, name, email) == State.WITHDRAWN, 30, lambda: destination)
+        wait_until(lambda name=destination: held(everything, name, email) == State.WITHDRAWN, 30, lambda name=destination: name)
 
 
 def test_nothing_personal_shows(everything: Stack) -> None:
