@@ -87,12 +87,15 @@ class TwoWay:
 
     def work(self) -> None:
         """Poll both, and carry out everything that is there to be done."""
-        client = self.relay.ledger.store.client
-        for source in ("hub-changes", "send-changes"):
-            client.hset(f"cr:{{s:{source}}}:poll", mapping={"due": 0, "until": 0})
-            self.relay.listen.run(source)
+        self.poll("hub-changes")
+        self.poll("send-changes")
         self.relay.drain()
         self.relay.again()
+
+    def poll(self, source: str) -> None:
+        """Hear what one of them has to say by now."""
+        self.relay.ledger.store.client.hset(f"cr:{{s:{source}}}:poll", mapping={"due": 0, "until": 0})
+        self.relay.listen.run(source)
 
     def settle(self) -> int:
         """Work until nobody has anything more to say; returns how many rounds that took. Fails if it never ends."""

@@ -11,6 +11,7 @@ import redis
 
 from pipeline.domain import IncomingEvent, Outcome, Polled, Sighting, State, Subject, VendorResult
 from pipeline.errors import FieldError, InvalidInput, LedgerUnavailable
+from pipeline.listen import ListenOptions
 from pipeline.routing import Poll, Source
 from pipeline.vendors.base import PollDialogue, Rate, SourceSettings, VendorRequest
 from tests.support.relay import BASE_TIME, PlainAdapter, Relay, destination, routing
@@ -208,6 +209,19 @@ def test_a_sweep_that_is_cut_does_not_count_as_one(relay: Relay) -> None:
     assert int(relay.ledger.store.client.hget("cr:{s:crm-changes}:poll", "swept")) == first
     heard(relay, Polled(position="1"))
     assert int(relay.ledger.store.client.hget("cr:{s:crm-changes}:poll", "swept")) > first
+
+
+def test_a_turn_that_takes_too_long_goes_on_later_and_ends_no_sweep(relay: Relay) -> None:
+    """When its time is over the turn is given back with the position, due at once, and what was not seen yet does not count as seen."""
+    heard(relay, Polled(position="1", sightings=[sighting("given")]))
+    first = int(relay.ledger.store.client.hget("cr:{s:crm-changes}:poll", "swept"))
+    relay.listen._options = ListenOptions(turn_seconds=0.0)
+    heard(relay, Polled(position="p2", more=True), Polled(position="p3", more=True))
+    assert vendor(relay).asked == ["", "1"]
+    assert int(relay.ledger.store.client.hget("cr:{s:crm-changes}:poll", "swept")) == first
+    assert relay.listen.push_due() == ["crm-changes"]
+    assert relay.listen.run("crm-changes") == 0
+    assert vendor(relay).asked == ["", "1", "p2"]
 
 
 def test_what_we_told_ourselves_is_no_news(client: redis.Redis) -> None:
