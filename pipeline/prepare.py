@@ -13,7 +13,7 @@ from pipeline.ledger.deliveries import Leased
 from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.standings import Merge, Reach
 from pipeline.routing import Destination, Routing
-from pipeline.settle import CONFIRMATION_LOOK_SECONDS, Ending
+from pipeline.settle import Ending
 from pipeline.subjects import COMPLETION_DEPTH, Completed, complete
 from pipeline.vault import Vault
 
@@ -65,7 +65,7 @@ class Preparer:
             elif opened.state not in destination.adapter.capabilities.states:
                 endings.append(_ending(each, opened, Outcome.UNSUPPORTED, f"cannot_express_{opened.state}"))
             elif each.row.awaiting and not destination.adapter.capabilities.reads_back:
-                endings.append(Ending(event=opened, event_id=opened.event_id, row=each.row, back_at_ms=-int(CONFIRMATION_LOOK_SECONDS * 1000)))
+                endings.append(_ending(each, opened, Outcome.PENDING_CONFIRMATION, each.row.reason))
             elif opened.state is State.WITHDRAWN and not opened.identifier_keys.keys() >= set(destination.adapter.capabilities.identifiers):
                 incomplete.append((each, opened))  # even if it names one of several: the vendor may know the person by another
             elif destination.adapter.contact_of(opened.subject):

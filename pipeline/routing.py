@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import cached_property
 from typing import Any, Final
 
@@ -105,6 +106,7 @@ class Destination:
 
     `account` names what shares rate, concurrency, pause, breaker and session: the first destination, by name, of those with equal
     vendor, base_url and credentials, unless the routing file sets `limit_group`. Deliveries to a destination that is not `enabled` wait.
+    A `given` that nobody has confirmed for `confirmation_days` ends unconfirmed; `key_expires_on` is what a person wrote down, as no vendor tells it.
     """
 
     name: str
@@ -119,6 +121,8 @@ class Destination:
     allow_private_network: bool = False
     keep_contact_for: frozenset[str] = frozenset()
     is_polled: bool = False
+    confirmation_days: float = 30.0
+    key_expires_on: date | None = None
 
     def options_for(self, purpose: str) -> Mapping[str, Any]:
         """The destination's options, defaults included, with those of the purpose laid over them."""

@@ -19,7 +19,7 @@ from pipeline.yaml_lines import LineReader, suggestion
 
 _DESTINATION: Final = (
     *("vendor", "base_url", "credentials", "options", "options_by_purpose", "rate", "retry"),
-    *("enabled", "allow_private_network", "keep_contact_for", "limit_group"),
+    *("enabled", "allow_private_network", "keep_contact_for", "limit_group", "confirmation_days", "key_expires_on"),
 )
 _RATE: Final = ("calls", "per_seconds", "concurrent")
 _RETRY: Final = ("waits_seconds", "give_up_after_seconds")
@@ -99,6 +99,8 @@ class DestinationReader:
             enabled=self.lines.flag(parts.get("enabled"), f"enabled of {name}", default=True),
             allow_private_network=self.lines.flag(parts.get("allow_private_network"), f"allow_private_network of {name}", default=False),
             keep_contact_for=self._keep_contact_for(parts.get("keep_contact_for"), declared, name),
+            confirmation_days=self.lines.number(parts.get("confirmation_days"), f"confirmation_days of {name}") or Destination.confirmation_days,
+            key_expires_on=self.lines.day(parts.get("key_expires_on"), f"key_expires_on of {name}"),
         )
         return _Draft(
             node=node,

@@ -3,7 +3,8 @@
 outcome               a given becomes                a withdrawal becomes                 counts as attempt
 applied, unchanged    delivered                      delivered (told again while a        yes
                                                      late write may still come)
-pending_confirmation  awaiting confirmation          awaiting confirmation                yes
+pending_confirmation  awaiting confirmation, in the  awaiting confirmation                yes
+                      end skipped
 not_applicable        skipped                        dead, alert; skipped if a written    no
                                                      rule keeps the contact
 superseded            superseded                     superseded                           no
@@ -38,6 +39,7 @@ WRITTEN_RULES = frozenset({"contact_kept"})
 TOLD = frozenset({Outcome.APPLIED, Outcome.UNCHANGED})
 CONFIRMATION_LOOK_SECONDS = 3600.0
 """How often a delivery that awaits confirmation is looked at, where nobody tells us of it."""
+DAY_SECONDS = 86_400.0
 LATENCY_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 
 
@@ -88,8 +90,7 @@ def decide(ending: Ending, destination: Destination, *, now_ms: int, random: Ran
         case Outcome.APPLIED | Outcome.UNCHANGED:
             return _final(ending, row, DeliveryStatus.DELIVERED, now_ms)
         case Outcome.PENDING_CONFIRMATION:
-            awaiting = replace(row, awaiting=True)
-            return _waiting(ending, awaiting, _in(CONFIRMATION_LOOK_SECONDS), status=DeliveryStatus.AWAITING_CONFIRMATION)
+            return _awaiting(ending, row, event, destination, now_ms)
         case Outcome.SUPERSEDED:
             return _final(ending, row, DeliveryStatus.SUPERSEDED, now_ms, reference=ending.superseded_by)
         case Outcome.NOT_APPLICABLE | Outcome.UNSUPPORTED:
@@ -102,6 +103,8 @@ def decide(ending: Ending, destination: Destination, *, now_ms: int, random: Ran
             return _waiting(ending, row, _in(options.misconfigured_probe_seconds), alert="withdrawal_held_up" if withdrawn else "")
         case Outcome.THROTTLED:
             return _waiting(ending, row, _in(result.retry_after_seconds if result.retry_after_seconds is not None else 1.0))
+        case Outcome.UNAVAILABLE if ending.row.awaiting:
+            return _awaiting(ending, row, event, destination, now_ms)
         case Outcome.UNAVAILABLE:
             return _failed(ending, row, destination, result, now_ms, random)
 
@@ -118,6 +121,17 @@ def _failed(ending: Ending, row: Row, destination: Destination, result: VendorRe
     return _waiting(ending, row, _in(wait), alert="withdrawal_overdue" if overdue else "")
 
 
+def _awaiting(ending: Ending, row: Row, event: ConsentEvent, destination: Destination, now_ms: int) -> Decision:
+    """Look again, until a `given` has waited in vain: a person who does not confirm has not consented. A withdrawal waits on."""
+    left_seconds = destination.confirmation_days * DAY_SECONDS - _age_seconds(ending.row, event, now_ms)
+    if event.state is State.WITHDRAWN:
+        left_seconds = CONFIRMATION_LOOK_SECONDS
+    elif left_seconds <= 0:
+        return _final(ending, replace(row, outcome=Outcome.NOT_APPLICABLE.value, reason="not_confirmed"), DeliveryStatus.SKIPPED, now_ms)
+    look_seconds = min(left_seconds, CONFIRMATION_LOOK_SECONDS)
+    return _waiting(ending, replace(row, awaiting=True), _in(look_seconds), status=DeliveryStatus.AWAITING_CONFIRMATION)
+
+
 def _age_seconds(row: Row, event: ConsentEvent, now_ms: int) -> float:
     """How long this delivery has been owed: since the receipt, or since a person asked for it anew."""
     return max(0.0, now_ms / 1000 - max(event.received_at.timestamp(), row.since_ms / 1000))
@@ -126,11 +140,12 @@ def _age_seconds(row: Row, event: ConsentEvent, now_ms: int) -> float:
 def _row(ending: Ending, event: ConsentEvent, result: VendorResult, now_ms: int) -> Row:
     counts = result.outcome in {*TOLD, Outcome.PENDING_CONFIRMATION, Outcome.REJECTED, Outcome.UNAVAILABLE}
     return Row(
-        attempts=ending.row.attempts + int(counts),
+        attempts=ending.row.attempts + int(counts and not ending.row.awaiting),  # a look tells nobody
         outcome=result.outcome.value,
         reason=result.reason,
         updated_ms=now_ms,
-        vendor_reference=result.vendor_reference,
+        awaiting=ending.row.awaiting,
+        vendor_reference=result.vendor_reference or ending.row.vendor_reference,
         state=event.state.value,
         source=event.source,
         since_ms=ending.row.since_ms,
@@ -182,6 +197,8 @@ class Tally:
     def note(self, ending: Ending, now_ms: int) -> None:
         if ending.result is None or ending.event is None:
             return
+        if ending.row.awaiting and ending.result.outcome is Outcome.PENDING_CONFIRMATION:
+            return  # a look that found nothing new
         self.steps[f"o|{ending.result.outcome}|{ending.event.state}"] += 1
         if ending.result.outcome in TOLD and not ending.row.retell:
             seconds = _age_seconds(ending.row, ending.event, now_ms)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
+from datetime import date, datetime
 from typing import Any, Final
 
 import yaml
@@ -138,6 +139,17 @@ class LineReader:
             self.complain(node, f"{what} must be a whole number" + ("" if least is None else f", {least} or more"))
             return None
         return int(text)
+
+    def day(self, node: yaml.Node | None, what: str) -> date | None:
+        """A day as YYYY-MM-DD."""
+        text = self.text(node, what)
+        if node is None or text is None:
+            return None
+        try:
+            return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 - a day has no zone
+        except ValueError:
+            self.complain(node, f"{what} must be a day as YYYY-MM-DD")
+            return None
 
     def value(self, node: yaml.Node, what: str, expected: type) -> Any:
         """A value of the expected type: bool, int, float, list (of texts and whole numbers), dict (of texts) or text."""

@@ -122,6 +122,13 @@ class StoredEvent:
     def complete(self) -> bool:
         return self.finished and all(result.status in FINAL_STATUSES for result in self.results.values())
 
+    @property
+    def status(self) -> str:
+        """`erased` once nothing personal of it is kept any more, whatever else became of it."""
+        if self.payload is None:
+            return "erased"
+        return "superseded" if self.superseded_by else "accepted"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lifetimes:

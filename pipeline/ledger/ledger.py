@@ -136,7 +136,7 @@ class Ledger:
 
     def event(self, event_id: str) -> dict[str, Any] | None:
         """An event and its deliveries as `GET /v1/consent-events/<id>` answers, None if unknown; nothing personal."""
-        stored = self.events.load([event_id], payloads=False)[0]
+        stored = self.events.load([event_id])[0]
         return self.view(stored) if stored else None
 
     def view(self, stored: StoredEvent) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class Ledger:
             "event_time": format_time(utc_from_us(facts.event_us)),
             "order_time": format_time(utc_from_us(facts.order_us)),
             "received_at": format_time(utc_from_us(facts.received_us)),
-            "status": "superseded" if stored.superseded_by else "accepted",
+            "status": stored.status,
             "superseded_by": stored.superseded_by or None,
             "complete": stored.complete,
             "deliveries": self._deliveries(stored),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline.domain import State
+from pipeline.domain import Outcome, State, VendorResult
 from pipeline.ledger.deliveries import Leased, Row
 from pipeline.prepare import Preparer
 from pipeline.vendors.base import Adapter
@@ -125,11 +125,11 @@ def test_unreadable_payload_waits(relay: Relay, caplog: pytest.LogCaptureFixture
 
 
 def test_awaiting_where_nobody_can_be_asked_stays_so(relay: Relay):
-    """What awaits confirmation at a vendor that cannot be asked is neither told again nor counted as an attempt: it goes back untouched."""
+    """What awaits confirmation at a vendor that cannot be asked is not told again: it goes on waiting, for the same reason."""
     event = relay.event("given", 1, email=ANA)
     tasks, endings = prepare(relay, event, row=Row(awaiting=True, reason="double_opt_in"))
     assert tasks == []
-    assert [(each.result, each.back_at_ms) for each in endings] == [(None, -3_600_000)]
+    assert [each.result for each in endings] == [VendorResult(outcome=Outcome.PENDING_CONFIRMATION, reason="double_opt_in")]
 
 
 def test_awaiting_is_asked_alone(relay: Relay):

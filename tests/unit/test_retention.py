@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import redis
 
+from pipeline.desk import Desk
+from pipeline.domain import Outcome, VendorResult
 from pipeline.routing import Source
-from tests.support.relay import Relay, destination, routing
+from pipeline.vendors.base import VendorRequest
+from tests.support.relay import PlainAdapter, Relay, destination, routing
 
 DAY_MS = 86_400_000
 
@@ -24,6 +29,46 @@ def test_forward_and_delete_erases_the_payload_when_all_are_told(client: redis.R
     assert not client.exists(relay.ledger.keys.payload(second))
     for name in client.keys("cr:{i*}:i:*"):
         assert {field[:2] for field in client.hkeys(name)} == {b"p:"}
+
+
+def test_a_person_decides_when_a_dead_letter_is_erased(client: redis.Redis) -> None:
+    """What died is kept until it is replayed and told, or discarded; then it is erased, and says so."""
+    relay = Relay(client, routing([destination("mail")], sources=[Source(name="web", retention="forward_and_delete")]))
+    desk = Desk(relay.ledger, relay.vault, lambda: relay.rules)
+    relay.vendors["mail"].answers = [400, 400]
+    replayed, discarded = (relay.event("given", 0, email=f"{name}@example.org") for name in ("ana", "bia"))
+    relay.drain()
+    assert [desk.event(each)["status"] for each in (replayed, discarded)] == ["accepted", "accepted"]
+    assert desk.discard([f"{discarded}.mail"], "asked by phone") == [f"{discarded}.mail"]
+    assert desk.replay([f"{replayed}.mail"]).replayed == [f"{replayed}.mail"]
+    relay.again()
+    assert relay.deliveries(replayed) == {"mail": ("delivered", None)}
+    for each in (replayed, discarded):
+        assert (desk.event(each)["status"], desk.event(each)["complete"]) == ("erased", True)
+        assert not client.exists(relay.ledger.keys.payload(each))
+
+
+class Unconfirmed(PlainAdapter):
+    """A vendor whose people do not confirm."""
+
+    def tell(self, instructions):
+        yield VendorRequest(operation="tell", path="/tell", body=b"[]")
+        return [VendorResult(outcome=Outcome.PENDING_CONFIRMATION)] * len(instructions)
+
+
+def test_who_never_confirms_is_forgotten(client: redis.Redis) -> None:
+    """After confirmation_days the delivery ends as not confirmed and the payload goes, although this vendor cannot be asked."""
+    waits = destination("mail", Unconfirmed, confirmation_days=0.4 / 86_400)
+    relay = Relay(client, routing([waits], sources=[Source(name="web", retention="forward_and_delete")]))
+    event = relay.event("given", 0, email="ana@example.org")
+    relay.drain()
+    assert relay.deliveries(event) == {"mail": ("awaiting_confirmation", None)}
+    relay.again()
+    assert client.exists(relay.ledger.keys.payload(event))
+    time.sleep(0.5)
+    relay.again()
+    assert relay.deliveries(event) == {"mail": ("skipped", "not_confirmed")}
+    assert not client.exists(relay.ledger.keys.payload(event))
 
 
 def test_a_source_keeps_its_idempotency_keys_as_long_as_it_says(client: redis.Redis) -> None:

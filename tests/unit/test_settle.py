@@ -87,6 +87,36 @@ def test_when_to_look_again(outcome: str, seconds: float | None, at_ms: int):
     assert made("withdrawn", outcome, retry_after_seconds=seconds).settlement.at_ms == at_ms
 
 
+DAY = 86_400
+AWAITING = Row(attempts=1, awaiting=True, outcome="pending_confirmation", vendor_reference="ref")
+
+
+@pytest.mark.parametrize(
+    "state, age, status, at_ms",
+    [
+        ("given", 29 * DAY, "awaiting_confirmation", -HOUR_MS),
+        ("given", 30 * DAY - 90, "awaiting_confirmation", -90_000),
+        ("given", 30 * DAY, "skipped", 0),
+        ("withdrawn", 90 * DAY, "awaiting_confirmation", -HOUR_MS),
+    ],
+)
+def test_a_consent_that_nobody_confirms_ends(state: str, age: float, status: str, at_ms: int):
+    """After confirmation_days it is skipped as not confirmed, and looked at right then; a withdrawal waits on."""
+    decision = made(state, "pending_confirmation", row=AWAITING, age_seconds=age, reason="not_confirmed_yet")
+    assert (decision.status, decision.settlement.at_ms, decision.alert) == (status, at_ms, "")
+    row = decision.settlement.row
+    expected = ("not_applicable", "not_confirmed") if status == "skipped" else ("pending_confirmation", "not_confirmed_yet")
+    assert (row.outcome, row.reason, row.attempts, row.vendor_reference) == (*expected, 1, "ref")
+
+
+@pytest.mark.parametrize("outcome", ["unavailable", "throttled", "misconfigured"])
+def test_a_look_in_vain_leaves_it_awaiting(outcome: str):
+    """A vendor that cannot be asked just now does not end what awaits confirmation, however old it is, nor has it told again."""
+    decision = made("given", outcome, row=AWAITING, age_seconds=5 * DAY, reason="x")
+    assert (decision.settlement.verb, decision.settlement.row.awaiting, decision.settlement.row.attempts) == (WAIT, True, 1)
+    assert (decision.settlement.row.outcome, decision.settlement.row.reason) == (outcome, "x")
+
+
 @pytest.mark.parametrize("attempts, longest", [(0, 10_000), (1, 20_000), (9, 20_000)])
 def test_unavailable_waits_on_the_schedule(attempts: int, longest: int):
     """The wait is drawn below the schedule's entry for that attempt, the last one repeating."""
