@@ -107,7 +107,7 @@ class ChunkWorker:
             destination=destination,
             lane=lane,
             token=token,
-            traffic=traffic_of(destination, self._limits),
+            traffic=traffic_of(destination, lane, self._limits),
             pending=deque(sorted(tasks, key=lambda task: task.place) if destination.options_by_purpose else tasks),
             endings=list(endings),
             stop_at=now + self._options.chunk_seconds,
@@ -170,11 +170,13 @@ class ChunkWorker:
     def _launch(self, chunk: Chunk, admitted: Sequence[tuple[Task, int]], first_permit: int, started_at: float) -> None:
         """Judge the admitted by the standings as they are now, and start a dialogue for each batch of those still to be told."""
         judged = self._judge.endings(chunk.destination, [task for task, _ in admitted])
+        told = self._judge.with_standings(chunk.destination, [task for task, _ in admitted if judged[task.event.event_id] is None])
+        to_tell = {task.event.event_id: task for task in told}
         size = chunk.traffic.batch_size
         dropped: list[Task] = []
         idle: list[tuple[int, int]] = []
         for permit, start in enumerate(range(0, len(admitted), size), first_permit):
-            batch = [(task, late) for task, late in admitted[start : start + size] if judged[task.event.event_id] is None]
+            batch = [(to_tell[task.event.event_id], late) for task, late in admitted[start : start + size] if task.event.event_id in to_tell]
             for task, _ in admitted[start : start + size]:
                 if (ending := judged[task.event.event_id]) is not None:
                     chunk.endings.append(ending)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from pipeline.chunk import ChunkWorker, DeliverOptions
+from pipeline.domain import State
 from pipeline.exchange import Exchange
 from pipeline.judging import Judge
 from pipeline.ledger import Ledger
@@ -73,7 +74,7 @@ class Deliver:
 
     def _pull(self, destination: Destination, lane: str, token: str) -> list[Leased]:
         """Lease a chunk of what is due, rather than leave it waiting for beat: most of it found every connection taken a moment ago."""
-        size = max(self._options.chunk_size, destination.adapter.batch_size())
+        size = max(self._options.chunk_size, destination.adapter.batch_size(State(lane)))
         due, _ = self._ledger.deliveries.release(destination.name, lane, size, rescue=False)
         return self._ledger.deliveries.claim(destination.name, lane, token, self._options.lease_ms, [each.event_id for each in due]) if due else []
 

@@ -146,11 +146,23 @@ class ConsentEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What holds now for another purpose of the same contact at the same destination, with that purpose's options.
+
+    A `given` is only ever named if the event that said it goes to this destination and names this contact: nobody is told of it by the way.
+    """
+
+    purpose: str
+    state: State
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Instruction:
     """What one destination is to be told about one subject, built from the newest accepted word just before sending.
 
     `delivery_id` is stable over retries and serves as the vendor's idempotency key. `options` are the
-    destination's options with those of the purpose laid over them.
+    destination's options with those of the purpose laid over them; `standings` are there for vendors that ask for them (`Capabilities.sees_standings`).
     """
 
     delivery_id: str
@@ -160,6 +172,7 @@ class Instruction:
     state: State
     event_time: datetime
     options: Mapping[str, Any] = field(default_factory=dict)
+    standings: tuple[Standing, ...] = ()
     profile: Mapping[str, str] = field(default_factory=dict, repr=False)
     evidence: Mapping[str, str] = field(default_factory=dict, repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from pipeline.domain import Outcome, State, VendorResult, Word
+from pipeline.domain import Outcome, Standing, State, VendorResult, Word
 from pipeline.fence import judge, sharing
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import DeadLetter, Row
@@ -42,6 +43,19 @@ class Judge:
                 verdicts[task.event.event_id] = None
         return verdicts
 
+    def with_standings(self, destination: Destination, tasks: Sequence[Task]) -> list[Task]:
+        """The tasks, for a vendor that asks for it with what stands now for the destination's other purposes."""
+        if not tasks or not destination.adapter.capabilities.sees_standings:
+            return list(tasks)
+        reaches = self._ledger.standings.reach([task.event.identifier_keys.values() for task in tasks])
+        purposes = sorted(self._routing().purposes_of(destination.name))
+        words = [
+            {purpose: word for purpose in purposes if purpose != task.event.purpose and (word := reach.newest(purpose)) is not None}
+            for task, reach in zip(tasks, reaches, strict=True)
+        ]
+        named = self._preparer.named(destination.name, {word.event_id for each in words for word in each.values() if word.state is State.GIVEN})
+        return [_with_standings(task, found, named, destination) for task, found in zip(tasks, words, strict=True)]
+
     def correct_stale(self, destination: Destination, sent: Sequence[tuple[Task, VendorResult, bool]]) -> None:
         """Count every `given` sent while a newer withdrawal was accepted; have the newer word told again that a write beyond its claim may have undone."""
         may_have_acted = [(task, ours) for task, result, ours in sent if result.outcome in TOLD or not result.definite]
@@ -74,6 +88,15 @@ class Judge:
             others = newest_of(word for purpose, word in words if purpose != task.event.purpose and word and word.state is State.WITHDRAWN)
             found.append(own if own and own.state is not task.event.state else others)
         return found
+
+
+def _with_standings(task: Task, words: Mapping[str, Word], named: Mapping[str, frozenset[str]], destination: Destination) -> Task:
+    standings = [
+        Standing(purpose=purpose, state=word.state, options=destination.options_for(purpose))
+        for purpose, word in words.items()
+        if word.state is State.WITHDRAWN or named.get(word.event_id, frozenset()).issuperset(task.contact_keys)
+    ]
+    return replace(task, instruction=replace(task.instruction, standings=tuple(standings)))
 
 
 def _checks(task: Task, destination: Destination, purposes: Iterable[str]) -> list[tuple[str, str, str]]:

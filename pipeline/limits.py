@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipeline.domain import State
 from pipeline.ledger.accounts import Traffic
 from pipeline.routing import Destination
 
@@ -34,24 +35,25 @@ class LimitOptions:
         return destination.adapter.timeout_seconds or self.total_timeout_seconds
 
 
-def traffic_of(destination: Destination, options: LimitOptions) -> Traffic:
-    """The limits of a destination's account.
+def traffic_of(destination: Destination, lane: str, options: LimitOptions) -> Traffic:
+    """The limits of a destination's account, for dialogues of one lane.
 
     A dialogue may last for the time in which its requests may start, one request's timeout, and a margin. Its claim is renewed all that time;
     that of a process that died or stands still ends once no request of it can start any more.
     A share of the calls, and one connection where there are several, is kept for withdrawals.
     """
-    rate, adapter = destination.rate, destination.adapter
-    cost, calls = adapter.most_calls(), rate.calls or 0
+    rate, adapter, state = destination.rate, destination.adapter, State(lane)
+    cost, calls = adapter.most_calls(state), rate.calls or 0
+    of_withdrawal = adapter.most_calls(State.WITHDRAWN)
     claim_seconds = options.start_window_seconds + options.timeout_of(destination) + options.claim_margin_seconds
-    reserved = max(int(calls * options.withdrawal_reserve_share), cost if calls >= 4 * cost else 0)
+    reserved = max(int(calls * options.withdrawal_reserve_share), of_withdrawal if calls >= 4 * of_withdrawal else 0)
     return Traffic(
         account=destination.account,
         concurrent=rate.concurrent,
         calls=calls,
         per_ms=int(rate.per_seconds * 1000),
         calls_per_dialogue=cost,
-        batch_size=adapter.batch_size(),
+        batch_size=adapter.batch_size(state),
         claim_ms=int(claim_seconds * 1000),
         late_write_ms=int(options.late_write_seconds * 1000),
         reserved_calls=reserved,

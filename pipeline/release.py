@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from pipeline.domain import FINAL_STATUSES
+from pipeline.domain import FINAL_STATUSES, State
 from pipeline.hints import publish_chunks
 from pipeline.ledger import Ledger
 from pipeline.ledger.keys import LANES
@@ -44,7 +44,7 @@ class Release:
 
     def _release_deliveries(self, destination: Destination, lane: str) -> int:
         depth = self._publisher.depth(destination.name, lane)
-        most = self._room(destination, depth)
+        most = self._room(destination, lane, depth)
         if most <= 0:
             return 0
         due, rescued = self._ledger.deliveries.release(destination.name, lane, most, rescue=depth <= RESCUE_DEPTH)
@@ -58,11 +58,11 @@ class Release:
             publish_chunks(self._publisher, destination, destination.name, lane, rescued, 1, self._chunk_size)
         return len(due) + len(rescued)
 
-    def _room(self, destination: Destination, depth: int) -> int:
+    def _room(self, destination: Destination, lane: str, depth: int) -> int:
         """How many deliveries are worth pushing now: as many as the queue may hold and the account could take."""
-        batch = destination.adapter.batch_size()
+        batch = destination.adapter.batch_size(State(lane))
         most = (QUEUE_MESSAGES - depth) * max(self._chunk_size, batch)
-        traffic = traffic_of(destination, self._limits)
+        traffic = traffic_of(destination, lane, self._limits)
         room, closed = self._ledger.accounts.room(traffic)
         if closed:
             return 0

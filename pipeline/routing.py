@@ -19,6 +19,7 @@ FORWARD_AND_DELETE: Final = "forward_and_delete"
 NATIVE: Final = "native"
 """The kind of source that sends our own JSON."""
 SCOPES: Final = ("ingest", "read", "replay")
+CONFIRMATION_DAYS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +122,7 @@ class Destination:
     allow_private_network: bool = False
     keep_contact_for: frozenset[str] = frozenset()
     is_polled: bool = False
-    confirmation_days: float = 30.0
+    confirmation_days: float = CONFIRMATION_DAYS
     key_expires_on: date | None = None
 
     def options_for(self, purpose: str) -> Mapping[str, Any]:

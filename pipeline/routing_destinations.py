@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from pipeline.domain import EMPTY
+from pipeline.domain import EMPTY, State
 from pipeline.errors import ConfigurationError
-from pipeline.routing import Destination, RetryPolicy, Trigger, purposes_by_destination
+from pipeline.routing import CONFIRMATION_DAYS, Destination, RetryPolicy, Trigger, purposes_by_destination
 from pipeline.vendors import adapter_class, has_verb, vendor_names
 from pipeline.vendors.base import Adapter, Option, Rate
 from pipeline.yaml_lines import LineReader, suggestion
@@ -99,7 +99,7 @@ class DestinationReader:
             enabled=self.lines.flag(parts.get("enabled"), f"enabled of {name}", default=True),
             allow_private_network=self.lines.flag(parts.get("allow_private_network"), f"allow_private_network of {name}", default=False),
             keep_contact_for=self._keep_contact_for(parts.get("keep_contact_for"), declared, name),
-            confirmation_days=self.lines.number(parts.get("confirmation_days"), f"confirmation_days of {name}") or Destination.confirmation_days,
+            confirmation_days=self.lines.number(parts.get("confirmation_days"), f"confirmation_days of {name}") or CONFIRMATION_DAYS,
             key_expires_on=self.lines.day(parts.get("key_expires_on"), f"key_expires_on of {name}"),
         )
         return _Draft(
@@ -175,9 +175,10 @@ class DestinationReader:
             per_seconds=self.lines.number(parts.get("per_seconds"), f"rate per_seconds of {name}") or declared.per_seconds,
             concurrent=self.lines.whole(parts.get("concurrent"), f"rate concurrent of {name}", least=1) or declared.concurrent,
         )
-        if node is not None and rate.calls is not None and rate.calls < adapter.most_calls():
+        most_calls = max(adapter.most_calls(state) for state in State)
+        if node is not None and rate.calls is not None and rate.calls < most_calls:
             self.lines.complain(
-                node, f"rate calls of {name} is less than one dialogue may make; expected {adapter.most_calls()} or more (a longer per_seconds is slower)"
+                node, f"rate calls of {name} is less than one dialogue may make; expected {most_calls} or more (a longer per_seconds is slower)"
             )
         return rate
 

@@ -1,19 +1,23 @@
 """Maileon's webhooks: a confirmed double opt-in is a consent, an unsubscription a withdrawal.
 
-Their bodies are configured by the account and not documented, so only `email` and `external_id` are looked for, and `permission` and `timestamp` if they are there.
+Their bodies are configured by the account. Its fields are named in Maileon's own clients, their values are not: dates are read in every form that Maileon uses elsewhere.
+A confirmation must say when: by the time a webhook arrives the person may have withdrawn again, and a consent must not overtake that. A withdrawal may go without.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from pipeline.dates import parse_source_date, require_past
-from pipeline.domain import IncomingEvent, State
+from pipeline.domain import IncomingEvent, State, utc_from_us
 from pipeline.errors import FieldError, InvalidInput
 from pipeline.identifiers import normalise_subject
 from pipeline.vendors.base import Notification, SourceSettings, VendorResponse
+
+PERMISSION_FIELDS: Final = ("permission", "permission_status")
 
 
 def read(notification: Notification, source: SourceSettings) -> Sequence[IncomingEvent]:
@@ -24,6 +28,8 @@ def read(notification: Notification, source: SourceSettings) -> Sequence[Incomin
     if not isinstance(body, dict):
         raise InvalidInput([FieldError("", "must be a JSON object")], status=400 if body is None else 422)
     names, state = _heard(notification.query.get("event") or body.get("event"), body)
+    if state is State.GIVEN and body.get("timestamp") in (None, ""):
+        raise InvalidInput([FieldError("timestamp", "is required of a confirmation, or it could overtake a withdrawal")])
     purposes = dict.fromkeys(source.purposes[name] for name in names if name in source.purposes)
     if not purposes:
         raise InvalidInput([FieldError("event", "is not tied to a purpose by this source's `purposes`")])
@@ -38,15 +44,25 @@ def _heard(event: Any, body: Mapping[str, Any]) -> tuple[list[str], State]:
         return ["doi", "doi+"], State.WITHDRAWN
     if event != "doi":
         raise InvalidInput([FieldError("event", "must be doi or unsubscription, in the address or in the body")])
-    is_tracked = str(body.get("permission", "")).strip().lower() in {"5", "doi+"}
+    is_tracked = any(str(body.get(name, "")).strip().lower() in {"5", "doi+"} for name in PERMISSION_FIELDS)
     return ["doi", "doi+"] if is_tracked else ["doi"], State.GIVEN
+
+
+def _interval(text: str, source: SourceSettings) -> tuple[datetime, datetime]:
+    """Milliseconds or seconds since 1970, `yyyy-mm-dd hh:mm:ss` in the source's zone, or any other date that sources may write."""
+    if re.fullmatch(r"[0-9]{10}|[0-9]{13}", text):
+        instant = utc_from_us(int(text) * (1_000 if len(text) == 13 else 1_000_000))
+        return instant, instant
+    if dashed := re.fullmatch(r"([0-9]{4})-([0-9]{2})-([0-9]{2}) ([0-9]{2}:[0-9]{2}:[0-9]{2})(?:[.][0-9]+)?", text):
+        return parse_source_date(f"{dashed[3]}/{dashed[2]}/{dashed[1]} {dashed[4]}", "day_first", source.time_zone)
+    return parse_source_date(text, source.date_order, source.time_zone)
 
 
 def _said_at(text: Any, received_at: datetime, source: SourceSettings) -> tuple[datetime, datetime]:
     if text in (None, ""):
         return received_at, received_at
     try:
-        earliest, latest = parse_source_date(str(text), source.date_order, source.time_zone)
+        earliest, latest = _interval(str(text).strip(), source)
         require_past(earliest, received_at, source.allowed_skew_seconds)
     except ValueError as error:
         raise InvalidInput([FieldError("timestamp", str(error))]) from None

@@ -55,6 +55,8 @@ class VendorResponse:
 TellDialogue = Generator[VendorRequest, VendorResponse, Sequence[VendorResult]]
 AskDialogue = Generator[VendorRequest, VendorResponse, "Held"]
 PollDialogue = Generator[VendorRequest, VendorResponse, Polled | VendorResult]
+ProbeDialogue = TellDialogue
+"""One result for each of `Adapter.probes`: applied or unchanged if it works, else the refusal."""
 SignInDialogue = Generator[VendorRequest, VendorResponse, "SignIn"]
 
 
@@ -93,6 +95,7 @@ class Capabilities:
     `identifiers`: kinds it can find a person by, in order of preference; one of them is enough. `scope`: `purpose` if it keeps a state for each
     purpose, `contact` if one state stops everything. `repeatable`: the same tell twice leaves the same state and no second mail.
     `batch_size`: instructions one dialogue can carry. `max_calls`: requests one `tell` makes at the most, sign-in apart.
+    `sees_standings`: what it is told of one purpose hangs on what stands for the others.
     """
 
     states: frozenset[State] = frozenset(State)
@@ -103,6 +106,7 @@ class Capabilities:
     reads_back: bool = False
     sends_events: bool = False
     signs_in: bool = False
+    sees_standings: bool = False
     batch_size: int = 1
     max_calls: int = 1
 
@@ -161,6 +165,8 @@ class Adapter:
     options: ClassVar[Mapping[str, Option]] = {}
     capabilities: ClassVar[Capabilities] = Capabilities()
     rate: ClassVar[Rate] = Rate()
+    probes: ClassVar[tuple[str, ...]] = ()
+    """What `probe` tries, in words; empty if this vendor has no request that changes nothing."""
     timeout_seconds: ClassVar[float | None] = None
     """Total time for one request, where the vendor needs another than the exchange's default."""
 
@@ -170,7 +176,7 @@ class Adapter:
         self._secrets = self._read(credentials, self.credentials, "credential")
 
     def tell(self, instructions: Sequence[Instruction]) -> TellDialogue:
-        """Tell the vendor; returns one result for each instruction, in order."""
+        """Tell the vendor; returns one result for each instruction, in order. All of them are of one state."""
         raise NotImplementedError
 
     def ask(self, subject: Subject, options: Mapping[str, Any]) -> AskDialogue:
@@ -197,6 +203,10 @@ class Adapter:
         """
         raise NotImplementedError
 
+    def probe(self, options: Mapping[str, Any]) -> ProbeDialogue:
+        """Try by requests that change nothing and name nobody whether we may do what we have to; only where there are `probes`."""
+        raise NotImplementedError
+
     def sign_in(self) -> SignInDialogue:
         """Get a session token; only where `capabilities.signs_in`."""
         raise NotImplementedError
@@ -209,12 +219,16 @@ class Adapter:
         """Whether an answer says that the session token is no longer good."""
         return False
 
-    def most_calls(self) -> int:
-        """Requests one dialogue may make in all: its own, and where there are sessions those to sign in and to repeat the refused one."""
-        return self.capabilities.max_calls + (SIGN_IN_CALLS if self.needs_session() else 0)
+    def max_calls(self, state: State) -> int:  # noqa: ARG002 (for subclasses)
+        """Requests one dialogue of such instructions makes at the most, sign-in apart."""
+        return self.capabilities.max_calls
 
-    def batch_size(self) -> int:
-        """Instructions one dialogue may carry with these options."""
+    def most_calls(self, state: State) -> int:
+        """Requests one dialogue may make in all: its own, and where there are sessions those to sign in and to repeat the refused one."""
+        return self.max_calls(state) + (SIGN_IN_CALLS if self.needs_session() else 0)
+
+    def batch_size(self, state: State) -> int:  # noqa: ARG002 (for subclasses)
+        """Instructions of one state that one dialogue may carry with these options."""
         return self.capabilities.batch_size
 
     def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (for subclasses)

@@ -75,7 +75,7 @@ class Adapter(base.Adapter):
         if len(self.settings["tag"] or "") > tags.MOST_CHARACTERS:
             raise ConfigurationError(f"option 'tag' must have at most {tags.MOST_CHARACTERS} characters")
 
-    def batch_size(self) -> int:
+    def batch_size(self, state: State) -> int:  # noqa: ARG002 (the same for both)
         return 1 if self.settings["marketing_permission_id"] or self.settings["tag"] else MOST_MEMBERS
 
     def place_of(self, options: Mapping[str, Any]) -> str:

@@ -60,11 +60,11 @@ class Adapter(base.Adapter):
             raise ConfigurationError(f"option 'hashes' must be a list of some of {', '.join(HASH_KEYS)}")
         if self.settings["country"] not in (None, *COUNTRIES):
             raise ConfigurationError(f"option 'country' must be one of {', '.join(COUNTRIES)}")
-        if not 1 <= self.batch_size() <= MOST_ITEMS:
+        if not 1 <= self.settings["batch_size"] <= MOST_ITEMS:
             raise ConfigurationError(f"option 'batch_size' must be from 1 to {MOST_ITEMS}")
         self._misconfigured, self._busy = (frozenset(map(str, self.settings[name])) for name in ("misconfigured_codes", "busy_codes"))
 
-    def batch_size(self) -> int:
+    def batch_size(self, state: State) -> int:  # noqa: ARG002 (the same for both)
         return int(self.settings["batch_size"])
 
     def tell(self, instructions: Sequence[Instruction]) -> base.TellDialogue:

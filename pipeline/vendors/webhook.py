@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 
 import orjson
 
-from pipeline.domain import EMPTY, IDENTIFIER_KINDS, Instruction, Outcome, VendorResult, format_time
+from pipeline.domain import EMPTY, IDENTIFIER_KINDS, Instruction, Outcome, State, VendorResult, format_time
 from pipeline.errors import ConfigurationError
 from pipeline.vendors import base
 from pipeline.vendors.base import Capabilities, Option, Rate, VendorRequest, VendorResponse
@@ -42,11 +42,11 @@ class Adapter(base.Adapter):
         super().__init__(base_url=base_url, credentials=credentials, options=options)
         if not self.address:
             raise ConfigurationError("missing 'base_url': the address that a webhook is posted to")
-        if not 1 <= self.batch_size() <= MOST_EVENTS:
+        if not 1 <= self.settings["batch_size"] <= MOST_EVENTS:
             raise ConfigurationError(f"option 'batch_size' must be from 1 to {MOST_EVENTS}")
         self._key = _decode(self._secrets["secret"])
 
-    def batch_size(self) -> int:
+    def batch_size(self, state: State) -> int:  # noqa: ARG002 (the same for both)
         return int(self.settings["batch_size"])
 
     def tell(self, instructions: Sequence[Instruction]) -> base.TellDialogue:
@@ -54,7 +54,7 @@ class Adapter(base.Adapter):
         usable = [instruction for instruction in instructions if instruction.subject.identifiers()]
         if not usable:
             return [base.missing_identifier() for _ in instructions]
-        if self.batch_size() == 1:
+        if self.settings["batch_size"] == 1:
             results = []
             for instruction in usable:
                 response = yield _post("post_event", instruction.delivery_id, _event(instruction))

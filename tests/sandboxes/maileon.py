@@ -1,7 +1,7 @@
 """Maileon API 1.0 as its documentation and its own clients describe it: XML, permissions that only rise, double opt-in, unsubscription that takes its time.
 
 Settings: `unsubscribe_seconds` until an accepted unsubscription is carried out; `confirms_at_once` makes people click the moment they are mailed; `rights` are
-the verbs of the key. A person confirms, or leaves by himself, through `place` (`email`, and `confirmed`, `unsubscribed`, or a `permission` to put him there with).
+the verbs of the key; `lowers` is whether an update may lower a permission, as Maileon's client says and its pages do not. A person confirms, or leaves by himself, through `place` (`email`, and `confirmed`, `unsubscribed`, or a `permission` to put him there with).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Sandbox(base.Sandbox):
         "unsubscribe_seconds": 2.0,
         "unsubscribe_status": 202,
         "confirms_at_once": False,
+        "lowers": True,
     }
 
     def reset(self) -> None:
@@ -134,7 +135,8 @@ class Sandbox(base.Sandbox):
         self.told(contact["email"], contact["state"], permission=contact["permission"])
 
     def update(self, request: Request, contact: dict[str, Any]) -> Reply:
-        contact["permission"] = int(request.query.get("permission", contact["permission"]))
+        permission = int(request.query.get("permission", contact["permission"]))
+        contact["permission"] = permission if self.settings["lowers"] else max(permission, contact["permission"])
         self.keep(contact, ET.fromstring(request.body))
         return Reply(200, content_type=MEDIA_TYPE)
 

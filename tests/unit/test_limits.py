@@ -20,13 +20,13 @@ class Clock:
 NO_RATE = Rate()
 
 
-def traffic(rate: Rate = NO_RATE, kind: type[PlainAdapter] = PlainAdapter, **options: float):
-    return traffic_of(destination("mail", kind, rate=rate, account="shop"), LimitOptions(**options))
+def traffic(rate: Rate = NO_RATE, kind: type[PlainAdapter] = PlainAdapter, lane: str = "given", **options: float):
+    return traffic_of(destination("mail", kind, rate=rate, account="shop"), lane, LimitOptions(**options))
 
 
 def test_limits_belong_to_the_account():
     """Two destinations of one account ask for the same limits under one name."""
-    one, other = (traffic_of(destination(name, account="shop"), LimitOptions()) for name in ("a", "b"))
+    one, other = (traffic_of(destination(name, account="shop"), "given", LimitOptions()) for name in ("a", "b"))
     assert one == other
     assert one.account == "shop"
 
@@ -63,6 +63,20 @@ def test_calls_of_a_dialogue_and_the_share_for_withdrawals(rate: Rate, capabilit
     """Calls, calls of a dialogue (signing in included) and what is kept for withdrawals."""
     limits = traffic(rate, adapter(**capabilities), withdrawal_reserve_share=0.1)
     assert (limits.calls, limits.calls_per_dialogue, limits.reserved_calls) == expected
+
+
+def test_each_lane_has_its_own_dialogues():
+    """A vendor that takes consents in bulk and withdrawals one by one is asked for room as each lane needs it, and keeps room for a withdrawal."""
+
+    class Bulky(PlainAdapter):
+        def batch_size(self, state):
+            return 100 if state == "given" else 1
+
+        def max_calls(self, state):
+            return 8 if state == "given" else 2
+
+    lanes = [traffic(Rate(calls=10), Bulky, lane) for lane in ("given", "withdrawn")]
+    assert [(limits.batch_size, limits.calls_per_dialogue, limits.reserved_calls) for limits in lanes] == [(100, 8, 2), (1, 2, 2)]
 
 
 def test_one_connection_is_kept_for_withdrawals_where_there_are_several():

@@ -126,8 +126,8 @@ class VendorContract:
         assert can.identifiers
         assert can.states == frozenset(State) - self.not_states
         assert can.scope in {"purpose", "contact"}
-        assert 1 <= adapter.batch_size() <= can.batch_size
-        assert can.max_calls >= 1
+        assert all(1 <= adapter.batch_size(state) <= can.batch_size for state in State)
+        assert all(1 <= adapter.max_calls(state) <= can.max_calls for state in State)
         assert adapter.rate.concurrent >= 1
 
     def test_unknown_settings_stop_the_start(self) -> None:
@@ -247,7 +247,7 @@ class VendorContract:
     def test_a_full_chunk_is_told_at_once(self, sandbox: SandboxHandle, driver: Any) -> None:
         """A chunk gets one result for each instruction in order, those without identifier included, in no more calls than declared."""
         adapter = self.adapter(sandbox.url(self.vendor))
-        size = min(adapter.batch_size(), 40)
+        size = min(adapter.batch_size(self.word()), 40)
         persons = [Subject(external_id=f"p{number}", email=f"p{number}@example.org") for number in range(size)]
         told = [self.instruction(self.word(), person, number) for number, person in enumerate(persons)]
         if size > 1:
@@ -255,7 +255,7 @@ class VendorContract:
         results = self.tell(driver, adapter, *told)
         expected = [Outcome.NOT_APPLICABLE if size > 1 and number == 3 else Outcome.APPLIED for number in range(size)]
         assert [one.outcome for one in results] == expected
-        assert sandbox.state(self.vendor)["call_count"] - driver.sign_ins <= adapter.capabilities.max_calls
+        assert sandbox.state(self.vendor)["call_count"] - driver.sign_ins <= adapter.max_calls(self.word())
 
     @pytest.mark.parametrize("kind", ["hang", "reset", "redirect", "html", "empty", "cut_json", "lost_answer", "throttle"])
     def test_a_fault_heals_by_telling_again(self, sandbox: SandboxHandle, driver: Any, kind: str) -> None:
@@ -283,6 +283,30 @@ class VendorContract:
         for state in sorted(adapter.capabilities.states):
             self.tell(driver, adapter, self.instruction(state))
             assert driver.drive(adapter, adapter.ask(PERSON, {})).state is state
+
+    def test_probes_change_nothing(self, sandbox: SandboxHandle, driver: Any) -> None:
+        """Where everything is in order every probe succeeds, in the calls that are declared, and nobody is there afterwards."""
+        adapter = self.adapter(sandbox.url(self.vendor))
+        if not adapter.probes:
+            return
+        results = self.probed(driver, adapter)
+        assert [one.outcome for one in results] == [Outcome.UNCHANGED] * len(adapter.probes)
+        assert sandbox.state(self.vendor)["call_count"] - driver.sign_ins <= len(adapter.probes)
+        assert sandbox.states(self.vendor) == {}
+
+    def test_probes_say_what_is_wrong(self, sandbox: SandboxHandle, driver: Any) -> None:
+        """Refused credentials, and a vendor that is away, show in the probes; an answer of somebody else is no success."""
+        adapter = self.adapter(sandbox.url(self.vendor))
+        if not adapter.probes:
+            return
+        for kind, outcome in (({"kind": "status", "status": 401}, Outcome.MISCONFIGURED), ({"kind": "reset"}, Outcome.UNAVAILABLE)):
+            sandbox.faults(self.vendor, {**kind, "times": None})
+            assert {one.outcome for one in self.probed(driver, adapter)} == {outcome}
+        sandbox.faults(self.vendor, {"kind": "html", "times": None})
+        assert not {one.outcome for one in self.probed(driver, adapter)} & DONE
+
+    def probed(self, driver: Any, adapter: Adapter) -> list[VendorResult]:
+        return results_of(driver.drive(adapter, adapter.probe({}), len(adapter.probes)))
 
     def test_an_expired_session_is_renewed_once(self, sandbox: SandboxHandle, driver: Any) -> None:
         """A refused token is renewed and the call repeated; if the new one is refused too, that is the answer."""

@@ -61,7 +61,7 @@ class TestMarketingPermission(TestMailchimp):
 
     def test_forces_single_calls(self) -> None:
         """The bulk call cannot carry permissions."""
-        assert self.adapter().batch_size() == 1
+        assert [self.adapter().batch_size(state) for state in State] == [1, 1]
 
 
 class TestSingle:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pipeline.domain import IDENTIFIER_KINDS, IncomingEvent, Outcome, State, Subject, VendorResult
+from pipeline.domain import IDENTIFIER_KINDS, IncomingEvent, Outcome, Standing, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError, InvalidInput
 from pipeline.vendors import _maileon_xml as xml
 from pipeline.vendors import maileon
@@ -102,20 +102,24 @@ class TestMaileon(MaileonContract):
     verbs: ClassVar = {State.GIVEN: "post", State.WITHDRAWN: "delete"}
 
     def test_a_full_chunk_is_told_at_once(self, sandbox: SandboxHandle, driver: Any) -> None:
-        """A chunk of consents is one call, in order; of withdrawals four are told and the rest comes back at once, uncounted."""
+        """A chunk of consents is one call, in order; withdrawals go one by one, so that none has to come back."""
         adapter = self.adapter(sandbox.url("maileon"))
-        told = [self.instruction(State.GIVEN, Subject(email=f"p{number}@example.org"), number) for number in range(adapter.batch_size())]
+        told = [self.instruction(State.GIVEN, Subject(email=f"p{number}@example.org"), number) for number in range(adapter.batch_size(State.GIVEN))]
         told[3] = replace(told[3], subject=Subject())
         results = self.tell(driver, adapter, *told)
         assert [one.outcome for one in results] == [Outcome.NOT_APPLICABLE if number == 3 else Outcome.APPLIED for number in range(100)]
         assert sandbox.state("maileon")["call_count"] == 1
-        results = self.tell(driver, adapter, *[replace(one, state=State.WITHDRAWN) for one in told[4:10]])
-        assert results == [*[result(Outcome.APPLIED)] * 4, LATER, LATER]
-        assert sandbox.state("maileon")["call_count"] == 9
+        assert (adapter.batch_size(State.WITHDRAWN), adapter.max_calls(State.WITHDRAWN)) == (1, 3)
+        assert self.tell(driver, adapter, replace(told[4], state=State.WITHDRAWN)) == [result(Outcome.APPLIED)]
+        assert sandbox.state("maileon")["call_count"] == 3
 
 
 class TestDoubleOptIn(MaileonContract):
     verbs: ClassVar = {State.GIVEN: "get", State.WITHDRAWN: "delete"}
+
+
+def tracking(state: State) -> Standing:
+    return Standing(purpose="single-user-tracking", state=state, options=TRACKING)
 
 
 def told(contract: VendorContract, *answers: VendorResponse, state: State = State.GIVEN, **changed: Any) -> tuple[list[VendorRequest], VendorResult]:
@@ -195,8 +199,10 @@ class TestTracking:
 
     contract = TestDoubleOptIn()
 
-    def track(self, *answers: VendorResponse, state: State = State.GIVEN, **options: Any) -> tuple[list[VendorRequest], VendorResult]:
-        return told(self.contract, *answers, state=state, purpose="single-user-tracking", options={**TRACKING, **options})
+    def track(
+        self, *answers: VendorResponse, state: State = State.GIVEN, standings: tuple[Standing, ...] = (), **options: Any
+    ) -> tuple[list[VendorRequest], VendorResult]:
+        return told(self.contract, *answers, state=state, purpose="single-user-tracking", standings=standings, options={**TRACKING, **options})
 
     def test_asks_for_tracking(self) -> None:
         """Only the tracking purpose ever asks for DOI+, also of a subscriber, and keeps his permission meanwhile."""
@@ -205,15 +211,50 @@ class TestTracking:
         assert (ended.outcome, self.track(contact(5))[1].outcome) == (PENDING, Outcome.UNCHANGED)
 
     def test_a_subscription_never_asks_for_tracking(self) -> None:
-        """The destination's other purposes start a plain double opt-in, whatever the metadata say."""
-        sent, _ = told(self.contract, NOBODY, answer("<id>7</id>", 201), options=TRACKING, metadata={"single_user_tracking": "true"})
-        assert "doiplus" not in dict(sent[1].query)
+        """The destination's other purposes start a plain double opt-in, whatever the metadata say, and also of somebody who withdrew tracking."""
+        for standings in ((), (tracking(State.WITHDRAWN),), (Standing(purpose="offers", state=State.GIVEN),)):
+            sent, _ = told(self.contract, NOBODY, answer("<id>7</id>", 201), standings=standings, metadata={"single_user_tracking": "true"})
+            assert "doiplus" not in dict(sent[1].query)
+
+    def test_one_mail_asks_for_both(self) -> None:
+        """A subscription told while tracking stands by a word of its own asks for DOI+."""
+        sent, _ = told(self.contract, NOBODY, answer("<id>7</id>", 201), standings=(tracking(State.GIVEN),))
+        assert dict(sent[1].query)["doiplus"] == "true"
+
+    @pytest.mark.parametrize(
+        "said, standings, outcome",
+        [
+            (NOBODY, (), Outcome.NOT_APPLICABLE),
+            (contact(1), (), Outcome.NOT_APPLICABLE),
+            (contact(4), (Standing(purpose="newsletter", state=State.WITHDRAWN),), Outcome.NOT_APPLICABLE),
+            (NOBODY, (Standing(purpose="newsletter", state=State.GIVEN),), PENDING),
+            (contact(4), (), PENDING),
+            (contact(4), (Standing(purpose="newsletter", state=State.WITHDRAWN), Standing(purpose="offers", state=State.GIVEN)), PENDING),
+        ],
+    )
+    def test_tracking_alone_subscribes_nobody(self, said: VendorResponse, standings: tuple[Standing, ...], outcome: Outcome) -> None:
+        """Confirming DOI+ subscribes, so who is no subscriber, or has just withdrawn, is sent no mail."""
+        sent, ended = self.track(said, *([answer("<id>7</id>")] if outcome is PENDING else []), standings=standings)
+        assert (ended.outcome, len(sent)) == (outcome, 2 if outcome is PENDING else 1)
+        assert ended.reason == ("" if outcome is PENDING else "no_subscription")
 
     def test_a_withdrawal_turns_doi_plus_into_doi(self) -> None:
-        """The subscription stays, and nothing is unsubscribed."""
-        sent, ended = self.track(contact(5), answer(), state=State.WITHDRAWN)
-        assert [(one.method, one.path, one.query) for one in sent] == [("GET", PATH, ()), ("PUT", PATH, (("permission", "4"),))]
+        """The subscription stays, nothing is unsubscribed, and it is done once Maileon shows it."""
+        sent, ended = self.track(contact(5), answer(), contact(4), state=State.WITHDRAWN)
+        assert [(one.method, one.path, one.query) for one in sent] == [("GET", PATH, ()), ("PUT", PATH, (("permission", "4"),)), ("GET", PATH, ())]
         assert ended == VendorResult(outcome=Outcome.APPLIED, vendor_reference="7")
+
+    @pytest.mark.parametrize(
+        "shown, expected",
+        [
+            (contact(5), VendorResult(outcome=Outcome.UNSUPPORTED, reason="tracking_not_lowered", vendor_reference="7")),
+            (answer("", 500), result(Outcome.UNAVAILABLE, "http_500", definite=False)),
+            (answer("<html></html>"), UNREADABLE),
+        ],
+    )
+    def test_a_withdrawal_that_changed_nothing_is_no_success(self, shown: VendorResponse, expected: VendorResult) -> None:
+        """Where an update does not lower DOI+ after all a person must know; an answer that shows nothing is asked for again."""
+        assert self.track(contact(5), answer(), shown, state=State.WITHDRAWN)[1] == expected
 
     @pytest.mark.parametrize(
         "said, expected",
@@ -269,12 +310,6 @@ class TestWithdrawal:
         """There is no marker by external id."""
         sent, ended = told(self.contract, said, state=State.WITHDRAWN, subject=Subject(external_id="S-42"))
         assert ([one.path for one in sent], ended.outcome) == (["/contacts/externalid/S-42/unsubscribe"], expected)
-
-    def test_wins_within_a_chunk(self) -> None:
-        """Who withdraws and consents in one chunk is unsubscribed once, and the consent is kept out."""
-        said = [self.contract.instruction(), self.contract.instruction(State.WITHDRAWN, number=2), self.contract.instruction(State.WITHDRAWN, number=3)]
-        replayed = replay(self.contract.adapter(options={"double_opt_in": False}).tell(said), DONE, CREATED)
-        assert [one.outcome for one in replayed.result] == [Outcome.NOT_APPLICABLE, Outcome.APPLIED, Outcome.APPLIED]
 
 
 class TestBulk:
@@ -396,10 +431,12 @@ class TestHear:
         return IncomingEvent(subject=Subject(email="ana@example.org"), purpose=purpose, state=state, event_time=SAID_AT, event_time_end=SAID_AT)
 
     def test_a_confirmation_is_a_consent(self) -> None:
-        """A confirmed double opt-in is given for its purpose, with DOI+ for tracking too."""
-        assert self.hear(b'{"email": "Ana@Example.org", "other": 1}', "doi") == [self.said("newsletter", State.GIVEN)]
+        """A confirmed double opt-in is given for its purpose at Maileon's own time, with DOI+ for tracking too."""
+        body = b'{"email": "Ana@Example.org", "timestamp": "2026-01-05 16:00:00", "other": 1}'
+        assert self.hear(body, "doi") == [self.said("newsletter", State.GIVEN)]
         both = [self.said("newsletter", State.GIVEN), self.said("tracking", State.GIVEN)]
-        assert self.hear(b'{"event": "doi", "email": "ana@example.org", "permission": 5}') == both
+        for permission in (b'"permission": 5', b'"permission_status": "DOI+"'):
+            assert self.hear(b'{"event": "doi", "timestamp": 1767628800000, "email": "ana@example.org", %s}' % permission) == both
 
     def test_an_unsubscription_is_a_withdrawal(self) -> None:
         """It ends all that the source stands for."""
@@ -408,16 +445,19 @@ class TestHear:
 
     def test_takes_its_time_and_its_external_id(self) -> None:
         """A timestamp is the event time."""
-        (event,) = self.hear(b'{"external_id": "S-1", "timestamp": "2026-01-05T13:00:00Z"}', "doi")
-        assert (event.subject, event.event_time) == (Subject(external_id="S-1"), SAID_AT - timedelta(hours=3))
+        for said in (b'"2026-01-05T13:00:00Z"', b'"2026-01-05 13:00:00.0"', b"1767618000", b'"1767618000000"', b'"05/01/2026 13:00:00"'):
+            (event,) = self.hear(b'{"external_id": "S-1", "timestamp": %s}' % said, "doi")
+            assert (event.subject, event.event_time, event.event_time_end) == (Subject(external_id="S-1"), *[SAID_AT - timedelta(hours=3)] * 2)
 
     @pytest.mark.parametrize(
         "body, event, path",
         [
             (b'{"email": "ana@example.org"}', "bounce", "event"),
             (b'{"email": "ana@example.org"}', "", "event"),
-            (b"{}", "doi", "subject"),
-            (b'{"email": "no"}', "doi", "subject.email"),
+            (b"{}", "unsubscription", "subject"),
+            (b'{"email": "no"}', "unsubscription", "subject.email"),
+            (b'{"email": "ana@example.org"}', "doi", "timestamp"),
+            (b'{"email": "ana@example.org", "timestamp": "2026-01-06 16:00:00"}', "doi", "timestamp"),
             (b'{"email": "ana@example.org", "timestamp": "soon"}', "doi", "timestamp"),
             (b"[]", "doi", ""),
             (b"{", "doi", ""),
@@ -480,6 +520,14 @@ class TestSandbox:
             said = self.contract.instruction(state, purpose="single-user-tracking", options=TRACKING)
             assert (self.contract.tell(driver, adapter, said)[0].outcome, self.permission(sandbox)) == (outcome, permission)
 
+    def test_tracking_that_cannot_be_lowered_is_no_secret(self, sandbox: SandboxHandle) -> None:
+        """Where an update lowers nothing the withdrawal is unsupported, and the subscription stays."""
+        sandbox.settings("maileon", lowers=False)
+        sandbox.place("maileon", email="ana@example.org", permission=5)
+        said = self.contract.instruction(State.WITHDRAWN, purpose="single-user-tracking", options=TRACKING)
+        (ended,) = self.contract.tell(DirectDriver(5), self.contract.adapter(sandbox.url("maileon")), said)
+        assert (ended.outcome, ended.reason, self.permission(sandbox)) == (Outcome.UNSUPPORTED, "tracking_not_lowered", 5)
+
     def test_ignores_existing_contacts_by_default(self, sandbox: SandboxHandle) -> None:
         """Without sync_mode=1 nothing changes; with it, DOI is never lowered by a create."""
         sandbox.place("maileon", email="ana@example.org", permission=1)
@@ -498,9 +546,12 @@ class TestSandbox:
         assert self.contract.tell(DirectDriver(5), adapter, self.contract.instruction(state)) == [expected]
 
     def test_rights_can_be_tried(self, sandbox: SandboxHandle) -> None:
-        """A ping answers every verb that the key may use, and touches nobody."""
-        sandbox.settings("maileon", rights=["GET", "POST", "PUT"])
-        assert [self.send(sandbox, verb, "/ping").status for verb in ("GET", "POST", "PUT", "DELETE")] == [200, 200, 200, 403]
+        """A probe pings by every verb, names the ones that the key lacks, and touches nobody."""
+        sandbox.settings("maileon", rights=["GET", "POST"])
+        adapter = self.contract.adapter(sandbox.url("maileon"))
+        results = DirectDriver(5).drive(adapter, adapter.probe({}), 4)
+        assert [one.reason or one.outcome.value for one in results] == ["unchanged", "unchanged", "http_403_put", "http_403_delete"]
+        assert adapter.probes == ("right GET", "right POST", "right PUT", "right DELETE")
         assert sandbox.states("maileon") == {}
 
     def test_another_key_is_refused(self, sandbox: SandboxHandle) -> None:
