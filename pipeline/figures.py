@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pipeline.expiry import key_expiries
 from pipeline.ledger import Ledger
 from pipeline.ledger.keys import LANES
 from pipeline.metrics import LatencyHistogram, MetricsSnapshot
@@ -37,6 +38,7 @@ def collect(ledger: Ledger, routing: Routing) -> MetricsSnapshot:
         waiting=[(name, lane, figure["waiting"][lane]) for name, figure in figures.items() for lane in LANES],
         breaker_open={account: ledger.accounts.gate_is_open(account) for account in sorted({each.account for each in routing.destinations.values()})},
         paused={name: figure["paused"] or not _is_enabled(routing, name) for name, figure in figures.items()},
+        key_expires_in_days={expiry.destination: expiry.days for expiry in key_expiries(routing, ledger.now().date())},
         events={"accepted": events["accepted"], "duplicate": events["duplicates"]},
         last_heard_seconds=last_heard_seconds(ledger, routing),
     )

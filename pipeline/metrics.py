@@ -46,6 +46,7 @@ class MetricsSnapshot:
     paused: Mapping[str, bool] = field(default_factory=dict)
     events: Mapping[str, int] = field(default_factory=dict)
     last_heard_seconds: Mapping[str, float] = field(default_factory=dict)
+    key_expires_in_days: Mapping[str, int] = field(default_factory=dict)
 
 
 def render_metrics(snapshot: MetricsSnapshot) -> bytes:
@@ -99,7 +100,10 @@ class _SnapshotCollector(Collector):
         paused = GaugeMetricFamily("consent_paused", "1 while a destination is told nothing because a person paused or disabled it.", labels=("destination",))
         for destination, is_paused in sorted(snapshot.paused.items()):
             paused.add_metric((destination,), int(is_paused))
-        yield from (deliveries, dead, waiting, oldest, breakers, paused)
+        keys = GaugeMetricFamily("consent_key_expires_in_days", "Days until the key of a destination expires; 0 or less once it has.", labels=("destination",))
+        for destination, days in sorted(snapshot.key_expires_in_days.items()):
+            keys.add_metric((destination,), days)
+        yield from (deliveries, dead, waiting, oldest, breakers, paused, keys)
 
     def _by_source(self) -> Iterator[Metric]:
         heard = GaugeMetricFamily("consent_last_heard_seconds", "Seconds since a polled source could last be heard.", labels=("source",))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,8 +10,10 @@ from kombu.exceptions import OperationalError
 
 from config.logging import describe, mask
 from config.settings import SettingsError
-from pipeline.domain import State
+from pipeline.domain import Outcome, State
 from pipeline.errors import ConsentRelayError
+from pipeline.expiry import NOTICE_DAYS, key_expiries
+from pipeline.probing import Probed
 from workers.queues import queue_names
 from workers.wiring import Parts
 
@@ -44,8 +46,8 @@ class Noted(Exception):
 Check = Callable[[Parts], str]
 
 
-def examine(parts: Parts, what: str | None = None) -> list[Finding]:
-    """All findings, or those for the health check of one kind of process."""
+def examine(parts: Parts, what: str | None = None, *, ask_vendors: bool = False) -> list[Finding]:
+    """All findings, or those for the health check of one kind of process; vendors are asked only where it is wanted."""
     running: dict[str, Check] = {"worker": _workers, "beat": _beat}
     if what:
         return [_finding(what, running[what], parts)]
@@ -53,7 +55,47 @@ def examine(parts: Parts, what: str | None = None) -> list[Finding]:
     found += _findings(parts, {"secrets": _secrets, "ledger": _ledger, "broker": _broker, **running})
     if all(finding.good for finding in found if finding.name in ("secrets", "ledger")):
         found += _findings(parts, {"dead letters": _dead_letters, "accounts": _accounts, "paused": _paused, "overdue": _overdue})
-    return found
+        found += _findings(parts, {"keys": _keys})
+        if ask_vendors:
+            return [*found, *vendor_findings(parts.prober.run())]
+    why = "their limits are kept in the ledger" if ask_vendors else "`consent doctor --vendors` asks them"
+    return [*found, Finding("vendors", good=True, text=f"not asked ({why})", note=True)]
+
+
+def vendor_findings(probed: Iterable[Probed]) -> Iterator[Finding]:
+    """One finding for each destination: what works, and what does not and why."""
+    by_destination: dict[str, list[Probed]] = {}
+    for each in probed:
+        by_destination.setdefault(each.destination, []).append(each)
+    for name, tried in by_destination.items():
+        said: dict[str, list[str]] = {}
+        for each in tried:
+            said.setdefault(_word(each), []).append(each.what)
+        text = "; ".join(f"{', '.join(dict.fromkeys(filter(None, whats)))} {word}".strip() for word, whats in said.items())
+        yield Finding(f"vendor {name}", good=all(each.works or _is_open(each) for each in tried), text=text, note=any(map(_is_open, tried)))
+
+
+def _is_open(probed: Probed) -> bool:
+    """Whether nothing came of a probe, neither good nor bad."""
+    return probed.result is None or probed.result.outcome is Outcome.THROTTLED
+
+
+def _word(probed: Probed) -> str:
+    """What came of a probe, in words; the reason is a code of ours and quotes nobody."""
+    result = probed.result
+    if result is None:
+        return f"not asked: {probed.untried}"
+    if probed.works:
+        return "works"
+    where = f" for {', '.join(probed.purposes)}" if probed.purposes else ""
+    if result.reason.startswith("http_403"):
+        return f"is missing{where} ({result.reason})"
+    words = {
+        Outcome.THROTTLED: "was put off",
+        Outcome.UNAVAILABLE: "could not be reached",
+        Outcome.MISCONFIGURED: "refused: look at credentials, options and base_url",
+    }
+    return f"{words.get(result.outcome, 'refused')}{where} ({result.reason})"
 
 
 def _findings(parts: Parts, checks: Mapping[str, Check]) -> Iterator[Finding]:
@@ -120,6 +162,16 @@ def _dead_letters(parts: Parts) -> str:
     if given := counts[State.GIVEN]:
         raise Noted(f"no withdrawals; given: {_counted(given)} (`consent dead list`)")
     return "none"
+
+
+def _keys(parts: Parts) -> str:
+    expiries = key_expiries(parts.routing, parts.ledger.now().date())
+    near = "; ".join(str(expiry) for expiry in expiries if expiry.is_near)
+    if any(expiry.is_past for expiry in expiries):
+        raise NotWell(near)
+    if near:
+        raise Noted(near)
+    return f"none expires within {NOTICE_DAYS} days" if expiries else "no destination has key_expires_on"
 
 
 def _accounts(parts: Parts) -> str:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pipeline.ledger import Ledger
     from pipeline.limits import LimitOptions
     from pipeline.listen import Listen
+    from pipeline.probing import Prober
     from pipeline.release import Release
     from pipeline.settle import Settler
     from pipeline.sightings import Sightings
@@ -194,6 +195,12 @@ class Parts:
         from pipeline.desk import Desk
 
         return self.built("_desk", lambda: Desk(self.ledger, self.vault, lambda: self.routing))
+
+    @property
+    def prober(self) -> Prober:
+        from pipeline.probing import Prober
+
+        return self.built("_prober", lambda: Prober(self.ledger, self.exchange, lambda: self.routing, self.limits))
 
     @property
     def backfill(self) -> Backfill:

@@ -56,7 +56,6 @@ TellDialogue = Generator[VendorRequest, VendorResponse, Sequence[VendorResult]]
 AskDialogue = Generator[VendorRequest, VendorResponse, "Held"]
 PollDialogue = Generator[VendorRequest, VendorResponse, Polled | VendorResult]
 ProbeDialogue = TellDialogue
-"""One result for each of `Adapter.probes`: applied or unchanged if it works, else the refusal."""
 SignInDialogue = Generator[VendorRequest, VendorResponse, "SignIn"]
 
 
@@ -145,6 +144,7 @@ class SourceSettings:
     allowed_skew_seconds: float = 300.0
 
 
+NOBODY = "consent-relay-probe@example.invalid"  # Whom a probe looks for: an address that cannot exist (RFC 6761).
 SIGN_IN_CALLS = 2
 """Requests that a session may add to a dialogue: signing in, and repeating the request that was refused."""
 
@@ -204,7 +204,7 @@ class Adapter:
         raise NotImplementedError
 
     def probe(self, options: Mapping[str, Any]) -> ProbeDialogue:
-        """Try by requests that change nothing and name nobody whether we may do what we have to; only where there are `probes`."""
+        """Try by requests that change nothing whether we may do what we have to; one result for each of `probes`, unchanged if it works."""
         raise NotImplementedError
 
     def sign_in(self) -> SignInDialogue:

@@ -69,6 +69,7 @@ class Adapter(base.Adapter):
     }
     # The state is a subscription's: purposes that share one share its state, others do not touch each other (`place_of`).
     capabilities = Capabilities(identifiers=("external_id", "email"), scope="contact", reads_back=True, sends_events=True, max_calls=5)
+    probes = ("customers of the node",)
     rate = Rate(calls=10, per_seconds=1, concurrent=4)
 
     def __init__(self, *, base_url: str | None = None, credentials: Mapping[str, str] = EMPTY, options: Mapping[str, Any] = EMPTY) -> None:
@@ -125,6 +126,13 @@ class Adapter(base.Adapter):
         except InvalidInput:
             return base.unreadable()
         return Polled(position=next_offset, events=events, more=next_offset != (position or "0"))
+
+    def probe(self, options: Mapping[str, Any]) -> base.ProbeDialogue:
+        """A page of one customer of the node, which is not looked at."""
+        query = (("nodeId", str(self.option(options, "node_id"))), ("size", "1"), ("fields", "id"))
+        response = yield VendorRequest(operation="list_customers", method="GET", path=self._customers(options), query=query)
+        refused = _refusal(response, {404: NO_NODE}) or (None if isinstance(_object(response).get("elements"), list) else base.unreadable())
+        return [refused or UNCHANGED]
 
     def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (there is no session)
         return replace(request, headers=(*request.headers, ("authorization", f"Bearer {self._secrets['token']}")))

@@ -55,6 +55,7 @@ class Adapter(base.Adapter):
         "signed_out_codes": Option(description="answer codes of an expired session (assumed)", default=["240001"], type=list),
     }
     capabilities = Capabilities(scope="contact", reads_back=True, signs_in=True, max_calls=1)
+    probes = ("search in the list",)
     rate = Rate(calls=60, per_seconds=60, concurrent=4)
 
     def __init__(self, *, base_url: str | None = None, credentials: Mapping[str, str] = EMPTY, options: Mapping[str, Any] = EMPTY) -> None:
@@ -96,6 +97,12 @@ class Adapter(base.Adapter):
                     stopped = item.get("optout") is True or item.get("spam") is True
                     return Held(state=State.WITHDRAWN if stopped else state, vendor_reference=str(item.get("code") or ""))
         return Held()
+
+    def probe(self, options: Mapping[str, Any]) -> base.ProbeDialogue:
+        """A search for nobody in the list."""
+        response = yield _post("search", "/emkt/contact/search", self._search(base.NOBODY, "REST_ONLY", options))
+        _, refused = self._answer(response)
+        return [refused or VendorResult(outcome=Outcome.UNCHANGED)]
 
     def sign_in(self) -> base.SignInDialogue:
         response = yield _post("sign_in", "/auth", {})

@@ -60,6 +60,7 @@ class Adapter(base.Adapter):
     }
     # The state is a list's or a tag's: purposes that share one share its state, others do not touch each other (`place_of`).
     capabilities = Capabilities(scope="contact", reads_back=True, sends_events=True, batch_size=MOST_MEMBERS, max_calls=MOST_CALLS)
+    probes = ("audience",)
     rate = Rate(concurrent=8)  # Ten connections for all programs of the account together, so two are left to others.
     timeout_seconds = 60.0  # Mailchimp itself works up to 120 s; a later answer counts as unknown and is told again.
 
@@ -125,6 +126,13 @@ class Adapter(base.Adapter):
     @classmethod
     def signature_error(cls, secret: str, headers: Mapping[str, str], body: bytes, now: datetime) -> FieldError | None:
         return signatures.timed_hex(SIGNATURE_HEADER, secret, headers, body, now)
+
+    def probe(self, options: Mapping[str, Any]) -> base.ProbeDialogue:
+        """The audience by its id, which needs the key and the list."""
+        path = members.list_path(str(self.option(options, "list_id")))
+        response = yield VendorRequest(operation="get_list", method="GET", path=path, query=(("fields", "id"),))
+        refused = members.refusal(response) or (None if isinstance(members.content(response).get("id"), str) else base.unreadable())
+        return [refused or VendorResult(outcome=Outcome.UNCHANGED)]
 
     def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (there is no session)
         login = base64.b64encode(f"relay:{self._secrets['api_key']}".encode()).decode()

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,15 @@ def test_operators_commands_look_at_what_runs(up):
     state, _, _ = up
     mine = {"CONSENT_STATE_DIR": str(state)}
     found = consent("doctor", **mine)
-    assert (found.returncode, found.stdout.count("ok  ")) == (0, 11), found.stdout
+    assert (found.returncode, found.stdout.count("ok  ")) == (0, 12), found.stdout
+    assert "note vendors: not asked (`consent doctor --vendors` asks them)" in found.stdout
+    asked = consent("doctor", "--vendors", **mine)
+    assert asked.returncode == 0
+    assert asked.stdout.splitlines()[-3:] == [
+        "ok   vendor dinamize-news: search in the list works",
+        "ok   vendor mailchimp-main: audience works",
+        "note vendor crm-webhook: not asked: its vendor has no request that changes nothing",
+    ]
     assert json.loads(consent("dead", "list", "--json", **mine).stdout) == {"items": [], "groups": [], "next_cursor": None}
     assert consent("destination", "pause", "crm-webhook", **mine).returncode == 0
     assert "note paused: deliveries wait at paused or disabled destinations: crm-webhook 0" in consent("doctor", **mine).stdout
@@ -267,6 +276,13 @@ def test_check_says_what_the_routing_file_does_and_what_is_wrong(tmp_path):
     good = consent("check")
     assert good.returncode == 0
     assert "newsletter withdrawn -> dinamize-news, mailchimp-main, crm-webhook" in good.stdout
+    example = (CHECKOUT / "config/consent.yaml").read_text()
+    for days, code in ((20, 0), (-1, 2)):
+        day = datetime.now(UTC).date() + timedelta(days=days)
+        (tmp_path / "key.yaml").write_text(example.replace("    vendor: mailchimp\n", f"    vendor: mailchimp\n    key_expires_on: {day}\n"))
+        dated = consent("check", CONSENT_CONFIG=str(tmp_path / "key.yaml"))
+        when = f"expires in 20 days ({day})" if code == 0 else f"has expired ({day})"
+        assert (dated.returncode, f"warning: the key of mailchimp-main {when}\n" in dated.stdout) == (code, True)
     (tmp_path / "bad.yaml").write_text("version: 1\nsources: {}\npurposes: {}\ndestinations: {}\ntriggers:\n  - {purposes: [nothing], deliver_to: [nobody]}\n")
     bad = consent("check", CONSENT_CONFIG=str(tmp_path / "bad.yaml"))
     assert bad.returncode == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -69,6 +70,23 @@ def test_paused_destinations_are_noted_with_what_waits(relay: Relay):
     relay.drain()
     mark, text = look(relay, diagnosis._paused)
     assert (mark, "mail 1 (" in text, "sms" in text) == ("note", True, False)
+
+
+def test_keys_near_their_end_are_noted_and_past_it_fail(relay: Relay):
+    """The nearest first; a key without a date is nobody's concern."""
+    assert look(relay, diagnosis._keys) == ("ok", "no destination has key_expires_on")
+    today = relay.ledger.now().date()
+
+    def dated(**days: int) -> None:
+        relay.rules = routing([destination(name, key_expires_on=today + timedelta(days=left)) for name, left in days.items()])
+
+    dated(mail=31)
+    assert look(relay, diagnosis._keys) == ("ok", "none expires within 30 days")
+    dated(mail=31, sms=2)
+    assert look(relay, diagnosis._keys) == ("note", f"the key of sms expires in 2 days ({today + timedelta(days=2)})")
+    dated(mail=30, sms=0)
+    mark, text = look(relay, diagnosis._keys)
+    assert (mark, text) == ("FAIL", f"the key of sms has expired ({today}); the key of mail expires in 30 days ({today + timedelta(days=30)})")
 
 
 def test_overdue_work_fails_unless_a_person_holds_it_back(relay: Relay):

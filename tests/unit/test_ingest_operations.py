@@ -176,6 +176,7 @@ def test_every_figure_has_its_contract_name():
         waiting=[("dinamize-news", "given", 9)],
         breaker_open={"dinamize-news": True},
         events={"accepted": 8},
+        key_expires_in_days={"dinamize-news": -2},
     )
     lines = [line for line in render_metrics(snapshot).decode().splitlines() if not line.startswith("#")]
     assert sorted(lines) == sorted(
@@ -195,6 +196,7 @@ def test_every_figure_has_its_contract_name():
             'consent_waiting{destination="dinamize-news",lane="given"} 9.0',
             'consent_breaker_open{account="dinamize-news"} 1.0',
             'consent_events_total{status="accepted"} 8.0',
+            'consent_key_expires_in_days{destination="dinamize-news"} -2.0',
         ]
     )
 

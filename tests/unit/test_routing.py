@@ -1,7 +1,7 @@
 """The routing file: what is chosen for an event, and what is said about a file that is wrong."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -80,6 +80,14 @@ def test_a_good_file_becomes_values_with_defaults():
     assert (lists.enabled, lists.allow_private_network, lists.account) == (True, False, "lists")
     assert routing.destinations["crm"].adapter.address == "https://crm.example.org/hook"
     assert list(routing.warnings) == ["consent.yaml:12: crm is told given for sms but no trigger tells it of every withdrawal"]
+
+
+def test_any_destination_may_say_how_long_it_waits_and_when_its_key_ends():
+    """A confirmation is waited for a month and a key never ends, unless the file says otherwise."""
+    crm = load(GOOD.replace("vendor: webhook", "vendor: webhook\n    confirmation_days: 7.5\n    key_expires_on: 2027-01-31")).destinations["crm"]
+    assert (crm.confirmation_days, crm.key_expires_on) == (7.5, date(2027, 1, 31))
+    lists = load(GOOD).destinations["lists"]
+    assert (lists.confirmation_days, lists.key_expires_on) == (30.0, None)
 
 
 def test_one_trigger_tells_several_destinations():
@@ -241,6 +249,9 @@ def test_a_limit_group_may_not_share_a_session():
         ("vendor: webhook", "vendor: webhook\n    retry: {give_up_after_seconds: -1}", 14, "give_up_after_seconds of crm must be a number above 0"),
         ("vendor: webhook", "vendor: webhook\n    keep_contact_for: [news]", 14, "keep_contact_for of crm has no meaning"),
         ("vendor: dinamize", "vendor: dinamize\n    keep_contact_for: [nws]", 10, "unknown purpose 'nws' in keep_contact_for of lists"),
+        ("vendor: webhook", "vendor: webhook\n    confirmation_days: 0", 14, "confirmation_days of crm must be a number above 0"),
+        ("vendor: webhook", "vendor: webhook\n    key_expires_on: 31.01.2027", 14, "key_expires_on of crm must be a day as YYYY-MM-DD"),
+        ("vendor: webhook", "vendor: webhook\n    key_expires_on: 2027-02-29", 14, "key_expires_on of crm must be a day as YYYY-MM-DD"),
         ("vendor: webhook", "vendor: webhook\n    options_by_purpose: {nws: {}}", 14, "options_by_purpose of crm has an unknown key 'nws'"),
         ("deliver_to: [lists, crm]", "deliver_to: [lists, crn]", 17, "unknown destination 'crn' in deliver_to; did you mean 'crm'?"),
         (", deliver_to: [lists, crm]", "", 17, "a trigger has no deliver_to"),

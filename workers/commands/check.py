@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 CONDITIONS = ("current-node-empty", "new-node-empty", "userdb-empty")
 
 HELP = """\
-Check settings and routing file, and say in words what the file does. Exits 2 if anything is wrong; sends nothing.
+Check settings and routing file, and say in words what the file does. Exits 2 if anything is wrong or a key has expired; sends nothing.
 
 With --previous the pairs of Contacthub and Contactsend are compared with those of FILE, and each change with the vendor's table of
 what must hold before it. Exits 2 if something does not hold.
@@ -55,14 +56,19 @@ variable of its own. A variable of FILE that is not set makes all of its destina
 @click.option("--previous", metavar="FILE", type=click.Path(path_type=Path), help="The routing file that is in force now: may its pairs be changed so?")
 @click.option("--holds", multiple=True, type=click.Choice(CONDITIONS), help="With --previous: a condition that you have made sure of. May be repeated.")
 def check(previous: Path | None, holds: Sequence[str]) -> None:
+    from pipeline.errors import ConfigurationError
+    from pipeline.expiry import key_expiries
     from pipeline.routing_summary import describe
     from workers.wiring import Parts
 
     if holds and previous is None:
         raise click.UsageError("--holds says what holds before a change; name the file that is in force with --previous")
     built = Parts(common.environment(of_running=True))
-    for line in describe(built.routing):
+    expiries = [expiry for expiry in key_expiries(built.routing, datetime.now(UTC).date()) if expiry.is_near]
+    for line in [*describe(built.routing), *(f"warning: {expiry}" for expiry in expiries)]:
         click.echo(line)
+    if past := [str(expiry) for expiry in expiries if expiry.is_past]:
+        raise ConfigurationError("\n".join(past))
     count = f"{_counted(len(built.routing.destinations), 'destination')}, {_counted(len(built.routing.triggers), 'trigger')}"
     click.echo(f"{built.settings.routing_path()}: good, {count}")
     if previous is not None:
