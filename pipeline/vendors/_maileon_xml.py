@@ -71,7 +71,7 @@ def contact_of(instruction: Instruction, *, without: str = "", custom_fields: It
     for name, value in (("email", subject.email), ("external_id", subject.external_id)):
         if value and name != without:
             _child(contact, name, value)
-    custom = {name: instruction.metadata.get(name, "") for name in custom_fields}
+    custom = {name: instruction.metadata.get(name) or instruction.profile.get(name, "") for name in custom_fields}
     for name, values in (("standard_fields", _standard(instruction)), ("custom_fields", custom)):
         fields = [(key, value) for key, value in values.items() if value]
         parent = ET.SubElement(contact, name) if fields else contact

@@ -54,7 +54,7 @@ class Adapter(base.Adapter):
             description="permission of a consent without double opt-in: 2 single, 3 confirmed, 4 double opt-in, 6 other", default=xml.SOI, type=int
         ),
         "tracking_purpose": Option(description="the purpose that stands for single-user tracking (DOI+); belongs under options_by_purpose of that purpose"),
-        "custom_fields": Option(description="names of metadata sent as custom fields of the same name", default=[], type=list),
+        "custom_fields": Option(description="names of metadata, or of profile fields, sent as custom fields of the same name", default=[], type=list),
     }
     capabilities = Capabilities(
         identifiers=("email", "external_id"),

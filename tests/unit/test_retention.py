@@ -48,6 +48,21 @@ def test_a_person_decides_when_a_dead_letter_is_erased(client: redis.Redis) -> N
         assert not client.exists(relay.ledger.keys.payload(each))
 
 
+def test_an_erased_withdrawal_still_fences(client: redis.Redis) -> None:
+    """The keyed hash of the forgotten person keeps an older consent, from whatever source, from being told."""
+    forgetting = Source(name="web", retention="forward_and_delete")
+    relay = Relay(client, routing([destination("mail")], sources=[forgetting, Source(name="other")]))
+    withdrawal = relay.event("withdrawn", 5, email="ana@example.org")
+    relay.drain()
+    view = relay.ledger.event(withdrawal)
+    assert view is not None
+    assert (view["status"], view["complete"]) == ("erased", True)
+    older = relay.accept("given", 4, email="ana@example.org", source="other")
+    relay.drain()
+    assert (older.status, relay.deliveries(older.event_id)) == ("superseded", {})
+    assert [call["state"] for call in relay.vendors["mail"].calls] == ["withdrawn"]
+
+
 class Unconfirmed(PlainAdapter):
     """A vendor whose people do not confirm."""
 

@@ -178,7 +178,7 @@ class TestOptIn:
         assert told(self.contract, NOBODY, answer("", 403))[1] == result(Outcome.MISCONFIGURED, "http_403_post")
 
     def test_sends_the_profile(self) -> None:
-        """Standard fields follow the profile, custom fields the metadata that the destination names; markup and bad characters stay text."""
+        """Standard fields follow the profile, custom fields the metadata or profile that the destination names; markup and bad characters stay text."""
         profile = {"salutation": "Frau", "name_prefix": "Dr.", "last_name": "<b>&\x07ü", "language": "pt-br"}
         sent, _ = told(
             self.contract,
@@ -186,12 +186,20 @@ class TestOptIn:
             answer("<id>7</id>", 201),
             profile=profile,
             metadata={"purchase": "K-1", "more": "x"},
-            options={"custom_fields": ["purchase"]},
+            options={"custom_fields": ["purchase", "name_prefix", "absent"]},
         )
         root = xml.parse(sent[1].body)
         assert root is not None
         fields = {field.findtext("name"): field.findtext("value") for field in root.iter("field")}
-        assert fields == {"SALUTATION": "Frau", "TITLE": "Dr.", "LASTNAME": "<b>&ü", "FULLNAME": "<b>&ü", "LOCALE": "pt_BR", "purchase": "K-1"}
+        assert fields == {
+            "SALUTATION": "Frau",
+            "TITLE": "Dr.",
+            "LASTNAME": "<b>&ü",
+            "FULLNAME": "<b>&ü",
+            "LOCALE": "pt_BR",
+            "purchase": "K-1",
+            "name_prefix": "Dr.",
+        }
 
 
 class TestTracking:
