@@ -97,7 +97,7 @@ class Listen:
 
     def _ask(self, source: Source, poll: Poll, position: str) -> Polled | VendorResult:
         """One page, within the limits of the account; a refusal to be polled says nothing about telling, and closes no gate."""
-        asked, traffic, token = poll.asked, traffic_of(poll.asked, self._limits), secrets.token_hex(8)
+        asked, traffic, token = poll.asked, traffic_of(poll.asked, LANE, self._limits), secrets.token_hex(8)
         admission = self._ledger.accounts.admit(traffic, LANE, token, 0, [()])
         if not admission.dialogues:
             wait_ms = max(100, admission.retry_at_ms - self._ledger.clock_ms())
