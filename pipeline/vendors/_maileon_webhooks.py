@@ -1,14 +1,14 @@
 """Maileon's webhooks: a confirmed double opt-in is a consent, an unsubscription a withdrawal.
 
 Their bodies are configured by the account. Its fields are named in Maileon's own clients, their values are not: dates are read in every form that Maileon uses elsewhere.
-A confirmation must say when: by the time a webhook arrives the person may have withdrawn again, and a consent must not overtake that. A withdrawal may go without.
+One that does not say when it happened may have been under way for a day: by then the person may have withdrawn, so a confirmation counts from the beginning of that day.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pipeline.dates import parse_source_date, require_past
@@ -17,6 +17,7 @@ from pipeline.errors import FieldError, InvalidInput
 from pipeline.identifiers import normalise_subject
 from pipeline.vendors.base import Notification, SourceSettings, VendorResponse
 
+LONGEST_WAY: Final = timedelta(days=1)
 PERMISSION_FIELDS: Final = ("permission", "permission_status")
 
 
@@ -28,8 +29,6 @@ def read(notification: Notification, source: SourceSettings) -> Sequence[Incomin
     if not isinstance(body, dict):
         raise InvalidInput([FieldError("", "must be a JSON object")], status=400 if body is None else 422)
     names, state = _heard(notification.query.get("event") or body.get("event"), body)
-    if state is State.GIVEN and body.get("timestamp") in (None, ""):
-        raise InvalidInput([FieldError("timestamp", "is required of a confirmation, or it could overtake a withdrawal")])
     purposes = dict.fromkeys(source.purposes[name] for name in names if name in source.purposes)
     if not purposes:
         raise InvalidInput([FieldError("event", "is not tied to a purpose by this source's `purposes`")])
@@ -60,7 +59,7 @@ def _interval(text: str, source: SourceSettings) -> tuple[datetime, datetime]:
 
 def _said_at(text: Any, received_at: datetime, source: SourceSettings) -> tuple[datetime, datetime]:
     if text in (None, ""):
-        return received_at, received_at
+        return received_at - LONGEST_WAY, received_at
     try:
         earliest, latest = _interval(str(text).strip(), source)
         require_past(earliest, received_at, source.allowed_skew_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -25,11 +26,17 @@ sources:
   web-forms: {kind: native, keys: ["${CONSENT_SAMPLE_KEY_SHA256:-}"], scopes: [ingest, read, replay], all_sources: true}
   cmx:
     kind: cmxorganize
-    keys: ["${CONSENT_SAMPLE_PRIVACY_TOOLS_KEY_SHA256:-}"]
+    keys: ["${CONSENT_SAMPLE_CMX_KEY_SHA256:-}"]
     scopes: [ingest, read]
     retention: forward_and_delete
     time_zone: Europe/Berlin
     purposes: {newsletter: newsletter, single_user_tracking: single-user-tracking}
+  maileon-webhooks:
+    kind: maileon
+    url_keys: ["${CONSENT_SAMPLE_MAILEON_KEY_SHA256:-}"]
+    origin: [maileon-news]
+    retention: forward_and_delete
+    purposes: {doi: newsletter, "doi+": single-user-tracking}
 purposes:
   newsletter: {title: Newsletter}
   single-user-tracking: {title: Reading of the newsletter may be followed person by person}
@@ -93,7 +100,7 @@ def canaries() -> dict[str, str]:
 def register(stack: Stack, person: dict[str, str]) -> tuple[str, str]:
     """Post a registration with both boxes ticked; the ids of its tracking and its newsletter event."""
     body = {**person, "single_user_tracking": True, "registered_at": "2026-01-05T13:00:00+01:00", "newsletter": True}
-    answer = stack.post("/v1/sources/cmx", body, source="privacy_tools")
+    answer = stack.post("/v1/sources/cmx", body, source="cmxorganize")
     assert answer.status_code == 202, answer.text
     tracking, newsletter = (result["event_id"] for result in answer.json()["results"])
     return tracking, newsletter
@@ -104,6 +111,15 @@ def confirm(stack: Stack, email: str) -> None:
     answer = stack.session.post(f"{stack.sandbox_url}/_sandbox/maileon/contacts", json=[{"email": email, "confirmed": True}], timeout=10)
     assert answer.status_code == 200, answer.text
     hurry(stack)
+
+
+def confirm_by_webhook(stack: Stack, email: str) -> list[str]:
+    """The person clicks, and Maileon says so itself; the ids of what was heard."""
+    stack.session.post(f"{stack.sandbox_url}/_sandbox/maileon/contacts", json=[{"email": email, "confirmed": True}], timeout=10).raise_for_status()
+    body = {"email": email, "permission_status": 5, "timestamp": int(time.time() * 1000)}
+    answer = stack.session.post(f"{stack.url}/v1/sources/maileon-webhooks/{stack.key('maileon')}?event=doi", json=body, timeout=10)
+    assert answer.status_code == 202, answer.text
+    return [result["event_id"] for result in answer.json()["results"]]
 
 
 def hurry(stack: Stack) -> None:
@@ -159,6 +175,21 @@ def test_nothing_of_a_person_is_left_once_everybody_is_told(stack: Stack, parts:
     assert traces(look_everywhere(stack, *ids), person) == []
     held = stack.sandbox("maileon")["contacts"][person["email"]]
     assert (held["permission"], set(held["fields"].values()) >= set(person.values()) - {person["email"]}) == (5, True)
+    assert stack.metric("consent_unaccounted") == 0
+
+
+def test_the_vendor_itself_says_that_the_person_has_confirmed(stack: Stack, parts: Parts) -> None:
+    """Its webhook ends what awaits it at once, and what was heard is forgotten like what was told."""
+    person = canaries()
+    ids = register(stack, person)
+    wait_until(lambda: all(stack.deliveries(each) == {"crm-webhook": DELIVERED, "maileon-news": AWAITING} for each in ids), 30)
+    heard = confirm_by_webhook(stack, person["email"])
+    stack.wait_complete([*ids, *heard])
+    for each in ids:
+        assert stack.deliveries(each) == {"crm-webhook": DELIVERED, "maileon-news": ("delivered", "confirmed")}
+    assert {stack.event(each)["status"] for each in [*ids, *heard]} == {"erased"}
+    assert not any(payload_exists(parts, each) for each in [*ids, *heard])
+    assert traces(look_everywhere(stack, *ids, *heard), person) == []
     assert stack.metric("consent_unaccounted") == 0
 
 

@@ -449,7 +449,13 @@ class TestHear:
     def test_an_unsubscription_is_a_withdrawal(self) -> None:
         """It ends all that the source stands for."""
         both = [self.said("newsletter", State.WITHDRAWN), self.said("tracking", State.WITHDRAWN)]
-        assert self.hear(b'{"email": "ana@example.org"}', "unsubscription") == both
+        assert self.hear(b'{"email": "ana@example.org", "timestamp": "2026-01-05T16:00:00Z"}', "unsubscription") == both
+
+    def test_without_a_time_it_may_be_a_day_old(self) -> None:
+        """Then a confirmation is ordered at the beginning of that day, where it overtakes no withdrawal, and an unsubscription at the receipt."""
+        for event, state in (("doi", State.GIVEN), ("unsubscription", State.WITHDRAWN)):
+            heard = self.hear(b'{"email": "ana@example.org"}', event)[0]
+            assert (heard.state, heard.event_time, heard.event_time_end) == (state, SAID_AT - timedelta(days=1), SAID_AT)
 
     def test_takes_its_time_and_its_external_id(self) -> None:
         """A timestamp is the event time."""
@@ -464,7 +470,6 @@ class TestHear:
             (b'{"email": "ana@example.org"}', "", "event"),
             (b"{}", "unsubscription", "subject"),
             (b'{"email": "no"}', "unsubscription", "subject.email"),
-            (b'{"email": "ana@example.org"}', "doi", "timestamp"),
             (b'{"email": "ana@example.org", "timestamp": "2026-01-06 16:00:00"}', "doi", "timestamp"),
             (b'{"email": "ana@example.org", "timestamp": "soon"}', "doi", "timestamp"),
             (b"[]", "doi", ""),
