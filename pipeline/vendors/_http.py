@@ -1,0 +1,80 @@
+"""HTTP as dialogues speak it: a request without secrets, an answer, and what plain HTTP says when it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import orjson
+
+from pipeline.domain import Outcome, VendorResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorRequest:
+    """One HTTP request of a dialogue, without secrets: `Adapter.sign` adds those just before it is sent.
+
+    `operation` is a label that is safe to log; `path` is appended to the destination's base_url as it is (already percent-encoded).
+    """
+
+    operation: str
+    method: str = "POST"
+    path: str = field(default="", repr=False)
+    query: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorResponse:
+    """What came back: header names are lower-cased, a later equal header wins, the body is capped by the transport."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+    def json(self) -> Any:
+        """The body as JSON, or None if it is not JSON (a cut body, an HTML error page)."""
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            return None
+
+
+def refusal(response: VendorResponse) -> VendorResult | None:
+    """The result that plain HTTP gives an answer that is not 2xx, or None for 2xx; vendor files call it after their own special cases.
+
+    A redirect is `rejected`: following one could carry a withdrawal or a key to somebody else.
+    """
+    status = response.status
+    if 200 <= status < 300:
+        return None
+    if status == 429:
+        return VendorResult(outcome=Outcome.THROTTLED, reason="http_429", retry_after_seconds=retry_after(response))
+    if status in (401, 403):
+        return VendorResult(outcome=Outcome.MISCONFIGURED, reason=f"http_{status}")
+    if status in (408, 423, 425) or status >= 500 or status < 200:
+        return VendorResult(outcome=Outcome.UNAVAILABLE, reason=f"http_{status}", retry_after_seconds=retry_after(response), definite=status in (423, 425, 503))
+    return VendorResult(outcome=Outcome.REJECTED, reason=f"http_{status}")
+
+
+def unreadable() -> VendorResult:
+    """The result for an answer that cannot be understood: the vendor may or may not have acted."""
+    return VendorResult(outcome=Outcome.UNAVAILABLE, reason="unreadable_answer", definite=False)
+
+
+def retry_after(response: VendorResponse, *, now: datetime | None = None) -> float | None:
+    """Seconds from a Retry-After header, given as seconds or as an HTTP date (RFC 9110, 10.2.3); None if absent or unreadable."""
+    value = response.headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=UTC)
+    return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
