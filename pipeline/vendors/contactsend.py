@@ -88,6 +88,7 @@ class Adapter(base.Adapter):
     capabilities = Capabilities(
         identifiers=IDENTIFIERS, scope="contact", reads_back=True, sends_events=True, signs_in=True, max_calls=2 * MOST_PAGES + MOST_TOLD
     )
+    probes = ("search in the user database",)
     rate = Rate(calls=20, per_seconds=10, concurrent=1)  # No limit is documented: a polite one.
 
     def __init__(self, *, base_url: str | None = None, credentials: Mapping[str, str] = EMPTY, options: Mapping[str, Any] = EMPTY) -> None:
@@ -145,6 +146,12 @@ class Adapter(base.Adapter):
             number,
         )
         return page if isinstance(page, VendorResult) else reader.polled(page, number)
+
+    def probe(self, options: Mapping[str, Any]) -> base.ProbeDialogue:
+        """A search for nobody in the user database, after signing in."""
+        kind = next(kind for kind in IDENTIFIERS if kind in self.option(options, "fields"))
+        found = yield from self._find(Subject(**{kind: base.NOBODY}), options, everybody=False)
+        return [found if isinstance(found, VendorResult) else VendorResult(outcome=Outcome.UNCHANGED)]
 
     def sign_in(self) -> base.SignInDialogue:
         response = yield soap.write("borrowToken")
