@@ -92,14 +92,6 @@ def test_operators_commands_look_at_what_runs(up):
     mine = {"CONSENT_STATE_DIR": str(state)}
     found = consent("doctor", **mine)
     assert (found.returncode, found.stdout.count("ok  ")) == (0, 12), found.stdout
-    assert "note vendors: not asked (`consent doctor --vendors` asks them)" in found.stdout
-    asked = consent("doctor", "--vendors", **mine)
-    assert asked.returncode == 0
-    assert asked.stdout.splitlines()[-3:] == [
-        "ok   vendor dinamize-news: search in the list works",
-        "ok   vendor mailchimp-main: audience works",
-        "note vendor crm-webhook: not asked: its vendor has no request that changes nothing",
-    ]
     assert json.loads(consent("dead", "list", "--json", **mine).stdout) == {"items": [], "groups": [], "next_cursor": None}
     assert consent("destination", "pause", "crm-webhook", **mine).returncode == 0
     assert "note paused: deliveries wait at paused or disabled destinations: crm-webhook 0" in consent("doctor", **mine).stdout
@@ -271,18 +263,39 @@ def test_a_port_in_use_names_its_setting(tmp_path):
     assert f"port {port} on 127.0.0.1 is in use: stop what listens there or set CONSENT_FLOWER_PORT" in done.stderr
 
 
+def test_doctor_asks_vendors_where_it_is_wanted(up):
+    """Else it says that it did not; each destination has its line, and nobody is there because of it."""
+    mine = {"CONSENT_STATE_DIR": str(up[0])}
+    assert "note vendors: not asked (`consent doctor --vendors` asks them)" in consent("doctor", **mine).stdout
+    lines = consent("doctor", "--vendors", **mine).stdout.splitlines()
+    assert [line for line in lines if line.startswith("ok   vendor ")] == [
+        "ok   vendor dinamize-news: search in the list works",
+        "ok   vendor mailchimp-main: audience works",
+        "ok   vendor privacy-platform: sign-in and look-up works",
+        "ok   vendor contacthub-main: customers of the node works",
+        "ok   vendor contactsend-main: search in the user database works",
+        "ok   vendor maileon-main: right GET, right POST, right PUT, right DELETE works",
+    ]
+    assert "note vendor crm-webhook: not asked: its vendor has no request that changes nothing" in lines
+
+
+def test_check_warns_of_a_key_that_expires(tmp_path):
+    """20 days before it is a warning, and afterwards the exit code is 2."""
+    example = (CHECKOUT / "config/consent.yaml").read_text()
+    for days, code in ((20, 0), (-1, 2)):
+        day = datetime.now(UTC).date() + timedelta(days=days)
+        (tmp_path / "key.yaml").write_text(example.replace("    vendor: mailchimp\n", f"    vendor: mailchimp\n    key_expires_on: {day}\n"))
+        checked = consent("check", CONSENT_CONFIG=str(tmp_path / "key.yaml"))
+        when = f"expires in 20 days ({day})" if code == 0 else f"has expired ({day})"
+        assert (checked.returncode, f"warning: the key of mailchimp-main {when}\n" in checked.stdout) == (code, True)
+    assert checked.stderr == f"consent: the key of mailchimp-main has expired ({day})\n"
+
+
 def test_check_says_what_the_routing_file_does_and_what_is_wrong(tmp_path):
     """0 with the triggers in words; 2 with file and line."""
     good = consent("check")
     assert good.returncode == 0
     assert "newsletter withdrawn -> dinamize-news, mailchimp-main, crm-webhook" in good.stdout
-    example = (CHECKOUT / "config/consent.yaml").read_text()
-    for days, code in ((20, 0), (-1, 2)):
-        day = datetime.now(UTC).date() + timedelta(days=days)
-        (tmp_path / "key.yaml").write_text(example.replace("    vendor: mailchimp\n", f"    vendor: mailchimp\n    key_expires_on: {day}\n"))
-        dated = consent("check", CONSENT_CONFIG=str(tmp_path / "key.yaml"))
-        when = f"expires in 20 days ({day})" if code == 0 else f"has expired ({day})"
-        assert (dated.returncode, f"warning: the key of mailchimp-main {when}\n" in dated.stdout) == (code, True)
     (tmp_path / "bad.yaml").write_text("version: 1\nsources: {}\npurposes: {}\ndestinations: {}\ntriggers:\n  - {purposes: [nothing], deliver_to: [nobody]}\n")
     bad = consent("check", CONSENT_CONFIG=str(tmp_path / "bad.yaml"))
     assert bad.returncode == 2
