@@ -111,6 +111,10 @@ class Sandbox:
         """Put a contact there as if somebody had done it at the vendor."""
         raise NotImplementedError
 
+    def approve(self, approval: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what a person at the vendor does who is asked to approve; returns what that person then gets."""
+        raise ValueError("nobody approves anything at this vendor")
+
     def change(self, settings: Mapping[str, Any]) -> None:
         unknown = set(settings) - set(self.settings)
         if unknown:
