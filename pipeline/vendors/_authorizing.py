@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from pipeline.domain import VendorResult
+from pipeline.domain import EMPTY, VendorResult
 from pipeline.vendors import base
 from pipeline.vendors.base import VendorRequest, VendorResponse
 
@@ -34,6 +34,10 @@ class Authorization(base.Adapter):
 
     personal: ClassVar[frozenset[str]] = frozenset()
     next_step: ClassVar[str]
+
+    def __init__(self, *, base_url: str | None = None, credentials: Mapping[str, str] = EMPTY, options: Mapping[str, Any] = EMPTY) -> None:
+        super().__init__(base_url=base_url, credentials=credentials, options=options)
+        self.address = base_url or self.base_url  # whole, with the slash that it may end with
 
     @abstractmethod
     def authorize(self) -> AuthorizeDialogue:
