@@ -96,14 +96,28 @@ def test_who_stands_withdrawn_is_not_told_given(relay: Relay, said: dict[str, st
 
 
 def test_a_link_carries_the_withdrawal(relay: Relay) -> None:
-    """Withdrawn by phone, tested by the e-mail that was once named with it."""
+    """Withdrawn by phone and only just accepted, tested by the e-mail that was once named with it."""
     relay.event("given", 1, email="ana@example.org", phone="+5511912345678")
+    relay.drain()
     relay.event("withdrawn", 2, phone="+5511912345678")
+    with pytest.raises(TrialRefused, match="stands withdrawn"):
+        tell(relay)
+    assert calls(relay) == ["given"]
+
+
+def test_a_later_consent_by_another_identifier_does_not_lift_it(relay: Relay) -> None:
+    """Given again by phone alone says nothing for the e-mail, which stands withdrawn."""
+    relay.event("given", 1, email="ana@example.org", phone="+5511912345678")
+    relay.drain()
+    relay.event("withdrawn", 2, email="ana@example.org")
+    relay.drain()
+    relay.event("given", 3, phone="+5511912345678")
     relay.drain()
     before = calls(relay)
     with pytest.raises(TrialRefused, match="stands withdrawn"):
         tell(relay)
     assert calls(relay) == before
+    assert tell(relay, phone="+5511912345678").is_taken
 
 
 def test_a_withdrawal_of_another_purpose_counts_where_the_contact_is_shared(client: redis.Redis) -> None:
