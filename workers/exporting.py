@@ -9,13 +9,13 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.domain import format_time, split_delivery_id
+from pipeline.domain import split_delivery_id
 from pipeline.errors import ConsentRelayError
 from pipeline.export import Exported
 
@@ -57,6 +57,17 @@ def check_name(path: Path, suffixes: Sequence[str]) -> str | None:
 def manifest_path(path: Path) -> Path:
     """Where the manifest of a file stands: beside it."""
     return path.with_name(f"{path.name}.manifest.json")
+
+
+def write_export(path: Path, columns: Sequence[str], rows: Collection[Sequence[str]], **about: Any) -> Manifest:
+    """Write the file and its manifest beside it, both or none; `about` is what the manifest says besides the file. Raises NotWritten."""
+    manifest = Manifest(file=path.name, sha256=write_removals(path, columns, rows), rows=len(rows), **about)
+    try:
+        write_manifest(path, manifest)
+    except NotWritten:
+        path.unlink()
+        raise
+    return manifest
 
 
 def write_removals(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -116,17 +127,3 @@ def write_new(path: Path, content: bytes) -> str:
         with contextlib.suppress(OSError):
             fresh.unlink()
     return hashlib.sha256(content).hexdigest()
-
-
-def manifest_of(path: Path, vendor: str, destination: str, ledger_id: str, **values: Any) -> Manifest:
-    """The manifest of what was just written; `values` are sha256, rows, letters and the time."""
-    return Manifest(
-        vendor=vendor,
-        destination=destination,
-        ledger_id=ledger_id,
-        file=path.name,
-        sha256=values["sha256"],
-        rows=values["rows"],
-        created_at=format_time(values["now"]),
-        letters=tuple(values["letters"]),
-    )

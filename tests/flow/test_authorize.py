@@ -134,6 +134,7 @@ def test_without_a_destination_its_options_are_given(sandbox):
         (["--url", "ftp://dinamize.example"], {}, "--url is not usable"),
         (["--url", "https://user:test-secret@dinamize.example"], {}, "--url is not usable"),
         (["--destination", "mailchimp-main"], {}, "no destination 'mailchimp-main' of dinamize can be read; there is dinamize-news"),
+        (["--check-only"], {}, "no token was given to check"),
         ([], {}, "nothing was given for DINAMIZE_APPLICATION_TOKEN, DINAMIZE_CONNECTION_ID"),
     ],
 )

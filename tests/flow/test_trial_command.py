@@ -87,6 +87,7 @@ def test_who_stands_withdrawn_is_not_told(stack: Stack, tmp_path: Path) -> None:
         (["--test"], "--only and --test go together"),
         (["--count", "2"], "--count and --without-ledger belong to --only DESTINATION --test"),
         (["--without-ledger"], "--count and --without-ledger belong to --only DESTINATION --test"),
+        (["--only", "dinamize-news", "--test", "--url", "http://127.0.0.1:9"], "--url is where a relay is"),
         (["--only", "nobody", "--test"], "no destination 'nobody'; there is crm-webhook, dinamize-news, mailchimp-main"),
         (["--only", "dinamize-news", "--test", "--source", "nobody"], "no source 'nobody'; there is web-forms, privacy-tools"),
         (["--only", "dinamize-news", "--test", "--count", "0"], "--count"),

@@ -18,7 +18,18 @@ from pipeline.ledger.letters import LetterFilter
 from pipeline.vendors._removing import Removal, RemovesByFile
 from pipeline.vendors.base import Capabilities
 from tests.support.relay import PlainAdapter, Relay, destination, routing
-from workers.exporting import Manifest, NotWritten, changed_since, check_name, manifest_path, read_manifest, write_manifest, write_new, write_removals
+from workers.exporting import (
+    Manifest,
+    NotWritten,
+    changed_since,
+    check_name,
+    manifest_path,
+    read_manifest,
+    write_export,
+    write_manifest,
+    write_new,
+    write_removals,
+)
 
 FILE = "removals.tsv"
 
@@ -249,17 +260,27 @@ def test_a_name_that_the_vendor_would_not_take_is_refused(tmp_path, name: str) -
     assert "nothing is overwritten" in (check_name(tmp_path / FILE, (".tsv", ".tsv.gz")) or "")
 
 
+ABOUT = {name: getattr(MANIFEST, name) for name in ("vendor", "destination", "ledger_id", "created_at", "letters")}
+
+
 def test_a_manifest_says_what_was_written_and_sees_that_it_changed(tmp_path) -> None:
     """It is read as it was written, for the owner only; a file changed by hand is noticed, one handed over and deleted is not."""
     path = tmp_path / FILE
-    written = Manifest(**{name: getattr(MANIFEST, name) for name in Manifest.__slots__} | {"sha256": write_removals(path, ("a",), [("b",)])})
-    write_manifest(path, written)
+    written = write_export(path, ("a",), {("b",): None}, **ABOUT)
     beside = manifest_path(path)
     assert (read_manifest(beside), stat.S_IMODE(beside.stat().st_mode), changed_since(written, beside)) == (written, 0o600, False)
     path.write_bytes(b"a\nc\n")
     assert changed_since(written, beside) is True
     path.unlink()
     assert changed_since(written, beside) is False
+
+
+def test_a_file_without_its_manifest_is_not_left(tmp_path) -> None:
+    """Nobody could confirm it."""
+    manifest_path(tmp_path / FILE).mkdir()
+    with pytest.raises(NotWritten):
+        write_export(tmp_path / FILE, ("a",), {("b",): None}, **ABOUT)
+    assert not (tmp_path / FILE).exists()
 
 
 @pytest.mark.parametrize(

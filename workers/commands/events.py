@@ -36,7 +36,8 @@ def send(file: str, url: str | None, source: str | None, batch: int, only: str |
     idempotency_key, and dotted ones such as profile.name or metadata.campaign. Exits 1 if any event was refused.
 
     With --only DESTINATION --test the first event that the routing would send there is told to that vendor, with no key and outside the ledger, and the
-    answer is shown; --source is then the source it comes from. Refused for who stands otherwise in the ledger. Exits 1 if the vendor does not take it.
+    answer is shown; --source is then the source it comes from. It is no rehearsal: a vendor with double opt-in sends its mail. Refused for a person who stands
+    otherwise in the ledger. Exits 1 if the vendor does not take it.
 
     \b
     Examples:
@@ -44,7 +45,7 @@ def send(file: str, url: str | None, source: str | None, batch: int, only: str |
       consent send withdrawals.csv --url https://relay.example.org
       consent send one-person.json --only retargetly-crm --test
     """  # noqa: D301 - click reads the backspace
-    if trial.refuse_half(only, is_test, count, without_ledger):
+    if trial.refuse_half(only, is_test, belonging=count is not None or without_ledger, url=url):
         trial.run(file, source, str(only), count or 1, without_ledger=without_ledger)
     _send(file, url, source, batch)
 

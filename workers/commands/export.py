@@ -109,16 +109,16 @@ def _export(parts: Parts, vendor: str, wanted: Sequence[str], output: Path | Non
 
 
 def _export_one(parts: Parts, exporter: RemovalExport, vendor: str, name: str, count: int, path: Path, dry_run: bool) -> dict[str, Any]:
-    from workers.exporting import manifest_of, manifest_path, write_manifest, write_removals
+    from pipeline.domain import format_time
+    from workers.exporting import manifest_path, write_export
 
     with click.progressbar(length=count, label=f"collecting {name}", file=sys.stderr) as bar:
         collected = exporter.collect(name, bar.update)
     is_written = bool(collected.exported) and not dry_run
     if is_written:
         adapter: Any = parts.routing.destinations[name].adapter
-        digest = write_removals(path, adapter.removal_columns, collected.rows)
-        values = {"sha256": digest, "rows": len(collected.rows), "letters": collected.exported, "now": parts.ledger.now()}
-        write_manifest(path, manifest_of(path, vendor, name, parts.ledger.identity.ledger_id, **values))
+        about = {"vendor": vendor, "destination": name, "ledger_id": parts.ledger.identity.ledger_id, "created_at": format_time(parts.ledger.now())}
+        write_export(path, adapter.removal_columns, collected.rows, letters=tuple(collected.exported), **about)
     return {
         "destination": name,
         "file": str(path) if is_written else None,

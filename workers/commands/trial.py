@@ -34,13 +34,18 @@ WORDS = {
 """What each outcome means, for somebody who tests."""
 
 
-def refuse_half(only: str | None, is_test: bool, count: int | None, without_ledger: bool) -> bool:
-    """Whether a test is asked for. Raises UsageError for half of it: a send to one destination alone that is no test would leave the others behind."""
+def refuse_half(only: str | None, is_test: bool, *, belonging: bool, url: str | None) -> bool:
+    """Whether a test is asked for. Raises UsageError for half of it: a send to one destination alone that is no test would leave the others behind.
+
+    `belonging`: whether options are there that only a test has.
+    """
+    if only and is_test and url:
+        raise click.UsageError("--url is where a relay is, and a test goes past it: leave it out")
     if only and is_test:
         return True
     if only or is_test:
         raise click.UsageError("--only and --test go together: events go to every destination that the routing names, and only a test goes to one")
-    if count is not None or without_ledger:
+    if belonging:
         raise click.UsageError("--count and --without-ledger belong to --only DESTINATION --test")
     return False
 

@@ -85,6 +85,8 @@ class _Authorizing:
             token = _private("", f"token of {self._declared.title} from the e-mail (Enter: later)", is_hidden=True)
             if token:
                 self._try(talking, token, show=show)
+            elif check_only:
+                raise click.UsageError("no token was given to check: paste it when asked, or give it as a line of standard input")
             else:
                 click.echo(f"once it has come: consent authorize {self._vendor} --check-only", err=True)
 
