@@ -61,7 +61,7 @@ class Trial:
 
     def ask_first(self, ledger: Ledger, vault: Vault) -> None:
         """From now on ask this ledger before anything is sent."""
-        self._ledger, self._judge = ledger, Judge(ledger, Preparer(ledger, vault), lambda: self._routing)
+        self._ledger, self._judge = ledger, Judge(ledger, Preparer(ledger, vault, lambda: self._routing), lambda: self._routing)
 
     def event_of(self, source: Source, incoming: IncomingEvent) -> ConsentEvent:
         """An event for a test: its id is its own, so that a receiver that tells repeats by it does not take the real one for a repeat, and every word is newer."""
