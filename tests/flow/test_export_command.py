@@ -49,6 +49,11 @@ def listed(stack: Stack) -> list[str]:
     return [each["event_id"] for each in json.loads(stack.consent("dead", "list", "--json").stdout)["items"]]
 
 
+def hand_over(stack: Stack, file: Path) -> dict[str, int]:
+    """What the vendor did with the file."""
+    return dict(stack.session.post(f"{stack.sandbox_url}/_sandbox/retargetly/file", data=file.read_bytes(), timeout=10).json())
+
+
 def test_withdrawn_dead_exported_confirmed(stack: Stack, tmp_path: Path) -> None:
     """Dead and alerting until the confirmation; then `dead list` is empty, the event says exported, and doctor is content."""
     nothing = stack.consent(*COMMAND)
@@ -74,6 +79,8 @@ def test_withdrawn_dead_exported_confirmed(stack: Stack, tmp_path: Path) -> None
     assert listed(stack) == [event_id]
     assert stack.consent("doctor").returncode == 1
     assert stack.consent(*COMMAND, "--output", str(file)).returncode == 2
+    assert hand_over(stack, file) == {"rows": 1, "unreadable": 0, "removed": 1}
+    assert stack.sandbox("retargetly")["contacts"] == {}
 
     only = stack.consent(*COMMAND, "--confirm", str(manifest), "--dry-run")
     assert (only.returncode, only.stdout) == (0, "retargetly-crm: 1 dead withdrawal would be closed as exported in feed.tsv\n")
@@ -98,6 +105,8 @@ def test_the_next_withdrawal_is_a_new_one(stack: Stack, tmp_path: Path) -> None:
     first = accept(stack, "withdrawn", 10)
     assert stack.consent(*COMMAND, "--output", str(tmp_path / "first.tsv.gz")).returncode == 0
     accept(stack, "given", 11)
+    assert len(stack.sandbox("retargetly")["contacts"]) == 1
+    assert hand_over(stack, tmp_path / "first.tsv.gz")["removed"] == 1
     second = accept(stack, "withdrawn", 12)
     assert sorted(listed(stack)) == sorted([first, second])
     assert stack.consent(*COMMAND, "--confirm", str(tmp_path / "first.tsv.gz.manifest.json")).returncode == 0

@@ -115,6 +115,10 @@ class Sandbox:
         """Do what a person at the vendor does who is asked to approve; returns what that person then gets."""
         raise ValueError("nobody approves anything at this vendor")
 
+    def take_file(self, content: bytes) -> dict[str, Any]:
+        """Take a file that was handed over, in whatever way the vendor takes them; returns what it did with it."""
+        raise ValueError("this vendor takes no files")
+
     def change(self, settings: Mapping[str, Any]) -> None:
         unknown = set(settings) - set(self.settings)
         if unknown:

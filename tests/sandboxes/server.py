@@ -187,7 +187,7 @@ class SandboxServer:
             return as_json({"error": f"the sandbox cannot read this: {type(error).__name__}"}, 500)
 
     def control(self, request: Request) -> Reply:
-        """`GET .../state`, `POST .../reset|faults|settings|contacts|approve`; everything answers JSON."""
+        """`GET .../state`, `POST .../reset|faults|settings|contacts|approve|file`; everything answers JSON."""
         parts = [unquote(part) for part in request.path.split("/")[2:] if part]
         if not parts:
             return as_json({"sandboxes": sorted(self.sandboxes)})
@@ -215,8 +215,10 @@ class SandboxServer:
                     sandbox.place(contact)
             case "POST", "approve":
                 return sandbox.approve(request.json() or {})
+            case "POST", "file":
+                return sandbox.take_file(request.body)
             case _:
-                raise ValueError("unknown; there are GET state, and POST reset, faults, settings, contacts, approve")
+                raise ValueError("unknown; there are GET state, and POST reset, faults, settings, contacts, approve, file")
         return {"done": True}
 
 
@@ -255,6 +257,9 @@ class SandboxHandle:
 
     def approve(self, vendor: str, **approval: Any) -> dict[str, Any]:
         return self._within(lambda: self.server.sandboxes[vendor].approve(approval))
+
+    def take_file(self, vendor: str, content: bytes) -> dict[str, Any]:
+        return self._within(lambda: self.server.sandboxes[vendor].take_file(content))
 
     def reset(self, vendor: str) -> None:
         self._within(self.server.sandboxes[vendor].reset)

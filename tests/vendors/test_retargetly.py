@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import orjson
@@ -20,6 +21,7 @@ from pipeline.vendors.retargetly import HASH_KEYS, MOST_CALLS
 from tests.sandboxes import SandboxHandle, start_sandboxes
 from tests.vendors.contract import PERSON, UNREADABLE, VendorContract, result
 from tests.vendors.drivers import DirectDriver, replay
+from workers.exporting import write_removals
 
 APPLIED = result(Outcome.APPLIED)
 LATER = result(Outcome.THROTTLED, "next_dialogue", retry_after=0.0)
@@ -362,3 +364,26 @@ class TestFileFeed:
         """Named, with what was expected."""
         with pytest.raises(ConfigurationError, match=name):
             TestRetargetly().adapter(options={"segment_ids": [13600], name: TestRetargetly.not_removal_options[name]})
+
+    @pytest.mark.parametrize("compressed", [False, True])
+    def test_the_sandbox_takes_people_out_by_such_a_file(self, tmp_path: Path, compressed: bool) -> None:
+        """Told of a consent by call and of the withdrawal by file, a person is in the segments of another purpose only."""
+        contract = TestRetargetly()
+        with start_sandboxes(["retargetly"]) as sandbox:
+            adapter = contract.adapter(sandbox.url("retargetly"), options={"segment_ids": [13600], "removal_device_types": ALL_TYPES})
+            contract.tell(DirectDriver(), adapter, contract.instruction())
+            contract.tell(DirectDriver(), adapter, contract.instruction(options={"segment_ids": [13601]}))
+            assert len(sandbox.states("retargetly")) == 6
+            (found,) = adapter.export_removals([contract.instruction(State.WITHDRAWN)])
+            path = tmp_path / f"removals.tsv{'.gz' if compressed else ''}"
+            write_removals(path, adapter.removal_columns, found.rows)
+            assert sandbox.take_file("retargetly", path.read_bytes()) == {"rows": 3, "unreadable": 0, "removed": 3}
+            assert {key.partition("/")[0] for key in sandbox.states("retargetly")} == {"13601"}
+
+    def test_the_sandbox_leaves_out_what_is_no_row_of_the_feed(self) -> None:
+        """A wrong header refuses the file; an unknown device type or a short row is left out."""
+        with start_sandboxes(["retargetly"]) as sandbox:
+            with pytest.raises(ValueError, match="not the header row"):
+                sandbox.take_file("retargetly", b"device_id\tdevice_type\tsegments\n")
+            taken = sandbox.take_file("retargetly", b"device_type\tdevice_id\tsegments\tremove_segments\nphone\tabc\t\t13600\nemail\tabc\n")
+            assert taken == {"rows": 0, "unreadable": 2, "removed": 0}
