@@ -111,13 +111,9 @@ class Sandbox:
         """Put a contact there as if somebody had done it at the vendor."""
         raise NotImplementedError
 
-    def approve(self, approval: Mapping[str, Any]) -> dict[str, Any]:
-        """Do what a person at the vendor does who is asked to approve; returns what that person then gets."""
-        raise ValueError("nobody approves anything at this vendor")
-
-    def take_file(self, content: bytes) -> dict[str, Any]:
-        """Take a file that was handed over, in whatever way the vendor takes them; returns what it did with it."""
-        raise ValueError("this vendor takes no files")
+    def act(self, what: str, body: bytes) -> dict[str, Any]:
+        """Do what a person does at this vendor, or with it, that is no call of its API; returns what that person then gets."""
+        raise ValueError(f"nobody does {what!r} here; there are GET state, and POST reset, faults, settings, contacts")
 
     def change(self, settings: Mapping[str, Any]) -> None:
         unknown = set(settings) - set(self.settings)

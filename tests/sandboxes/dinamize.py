@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any, ClassVar
 
+import orjson
+
 from tests.sandboxes import base
 from tests.sandboxes.base import Reply, Request, as_json
 
@@ -126,12 +128,13 @@ class Sandbox(base.Sandbox):
         self.asked[connection] = {"connection_id": owner, "permissions": sorted(wanted)}
         return self.envelope("480001", {self.settings["connection_token_name"]: connection})
 
-    def approve(self, approval: Mapping[str, Any]) -> dict[str, Any]:
-        """What the owner does, and the e-mail that follows: the one who asked last unless a `connection_token` is named."""
+    def act(self, what: str, body: bytes) -> dict[str, Any]:
+        """`approve`: what the owner does, and the e-mail that follows; the one who asked last unless a `connection_token` is named."""
+        if what != "approve":
+            return super().act(what, body)
         if not self.asked:
             raise ValueError("nobody has asked for a Consent-Token")
-        connection = approval.get("connection_token") or list(self.asked)[-1]
-        wanted = self.asked.pop(connection)
+        wanted = self.asked.pop(orjson.loads(body).get("connection_token") or list(self.asked)[-1])
         consent = f"test-consent-{next(self.numbers)}"
         self.consents[consent] = set(wanted["permissions"])
         return {"to": wanted["connection_id"], "consent_token": consent}

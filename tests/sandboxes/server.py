@@ -187,7 +187,7 @@ class SandboxServer:
             return as_json({"error": f"the sandbox cannot read this: {type(error).__name__}"}, 500)
 
     def control(self, request: Request) -> Reply:
-        """`GET .../state`, `POST .../reset|faults|settings|contacts|approve|file`; everything answers JSON."""
+        """`GET .../state`, `POST .../reset|faults|settings|contacts` and what a person does at that vendor; everything answers JSON."""
         parts = [unquote(part) for part in request.path.split("/")[2:] if part]
         if not parts:
             return as_json({"sandboxes": sorted(self.sandboxes)})
@@ -213,12 +213,10 @@ class SandboxServer:
             case "POST", "contacts":
                 for contact in request.json():
                     sandbox.place(contact)
-            case "POST", "approve":
-                return sandbox.approve(request.json() or {})
-            case "POST", "file":
-                return sandbox.take_file(request.body)
+            case "POST", _:
+                return sandbox.act(what, request.body)
             case _:
-                raise ValueError("unknown; there are GET state, and POST reset, faults, settings, contacts, approve, file")
+                raise ValueError("unknown; there is GET state, the rest is POST")
         return {"done": True}
 
 
@@ -255,11 +253,8 @@ class SandboxHandle:
     def place(self, vendor: str, **contact: Any) -> None:
         self._within(lambda: self.server.sandboxes[vendor].place(contact))
 
-    def approve(self, vendor: str, **approval: Any) -> dict[str, Any]:
-        return self._within(lambda: self.server.sandboxes[vendor].approve(approval))
-
-    def take_file(self, vendor: str, content: bytes) -> dict[str, Any]:
-        return self._within(lambda: self.server.sandboxes[vendor].take_file(content))
+    def act(self, vendor: str, what: str, body: bytes = b"{}") -> dict[str, Any]:
+        return self._within(lambda: self.server.sandboxes[vendor].act(what, body))
 
     def reset(self, vendor: str) -> None:
         self._within(self.server.sandboxes[vendor].reset)

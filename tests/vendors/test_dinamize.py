@@ -315,7 +315,7 @@ class TestSandbox:
         assert asked.result.outcome is Outcome.PENDING_CONFIRMATION
         early = self.contract.adapter(sandbox.url("dinamize"), credentials={"token": asked.connection_token})
         assert DirectDriver().drive(early, early.verify({})) == result(Outcome.MISCONFIGURED, "token_refused")
-        mail = sandbox.approve("dinamize")
+        mail = sandbox.act("dinamize", "approve")
         assert mail["to"] == "owner@example.org"
         adapter = self.contract.adapter(sandbox.url("dinamize"), credentials={"token": mail["consent_token"]})
         assert DirectDriver().drive(adapter, adapter.verify({})) == result(Outcome.UNCHANGED)
@@ -325,7 +325,7 @@ class TestSandbox:
     def test_a_consent_token_does_what_was_asked_for_and_no_more(self, sandbox: SandboxHandle) -> None:
         """Asked for reading only, it searches and may not write."""
         self.ask(sandbox, permissions=["EMKT_READ_CONTACTS"])
-        adapter = self.contract.adapter(sandbox.url("dinamize"), credentials={"token": sandbox.approve("dinamize")["consent_token"]})
+        adapter = self.contract.adapter(sandbox.url("dinamize"), credentials={"token": sandbox.act("dinamize", "approve")["consent_token"]})
         assert DirectDriver().drive(adapter, adapter.verify({})).outcome is Outcome.UNCHANGED
         assert self.contract.tell(DirectDriver(), adapter, self.contract.instruction()) == [result(Outcome.REJECTED, "code_240198")]
         assert sandbox.states("dinamize") == {}
@@ -335,7 +335,7 @@ class TestSandbox:
         assert self.ask(sandbox, application="test-wrong").result == result(Outcome.MISCONFIGURED, "token_refused")
         assert self.ask(sandbox, permissions=["EMKT_ALL"]).result == result(Outcome.REJECTED, "code_240199")
         with pytest.raises(ValueError, match="nobody has asked"):
-            sandbox.approve("dinamize")
+            sandbox.act("dinamize", "approve")
 
     def test_the_limit_is_a_setting(self, sandbox: SandboxHandle) -> None:
         """A lower limit refuses earlier, none never."""

@@ -377,13 +377,13 @@ class TestFileFeed:
             (found,) = adapter.export_removals([contract.instruction(State.WITHDRAWN)])
             path = tmp_path / f"removals.tsv{'.gz' if compressed else ''}"
             write_removals(path, adapter.removal_columns, found.rows)
-            assert sandbox.take_file("retargetly", path.read_bytes()) == {"rows": 3, "unreadable": 0, "removed": 3}
+            assert sandbox.act("retargetly", "file", path.read_bytes()) == {"rows": 3, "unreadable": 0, "removed": 3}
             assert {key.partition("/")[0] for key in sandbox.states("retargetly")} == {"13601"}
 
     def test_the_sandbox_leaves_out_what_is_no_row_of_the_feed(self) -> None:
         """A wrong header refuses the file; an unknown device type or a short row is left out."""
         with start_sandboxes(["retargetly"]) as sandbox:
             with pytest.raises(ValueError, match="not the header row"):
-                sandbox.take_file("retargetly", b"device_id\tdevice_type\tsegments\n")
-            taken = sandbox.take_file("retargetly", b"device_type\tdevice_id\tsegments\tremove_segments\nphone\tabc\t\t13600\nemail\tabc\n")
+                sandbox.act("retargetly", "file", b"device_id\tdevice_type\tsegments\n")
+            taken = sandbox.act("retargetly", "file", b"device_type\tdevice_id\tsegments\tremove_segments\nphone\tabc\t\t13600\nemail\tabc\n")
             assert taken == {"rows": 0, "unreadable": 2, "removed": 0}
