@@ -107,7 +107,7 @@ class Trial:
 
     def _tell_under_claim(self, ledger: Ledger, judge: Judge, destination: Destination, task: Task) -> TrialReport:
         """As a worker does: admit, claim the contact, ask the standing, talk, and hand all of it back whatever happens."""
-        traffic, token = replace(traffic_of(destination, self._limits), hold_ms=0), f"test.{secrets.token_hex(4)}"
+        traffic, token = replace(traffic_of(destination, task.event.state.value, self._limits), hold_ms=0), f"test.{secrets.token_hex(4)}"
         self._admit(ledger, destination, traffic, token, task)
         report: TrialReport | None = None
         calls, result = traffic.calls_per_dialogue, VendorResult(outcome=Outcome.UNAVAILABLE, reason="interrupted", definite=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,8 +18,8 @@ from pipeline.domain import Outcome, VendorResult
 from pipeline.errors import ConfigurationError
 from pipeline.exchange import Exchange, Work
 from pipeline.routing import Destination
-from pipeline.vendors._authorizing import Asked, Authorizable
-from pipeline.vendors.base import Adapter, VendorRequest, VendorResponse
+from pipeline.vendors._authorizing import Asked, Authorizable, Authorization
+from pipeline.vendors.base import Adapter, ProbeDialogue
 
 START_SECONDS = 30.0
 """How long a dialogue may start requests; somebody waits for it at a terminal."""
@@ -69,30 +69,31 @@ def _is_near(host: str) -> bool:
         return host == "localhost"
 
 
-def ask_owner(exchange: Exchange, authorization: Any, *, allow_private_network: bool) -> Asked:
+def ask_owner(exchange: Exchange, authorization: Authorization, *, allow_private_network: bool) -> Asked:
     """Ask the vendor to have the account's owner approve."""
-    found = _talk(exchange, authorization, authorization.authorize(), allow_private_network=allow_private_network)
-    return Asked(result=found) if isinstance(found, VendorResult) else found
+    kept: list[Asked] = []
 
-
-def verified(exchange: Exchange, adapter: Authorizable, options: Mapping[str, Any], *, allow_private_network: bool) -> VendorResult:
-    """Whether a token works, by a look that concerns nobody; `unchanged` says that it does."""
-    found: VendorResult = _talk(exchange, adapter, adapter.verify(options), allow_private_network=allow_private_network)
-    return found
-
-
-def _talk(exchange: Exchange, adapter: Adapter, dialogue: Generator[VendorRequest, VendorResponse, Any], *, allow_private_network: bool) -> Any:
-    """What a dialogue returns, whatever that is, or the failure that ended it."""
-    kept: list[Any] = []
-
-    def keeping() -> Generator[VendorRequest, VendorResponse, Sequence[VendorResult]]:
-        kept.append((yield from dialogue))
+    def keeping() -> ProbeDialogue:
+        kept.append((yield from authorization.authorize()))
         return [VendorResult(outcome=Outcome.UNCHANGED)]
 
+    (failure,) = _results(exchange, authorization, keeping(), 1, allow_private_network=allow_private_network)
+    return kept[0] if kept else Asked(result=failure)
+
+
+def tried(exchange: Exchange, adapter: Authorizable, options: Mapping[str, Any], *, allow_private_network: bool) -> VendorResult:
+    """What comes of trying a token by requests that change nothing and concern nobody; `unchanged` says that it works."""
+    results = _results(exchange, adapter, adapter.probe(options), len(adapter.probes), allow_private_network=allow_private_network)
+    return next((result for result in results if result.outcome is not Outcome.UNCHANGED), results[0])
+
+
+def _results(exchange: Exchange, adapter: Adapter, dialogue: ProbeDialogue, size: int, *, allow_private_network: bool) -> tuple[VendorResult, ...]:
     deadline = time.monotonic() + START_SECONDS
-    work = Work(adapter=adapter, dialogue=keeping(), account="authorize", size=1, allow_private_network=allow_private_network, deadline=deadline)
-    done = exchange.run(work)
-    return done.failure or kept[0]
+    done = exchange.run(
+        Work(adapter=adapter, dialogue=dialogue, account="authorize", size=size, allow_private_network=allow_private_network, deadline=deadline)
+    )
+    assert isinstance(done.results, tuple)
+    return done.results
 
 
 def where_credentials_come_from(vendor: str, declared: type[Adapter]) -> list[str]:

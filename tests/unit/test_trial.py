@@ -170,7 +170,7 @@ def test_a_contact_that_a_worker_talks_about_is_left_alone(relay: Relay) -> None
     """Two never talk to one destination about one person at once."""
     mail = relay.rules.destinations["mail"]
     key = relay.hasher.identifier_key("email", "ana@example.org")
-    busy = traffic_of(mail, relay.limits)
+    busy = traffic_of(mail, "given", relay.limits)
     relay.ledger.accounts.admit(busy, "given", "worker", 0, [[key]])
     with pytest.raises(TrialRefused, match="a worker is telling mail about this person right now"):
         tell(relay)

@@ -254,16 +254,16 @@ class TestApproval:
     def test_tries_a_token_without_asking_about_anybody(self) -> None:
         """One search of the destination's list for an address that cannot exist, signed with the new token in the destination's header."""
         adapter = self.contract.adapter(credentials={"token": "test-old", "token_header": "x-consent"}).with_token("test-new")
-        replayed = replay(adapter.verify({"list_code": "7"}), answer("480001", {"items": [], "next": False}))
+        replayed = replay(adapter.probe({"list_code": "7"}), answer("480001", {"items": [], "next": False}))
         (request,) = replayed.sent
         body = orjson.loads(request.body)
         assert (request.path, body["contact-list_code"], body["search"]) == (
             "/emkt/contact/search",
             "7",
-            [{"field": "email", "operator": "=", "value": "nobody@example.invalid"}],
+            [{"field": "email", "operator": "=", "value": "consent-relay-probe@example.invalid"}],
         )
         assert dict(adapter.sign(request, None).headers)["x-consent"] == "test-new"
-        assert replayed.result == result(Outcome.UNCHANGED)
+        assert replayed.result == [result(Outcome.UNCHANGED)]
 
     @pytest.mark.parametrize(
         "said, expected",
@@ -276,7 +276,7 @@ class TestApproval:
     )
     def test_a_token_that_fails_is_said_to(self, said: VendorResponse, expected: Any) -> None:
         """Nothing but the vendor's own code of success makes a token good."""
-        assert replay(self.contract.adapter().verify({}), said).result == expected
+        assert replay(self.contract.adapter().probe({}), said).result == [expected]
 
 
 class TestSandbox:
@@ -314,11 +314,11 @@ class TestSandbox:
         asked = self.ask(sandbox)
         assert asked.result.outcome is Outcome.PENDING_CONFIRMATION
         early = self.contract.adapter(sandbox.url("dinamize"), credentials={"token": asked.connection_token})
-        assert DirectDriver().drive(early, early.verify({})) == result(Outcome.MISCONFIGURED, "token_refused")
+        assert DirectDriver().drive(early, early.probe({})) == [result(Outcome.MISCONFIGURED, "token_refused")]
         mail = sandbox.act("dinamize", "approve")
         assert mail["to"] == "owner@example.org"
         adapter = self.contract.adapter(sandbox.url("dinamize"), credentials={"token": mail["consent_token"]})
-        assert DirectDriver().drive(adapter, adapter.verify({})) == result(Outcome.UNCHANGED)
+        assert DirectDriver().drive(adapter, adapter.probe({})) == [result(Outcome.UNCHANGED)]
         assert sandbox.states("dinamize") == {}
         assert self.contract.tell(DirectDriver(), adapter, self.contract.instruction())[0].outcome is Outcome.APPLIED
 
@@ -326,7 +326,7 @@ class TestSandbox:
         """Asked for reading only, it searches and may not write."""
         self.ask(sandbox, permissions=["EMKT_READ_CONTACTS"])
         adapter = self.contract.adapter(sandbox.url("dinamize"), credentials={"token": sandbox.act("dinamize", "approve")["consent_token"]})
-        assert DirectDriver().drive(adapter, adapter.verify({})).outcome is Outcome.UNCHANGED
+        assert DirectDriver().drive(adapter, adapter.probe({})) == [result(Outcome.UNCHANGED)]
         assert self.contract.tell(DirectDriver(), adapter, self.contract.instruction()) == [result(Outcome.REJECTED, "code_240198")]
         assert sandbox.states("dinamize") == {}
 

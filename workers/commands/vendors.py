@@ -125,9 +125,9 @@ class _Authorizing:
 
     def _try(self, talking: Any, token: str, *, show: bool) -> None:
         from pipeline.domain import Outcome
-        from workers.authorizing import variable, verified
+        from workers.authorizing import tried, variable
 
-        result = verified(talking, self._adapter.with_token(token), self._options, allow_private_network=self._allow_private)
+        result = tried(talking, self._adapter.with_token(token), self._options, allow_private_network=self._allow_private)
         if result.outcome is not Outcome.UNCHANGED:
             raise click.ClickException(f"{self._declared.title} does not accept this token: {_in_words(result)}")
         name = variable(self._vendor, self._declared.token_credential)
