@@ -143,27 +143,35 @@ class Preparer:
         return [complete(event, reach, self._ledger.standings) for event, reach in zip(events, reaches, strict=True)]
 
     def _task(self, destination: Destination, leased: Leased, event: ConsentEvent) -> Task:
-        options = destination.options_for(event.purpose)
-        instruction = Instruction(
-            delivery_id=delivery_id(event.event_id, destination.name),
-            event_id=event.event_id,
-            subject=event.subject,
-            purpose=event.purpose,
-            state=event.state,
-            event_time=event.event_time,
-            options=options,
-            profile=event.profile,
-            evidence=event.evidence,
-            metadata=event.metadata,
-        )
-        contact_keys = tuple(event.identifier_keys[kind] for kind in destination.adapter.contact_of(event.subject))
+        instruction = instruction_of(destination, event)
         asks = destination.adapter.capabilities.reads_back and (leased.row.awaiting or self._is_from(destination, leased, event))
-        place = f"ask {event.event_id}" if asks else destination.adapter.place_of(options)
-        return Task(leased=leased, event=event, instruction=instruction, contact_keys=contact_keys, place=place, asks=asks)
+        place = f"ask {event.event_id}" if asks else destination.adapter.place_of(instruction.options)
+        return Task(leased=leased, event=event, instruction=instruction, contact_keys=contact_keys_of(destination, event), place=place, asks=asks)
 
     def _is_from(self, destination: Destination, leased: Leased, event: ConsentEvent) -> bool:
         """Whether the destination itself was heard to say this, and has not been asked whether it still does."""
         return leased.row.reason != DIFFERS_THERE and destination.name in self._routing().origin_of(event.source)
+
+
+def instruction_of(destination: Destination, event: ConsentEvent) -> Instruction:
+    """What a destination would be told of an event, with the options of its purpose."""
+    return Instruction(
+        delivery_id=delivery_id(event.event_id, destination.name),
+        event_id=event.event_id,
+        subject=event.subject,
+        purpose=event.purpose,
+        state=event.state,
+        event_time=event.event_time,
+        options=destination.options_for(event.purpose),
+        profile=event.profile,
+        evidence=event.evidence,
+        metadata=event.metadata,
+    )
+
+
+def contact_keys_of(destination: Destination, event: ConsentEvent) -> tuple[str, ...]:
+    """The keys of every identifier that the vendor would be sent."""
+    return tuple(event.identifier_keys[kind] for kind in destination.adapter.contact_of(event.subject))
 
 
 def _ending(leased: Leased, event: ConsentEvent, outcome: Outcome, reason: str) -> Ending:

@@ -33,6 +33,19 @@ class Sessions(Protocol):
         """Forget this token, but not a newer one that another process has put there."""
 
 
+class Unshared:
+    """Keeps no token: for a command that works without the ledger and signs in for itself."""
+
+    def get(self, account: str) -> str | None:  # noqa: ARG002 (as `Sessions`)
+        return None
+
+    def put(self, account: str, token: str, ttl_seconds: float | None) -> None:
+        """Keep nothing."""
+
+    def drop(self, account: str, token: str) -> None:
+        """There is nothing to forget."""
+
+
 @dataclass(frozen=True, slots=True)
 class SignedIn:
     """A token, or why there is none; `calls` are the requests that the receiver of this value caused."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from workers.commands import admin, events, processes
+from workers.commands import admin, events, export, processes, vendors
 from workers.commands.check import check
 from workers.commands.common import Group
 
@@ -41,6 +41,8 @@ for command in (
     admin.keys,
     admin.destination,
     admin.backfill,
+    vendors.authorize,
+    export.export,
 ):
     main.add_command(command)
 

@@ -14,6 +14,7 @@ from pipeline.limits import LimitOptions
 from pipeline.listen import ListenOptions
 
 if TYPE_CHECKING:
+    from pipeline.exchange import Exchange, Sessions
     from pipeline.transports.base import Transport
 
 
@@ -66,6 +67,20 @@ def listen_options(settings: Settings) -> ListenOptions:
     """How sources are polled."""
     listen = settings.listen
     return ListenOptions(lease_seconds=listen.lease_seconds, turn_seconds=listen.turn_seconds, allowed_skew_seconds=settings.ingest.allowed_skew_seconds)
+
+
+def exchange(settings: Settings, sessions: Sessions) -> Exchange:
+    """An exchange with these settings; `sessions` keeps the tokens of vendors that are signed in to."""
+    from pipeline.exchange import Exchange
+
+    section = settings.exchange
+    return Exchange(
+        transport(section.transport),
+        sessions,
+        total_timeout_seconds=section.total_timeout_seconds,
+        connect_timeout_seconds=section.connect_timeout_seconds,
+        max_response_bytes=section.max_response_bytes,
+    )
 
 
 def transport(name: str) -> Transport:

@@ -25,7 +25,7 @@ from pipeline.routing import RetryPolicy, Routing
 from pipeline.vault import Vault
 from workers.app import create_app, refuse_unknown_broker
 from workers.gathering import GatheringPublisher
-from workers.options import ledger_client, ledger_options, limit_options, listen_options, transport
+from workers.options import exchange, ledger_client, ledger_options, limit_options, listen_options
 from workers.queues import CeleryPublisher
 
 if TYPE_CHECKING:
@@ -225,16 +225,7 @@ class Parts:
         return Acceptor(self.ledger, self.hasher, self.vault, self.gatherer, now=self.ledger.now, echo_seconds=self.settings.listen.echo_seconds)
 
     def _build_exchange(self) -> Exchange:
-        from pipeline.exchange import Exchange
-
-        section = self.settings.exchange
-        return Exchange(
-            transport(section.transport),
-            self.ledger.accounts,
-            total_timeout_seconds=section.total_timeout_seconds,
-            connect_timeout_seconds=section.connect_timeout_seconds,
-            max_response_bytes=section.max_response_bytes,
-        )
+        return exchange(self.settings, self.ledger.accounts)
 
     def _build_fan_out(self) -> FanOut:
         from pipeline.fanout import FanOut

@@ -135,10 +135,10 @@ class Deliveries:
             arguments += [event_id, received_ms, f"{row.state}|{reason}"]
         return [bool(value) for value in self._store.call("reopen", names, arguments)]
 
-    def discard(self, destination: str, letters: Sequence[DeadLetter], result: DeliveryResult) -> list[bool]:
-        """Close dead letters by a person's decision."""
+    def discard(self, destination: str, letters: Sequence[DeadLetter], result: DeliveryResult, counter: str) -> list[bool]:
+        """Close dead letters with a result, and count them as `counter`; False for one that is not dead."""
         names = self._names(destination, "dead", "row", "result", "untold", "n", "dead_counts")
-        arguments: list[Any] = []
+        arguments: list[Any] = [counter]
         for letter in letters:
             arguments += [letter.event_id, result.encode(), f"{letter.row.state}|{letter.row.reason}"]
         return [bool(value) for value in self._store.call("discard", names, arguments)]

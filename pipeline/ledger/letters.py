@@ -17,6 +17,9 @@ from pipeline.domain import DeliveryStatus, Outcome, State, delivery_id, format_
 from pipeline.ledger.deliveries import DeadLetter, Deliveries, Row, lane_of
 from pipeline.ledger.events import DeliveryResult, Events
 
+EXPORTED = "exported"
+"""Reason of a withdrawal that reached the vendor by a file."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LetterFilter:
@@ -131,16 +134,23 @@ class Letters:
 
     def discard(self, letters: Sequence[DeadLetter], reason: str, now_ms: int) -> list[str]:
         """Close dead letters by a person's decision; `reason` is theirs. Returns the delivery ids that were dead."""
-        closed: list[str] = []
         result = DeliveryResult(status=DeliveryStatus.SKIPPED, updated_ms=now_ms, outcome=Outcome.NOT_APPLICABLE, reason=f"discarded: {reason}"[:120])
+        return self._close(letters, result, "discarded")
+
+    def close_exported(self, letters: Sequence[DeadLetter], file: str, now_ms: int) -> list[str]:
+        """Close dead withdrawals that the vendor took from a file: they are delivered. Returns the delivery ids that were dead."""
+        result = DeliveryResult(status=DeliveryStatus.DELIVERED, updated_ms=now_ms, outcome=Outcome.APPLIED, reason=EXPORTED, attempts=1, vendor_reference=file)
+        return self._close(letters, result, f"o|{Outcome.APPLIED}|{State.WITHDRAWN}")
+
+    def _close(self, letters: Sequence[DeadLetter], result: DeliveryResult, counter: str) -> list[str]:
+        closed: list[str] = []
         for (destination, _), group in _grouped(letters).items():
-            was_dead = self._deliveries.discard(destination, group, result)
-            gone = [letter for letter, dead in zip(group, was_dead, strict=True) if dead]
-            pairs = [(letter.event_id, result.encode()) for letter in gone]
+            was_dead = self._deliveries.discard(destination, group, result, counter)
+            pairs = [(letter.event_id, result.encode()) for letter, dead in zip(group, was_dead, strict=True) if dead]
             if pairs:
                 self._events.fold([(event_id, destination, encoded) for event_id, encoded in pairs])
                 self._deliveries.unfold(destination, pairs)
-            closed += [delivery_id(letter.event_id, destination) for letter in gone]
+            closed += [delivery_id(event_id, destination) for event_id, _ in pairs]
         return closed
 
     def _fold(self, destination: str, letters: Sequence[DeadLetter], status: DeliveryStatus, reason: str) -> None:

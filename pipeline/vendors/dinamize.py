@@ -2,7 +2,8 @@
 
 Dinamize answers HTTP 200 to everything, so only the `code` in the body counts; `code_detail` comes in two languages and is never
 compared. Documentation: https://panel.dinamize.com/apidoc/ (read through public transcriptions, 2026-11). Not documented there, so
-settings with assumed defaults: the header of a Consent-Token, the codes of an expired session, and how to clear a resting date.
+settings with assumed defaults: the header of a Consent-Token, the codes of an expired session, and how to clear a resting date. The address
+that asks for a Consent-Token is not public and has no default.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import orjson
 from pipeline.domain import EMPTY, Instruction, Outcome, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError
 from pipeline.vendors import base
+from pipeline.vendors._authorizing import Asked, Authorizable, Authorization, AuthorizeDialogue
 from pipeline.vendors.base import Capabilities, Held, Option, Rate, SignIn, VendorRequest, VendorResponse
 
 SUCCESS: Final = "480001"
@@ -34,9 +36,41 @@ SESSION_FIELDS: Final = ("user", "password", "client_code")
 # that tells of an expired one is not documented.
 SESSION_SECONDS: Final = 3000.0
 JSON_HEADERS: Final = (("content-type", "application/json; charset=utf-8"),)
+SIGNED_OUT: Final = ("240001",)
+PERMISSIONS: Final = ("EMKT_READ_CONTACTS", "EMKT_WRITE_CONTACTS")
 
 
-class Adapter(base.Adapter):
+class ConsentTokenRequest(Authorization):
+    """Asks the account's owner to approve, with an application token; the Consent-Token then comes to them by e-mail."""
+
+    title = "Dinamize"
+    docs_url = "https://panel.dinamize.com/apidoc/"
+    base_url = ""
+    credentials: ClassVar = {
+        "application_token": Option(description="application token of Dinamize; homologation and production have different ones", required=True),
+        "connection_id": Option(description="login e-mail of the account's owner, to which the Consent-Token goes", required=True),
+    }
+    options: ClassVar = {
+        "redirect_url": Option(description="page to which the owner returns after approving", required=True),
+        "permissions": Option(description="what is asked for", default=list(PERMISSIONS), type=list),
+    }
+    personal = frozenset({"connection_id"})
+    next_step = "The account's owner approves at Dinamize. The Consent-Token then arrives at the login e-mail, mostly within a minute or two."
+
+    def authorize(self) -> AuthorizeDialogue:
+        body = {"redirect_url": self.settings["redirect_url"], "requested_permissions": self.settings["permissions"]}
+        response = yield _post("authorize", "", body)
+        answer, refused = _answer(response, frozenset(SIGNED_OUT))
+        if _code(response) is None and (named := _connection_token(response.json())) and base.refusal(response) is None:
+            answer, refused = {"token": named}, None  # not in the envelope of the other calls: whether it is one is not documented
+        return Asked(result=refused or VendorResult(outcome=Outcome.PENDING_CONFIRMATION), connection_token=_connection_token(answer))
+
+    def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (there is no session)
+        body = orjson.dumps({**orjson.loads(request.body), "connection_id": self._secrets["connection_id"]})
+        return replace(request, body=body, headers=(*request.headers, ("authorization", f"Application {self._secrets['application_token']}")))
+
+
+class Adapter(Authorizable):
     """Tells Dinamize by contact upsert, with a session of its own or a Consent-Token given by the account's owner."""
 
     title = "Dinamize"
@@ -52,11 +86,13 @@ class Adapter(base.Adapter):
     options: ClassVar = {
         "list_code": Option(description="code of the contact list", required=True),
         "date_rest_given": Option(description="resting date sent on `given`: a past date, or empty to clear it (assumed)", default="2000-01-01"),
-        "signed_out_codes": Option(description="answer codes of an expired session (assumed)", default=["240001"], type=list),
+        "signed_out_codes": Option(description="answer codes of an expired session (assumed)", default=list(SIGNED_OUT), type=list),
     }
     capabilities = Capabilities(scope="contact", reads_back=True, signs_in=True, max_calls=1)
     probes = ("search in the list",)
     rate = Rate(calls=60, per_seconds=60, concurrent=4)
+    authorization = ConsentTokenRequest
+    token_credential = "token"  # noqa: S105 (its name)
 
     def __init__(self, *, base_url: str | None = None, credentials: Mapping[str, str] = EMPTY, options: Mapping[str, Any] = EMPTY) -> None:
         super().__init__(base_url=base_url, credentials=credentials, options=options)
@@ -103,6 +139,10 @@ class Adapter(base.Adapter):
         response = yield _post("search", "/emkt/contact/search", self._search(base.NOBODY, "REST_ONLY", options))
         _, refused = self._answer(response)
         return [refused or VendorResult(outcome=Outcome.UNCHANGED)]
+
+    def with_token(self, token: str) -> Adapter:
+        header = {"token_header": self._secrets["token_header"]}
+        return Adapter(base_url=self.address, credentials={"token": token, **header}, options=self.settings)
 
     def sign_in(self) -> base.SignInDialogue:
         response = yield _post("sign_in", "/auth", {})
@@ -154,27 +194,7 @@ class Adapter(base.Adapter):
         return [item for item in items if isinstance(item, dict)]
 
     def _answer(self, response: VendorResponse) -> tuple[dict[str, Any], VendorResult | None]:
-        """The `body` of an answer, and the result that says why it is no success, if it is none."""
-        refused = base.refusal(response)
-        if refused:
-            return {}, refused
-        code = _code(response)
-        if code is None:
-            return {}, base.unreadable()
-        body = response.json().get("body")
-        body = body if isinstance(body, dict) else {}
-        return body, None if code == SUCCESS else self._refusal(code, body)
-
-    def _refusal(self, code: str, body: Mapping[str, Any]) -> VendorResult:
-        if code == OVER_LIMIT:
-            wait = str(body.get("retry-after", ""))
-            seconds = float(wait) if wait.isascii() and wait.isdigit() else self.rate.per_seconds
-            return VendorResult(outcome=Outcome.THROTTLED, reason="over_limit", retry_after_seconds=seconds)
-        if code in BAD_CREDENTIALS:
-            return VendorResult(outcome=Outcome.MISCONFIGURED, reason=BAD_CREDENTIALS[code])
-        if code in self._signed_out:
-            return VendorResult(outcome=Outcome.MISCONFIGURED, reason="token_refused")
-        return VendorResult(outcome=Outcome.REJECTED, reason=f"code_{code}" if re.fullmatch(r"[0-9]{6}", code) else "unknown_code")
+        return _answer(response, self._signed_out)
 
 
 def _post(operation: str, path: str, body: Mapping[str, Any]) -> VendorRequest:
@@ -185,6 +205,38 @@ def _code(response: VendorResponse) -> str | None:
     answer = response.json()
     code = answer.get("code") if isinstance(answer, dict) else None
     return str(code) if isinstance(code, str | int) and code != "" else None
+
+
+def _answer(response: VendorResponse, signed_out: frozenset[str]) -> tuple[dict[str, Any], VendorResult | None]:
+    """The `body` of an answer, and the result that says why it is no success, if it is none."""
+    refused = base.refusal(response)
+    if refused:
+        return {}, refused
+    code = _code(response)
+    if code is None:
+        return {}, base.unreadable()
+    body = response.json().get("body")
+    body = body if isinstance(body, dict) else {}
+    return body, None if code == SUCCESS else _refusal(code, body, signed_out)
+
+
+def _refusal(code: str, body: Mapping[str, Any], signed_out: frozenset[str]) -> VendorResult:
+    if code == OVER_LIMIT:
+        wait = str(body.get("retry-after", ""))
+        seconds = float(wait) if wait.isascii() and wait.isdigit() else Adapter.rate.per_seconds
+        return VendorResult(outcome=Outcome.THROTTLED, reason="over_limit", retry_after_seconds=seconds)
+    if code in BAD_CREDENTIALS:
+        return VendorResult(outcome=Outcome.MISCONFIGURED, reason=BAD_CREDENTIALS[code])
+    if code in signed_out:
+        return VendorResult(outcome=Outcome.MISCONFIGURED, reason="token_refused")
+    return VendorResult(outcome=Outcome.REJECTED, reason=f"code_{code}" if re.fullmatch(r"[0-9]{6}", code) else "unknown_code")
+
+
+def _connection_token(body: Any) -> str:
+    """The ConnectionToken, however its name is spelled: the documentation shows it in a picture only."""
+    held = body if isinstance(body, dict) else {}
+    named = (value for name, value in held.items() if re.sub("[^a-z]", "", name.lower()) in ("connectiontoken", "token") and isinstance(value, str))
+    return next(named, "")
 
 
 def _check_past(text: str) -> None:

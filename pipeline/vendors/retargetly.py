@@ -1,8 +1,9 @@
-"""Retargetly: adds hashed people to CRM segments, up to 500 in one array; it only ever adds, so a withdrawal cannot be expressed.
+"""Retargetly: adds hashed people to CRM segments, up to 500 in one array; it only ever adds, so a withdrawal is a row of a file feed.
 
 One code stands for the whole array, and no table of codes is public: any but SUCCESS is a refusal, and a refused array is divided until the items
 to blame are alone. Documentation: https://desk.retargetly.com/l/es/article/gvq16jkr0c-integrar-listas-de-crm-din-micas (2026-11). Not documented
-there, so settings or assumptions: limits, error codes, and that an array is taken or refused whole.
+there, so settings or assumptions: limits, error codes, and that an array is taken or refused whole. The file feed is described at
+https://desk.retargetly.com/l/en/article/0hgnpy3bbu-file-format-specs; what it takes as the id of a person is a setting.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import orjson
 from pipeline.domain import EMPTY, Instruction, Outcome, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError
 from pipeline.vendors import base
+from pipeline.vendors._removing import Removal, RemovesByFile
 from pipeline.vendors.base import Capabilities, Option, Rate, VendorRequest, VendorResponse
 
 SUCCESS: Final = "SUCCESS"
@@ -32,7 +34,7 @@ CANNOT: Final = VendorResult(outcome=Outcome.UNSUPPORTED, reason=f"cannot_expres
 JSON_HEADERS: Final = (("content-type", "application/json"),)
 
 
-class Adapter(base.Adapter):
+class Adapter(RemovesByFile):
     """Tells Retargetly who may be addressed; who withdraws must be removed by the file feed, which is why a withdrawal is a dead letter here."""
 
     title = "Retargetly"
@@ -47,9 +49,15 @@ class Adapter(base.Adapter):
         "keep_mobile_nine": Option(description="keep the 9 that Argentine mobile numbers have after 54 in E.164", default=False, type=bool),
         "misconfigured_codes": Option(description="answer codes that mean a wrong key or account (none is public)", default=[], type=list),
         "busy_codes": Option(description="answer codes that mean `try again later` (none is public)", default=[], type=list),
+        "removal_hashes": Option(description="what the file feed names people by, of the same; left out: as `hashes` (assumed)", default=[], type=list),
+        "removal_device_types": Option(
+            description="device type in the file feed of ml, nid and mb; only that of ml is known", default={"ml": "email"}, type=dict
+        ),
+        "removal_separator": Option(description="what stands between two segments of one row (assumed)", default=","),
     }
     capabilities = Capabilities(states=frozenset({State.GIVEN}), identifiers=("email", "phone", "national_id"), batch_size=MOST_ITEMS, max_calls=MOST_CALLS)
     rate = Rate(calls=40, per_seconds=8.0, concurrent=4)  # Five a second, assumed; a window in which four dialogues of eight calls have room.
+    removal_columns = ("device_type", "device_id", "segments", "remove_segments", "country_code")
 
     def __init__(self, *, base_url: str | None = None, credentials: Mapping[str, str] = EMPTY, options: Mapping[str, Any] = EMPTY) -> None:
         super().__init__(base_url=base_url, credentials=credentials, options=options)
@@ -62,6 +70,7 @@ class Adapter(base.Adapter):
             raise ConfigurationError(f"option 'country' must be one of {', '.join(COUNTRIES)}")
         if not 1 <= self.settings["batch_size"] <= MOST_ITEMS:
             raise ConfigurationError(f"option 'batch_size' must be from 1 to {MOST_ITEMS}")
+        _check_removals(self.settings)
         self._misconfigured, self._busy = (frozenset(map(str, self.settings[name])) for name in ("misconfigured_codes", "busy_codes"))
 
     def batch_size(self, state: State) -> int:  # noqa: ARG002 (the same for both)
@@ -100,13 +109,34 @@ class Adapter(base.Adapter):
         """One entry of the array, or None if there is nothing in it that names a person, or that may be said."""
         if instruction.state is not State.GIVEN:
             return None
-        subject = instruction.subject
-        plain = {prefix: self._plain(subject, kind) for prefix, kind in PREFIXES.items()}
-        keys = [key.partition("_") for key in self.option(instruction.options, "hashes")]
-        hashes = {f"{prefix}_{form}": _hashed(plain[prefix], form) for prefix, _, form in keys if plain[prefix]}
-        country = subject.country or self.option(instruction.options, "country")
-        at = {"country": country} if country in COUNTRIES else {}
+        hashes = self._hashes(instruction.subject, self.option(instruction.options, "hashes"))
+        country = self._country(instruction)
+        at = {"country": country} if country else {}
         return {"hashes": hashes, **at, "segmentIds": self.option(instruction.options, "segment_ids")} if hashes else None
+
+    def export_removals(self, instructions: Sequence[Instruction]) -> Sequence[Removal]:
+        """One row for each hash that a `given` would have sent, with the segments of its purpose."""
+        return [self._removal(instruction) for instruction in instructions]
+
+    def _removal(self, instruction: Instruction) -> Removal:
+        subject, sent = instruction.subject, self.option(instruction.options, "hashes")
+        types: Mapping[str, str] = self.option(instruction.options, "removal_device_types")
+        named = self._hashes(subject, self.option(instruction.options, "removal_hashes") or sent)
+        ids = [(types[prefix], value) for key, value in named.items() if (prefix := key.partition("_")[0]) in types]
+        reached = {key.partition("_")[0] for key in named} & types.keys()
+        told_by = {key.partition("_")[0] for key in self._hashes(subject, sent)}
+        segments = self.option(instruction.options, "removal_separator").join(map(str, self.option(instruction.options, "segment_ids")))
+        rows = tuple((kind, value, "", segments, self._country(instruction)) for kind, value in ids)
+        return Removal(rows=rows, unnamed=tuple(sorted(PREFIXES[prefix] for prefix in told_by - reached)))
+
+    def _hashes(self, subject: Subject, keys: Sequence[str]) -> dict[str, str]:
+        plain = {prefix: self._plain(subject, kind) for prefix, kind in PREFIXES.items()}
+        parts = [key.partition("_") for key in keys]
+        return {f"{prefix}_{form}": _hashed(plain[prefix], form) for prefix, _, form in parts if plain[prefix]}
+
+    def _country(self, instruction: Instruction) -> str:
+        country = instruction.subject.country or self.option(instruction.options, "country")
+        return country if country in COUNTRIES else ""
 
     def _plain(self, subject: Subject, kind: str) -> str:
         """What is hashed: the e-mail in lower case, a phone in digits, a national id in digits with its leading zeros."""
@@ -136,6 +166,16 @@ class Adapter(base.Adapter):
         if code == SUCCESS:
             return VendorResult(outcome=Outcome.APPLIED)
         return VendorResult(outcome=Outcome.REJECTED, reason=f"code_{code}" if re.fullmatch(r"[A-Z_]{1,40}", code) else "unknown_code")
+
+
+def _check_removals(settings: Mapping[str, Any]) -> None:
+    types = settings["removal_device_types"]
+    if not set(settings["removal_hashes"]) <= set(HASH_KEYS):
+        raise ConfigurationError(f"option 'removal_hashes' must be a list of some of {', '.join(HASH_KEYS)}")
+    if not types.keys() <= PREFIXES.keys() or not all(re.fullmatch("[a-z_]{1,40}", kind) for kind in types.values()):
+        raise ConfigurationError(f"option 'removal_device_types' must give some of {', '.join(PREFIXES)} a device type such as email")
+    if not re.fullmatch("[,;| ]", settings["removal_separator"]):
+        raise ConfigurationError("option 'removal_separator' must be one of , ; | and a space")
 
 
 def _untold(instruction: Instruction) -> VendorResult:

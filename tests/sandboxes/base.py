@@ -111,6 +111,10 @@ class Sandbox:
         """Put a contact there as if somebody had done it at the vendor."""
         raise NotImplementedError
 
+    def act(self, what: str, body: bytes) -> dict[str, Any]:
+        """Do what a person does at this vendor, or with it, that is no call of its API; returns what that person then gets."""
+        raise ValueError(f"nobody does {what!r} here; there are GET state, and POST reset, faults, settings, contacts")
+
     def change(self, settings: Mapping[str, Any]) -> None:
         unknown = set(settings) - set(self.settings)
         if unknown:

@@ -1,8 +1,10 @@
 """Dinamize as its documentation describes it: HTTP 200 to everything, the code in the body decides.
 
 Documented: the envelope, the auth call, the codes 480001, 240002/3/4/29 and 240024 with `retry-after` as a string in the body, sessions of an hour idle
-and a day at most, 60 calls a minute, search with its filters. Assumed, for want of a public word: the codes of an expired session and of
-invalid fields (settings), the limit's scope (client), and that a past or empty `date_rest` lets mail flow again.
+and a day at most, 60 calls a minute, search with its filters; that a call with an application token, `redirect_url`, `requested_permissions` and
+`connection_id` yields a ConnectionToken, and a person's approval (`POST /_sandbox/dinamize/approve`) the Consent-Token of an e-mail. Assumed, for want
+of a public word: the codes of an expired session, of invalid fields and of a missing permission (settings), the address of that call and the name of the
+ConnectionToken in its answer (settings), the limit's scope (client), and that a past or empty `date_rest` lets mail flow again.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any, ClassVar
+
+import orjson
 
 from tests.sandboxes import base
 from tests.sandboxes.base import Reply, Request, as_json
@@ -30,6 +34,9 @@ DETAILS = {
 LOGIN = {"user": "test-dinamize-user", "password": "test-dinamize-password"}
 CLIENT = "test-client"
 TOKEN = "test-dinamize-token"
+APPLICATION_TOKENS = ("test-dinamize-application-homologation", "test-dinamize-application-production")
+PERMISSIONS = {"EMKT_READ_CONTACTS", "EMKT_WRITE_CONTACTS"}
+READING = {"search", "get"}
 
 
 class Sandbox(base.Sandbox):
@@ -42,12 +49,17 @@ class Sandbox(base.Sandbox):
         "token_life_seconds": 86400.0,
         "signed_out_code": "240001",
         "invalid_code": "240199",
+        "forbidden_code": "240198",
+        "connection_path": "/connection-token",
+        "connection_token_name": "connection-token",
     }
 
     def reset(self) -> None:
         super().reset()
         self.sessions: dict[str, list[float]] = {}
         self.spent: dict[str, deque[float]] = {}
+        self.asked: dict[str, dict[str, Any]] = {}
+        self.consents: dict[str, set[str]] = {}
         self.numbers, self.codes = itertools.count(1), itertools.count(100001)
 
     def operation(self, request: Request) -> str:
@@ -68,10 +80,15 @@ class Sandbox(base.Sandbox):
             return self.envelope(self.settings["invalid_code"])
         if request.path == "/auth":
             return self.over_limit(CLIENT) or self.auth(fields)
+        if request.path == self.settings["connection_path"]:
+            return self.over_limit(CLIENT) or self.ask_owner(request, fields)
         if not self.is_signed_in(request.headers.get(self.settings["token_header"], "")):
             return self.envelope(self.settings["signed_out_code"])
         act = {"upsert": self.upsert, "add": self.upsert, "search": self.search, "get": self.get, "delete": self.delete, "update": self.update}
         action = request.path.removeprefix("/emkt/contact/")
+        granted = self.consents.get(request.headers.get(self.settings["token_header"], ""), PERMISSIONS)
+        if ("EMKT_READ_CONTACTS" if action in READING else "EMKT_WRITE_CONTACTS") not in granted:
+            return self.envelope(self.settings["forbidden_code"])
         return self.over_limit(CLIENT) or act.get(action, lambda _: self.envelope(self.settings["invalid_code"]))(fields)
 
     def over_limit(self, client: str) -> Reply | None:
@@ -98,8 +115,32 @@ class Sandbox(base.Sandbox):
         self.sessions[token] = [time.time(), time.time()]
         return self.envelope("480001", {"auth-token": token})
 
+    def ask_owner(self, request: Request, fields: Mapping[str, Any]) -> Reply:
+        """Note who asks for what; nothing is allowed before the owner approves."""
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme != "Application" or token not in APPLICATION_TOKENS:
+            return self.envelope(self.settings["signed_out_code"])
+        wanted, owner = fields.get("requested_permissions"), fields.get("connection_id")
+        is_json = request.headers.get("content-type", "").replace(" ", "").lower() == "application/json;charset=utf-8"
+        if not is_json or not fields.get("redirect_url") or not wanted or set(wanted) - PERMISSIONS or not re.fullmatch(r"[^@\s]+@[^@\s]+", str(owner)):
+            return self.envelope(self.settings["invalid_code"])
+        connection = f"test-connection-{next(self.numbers)}"
+        self.asked[connection] = {"connection_id": owner, "permissions": sorted(wanted)}
+        return self.envelope("480001", {self.settings["connection_token_name"]: connection})
+
+    def act(self, what: str, body: bytes) -> dict[str, Any]:
+        """`approve`: what the owner does, and the e-mail that follows; the one who asked last unless a `connection_token` is named."""
+        if what != "approve":
+            return super().act(what, body)
+        if not self.asked:
+            raise ValueError("nobody has asked for a Consent-Token")
+        wanted = self.asked.pop(orjson.loads(body).get("connection_token") or list(self.asked)[-1])
+        consent = f"test-consent-{next(self.numbers)}"
+        self.consents[consent] = set(wanted["permissions"])
+        return {"to": wanted["connection_id"], "consent_token": consent}
+
     def is_signed_in(self, token: str) -> bool:
-        if token == TOKEN:
+        if token == TOKEN or token in self.consents:
             return True
         times, now = self.sessions.get(token), time.time()
         if times is None or now - times[0] >= self.settings["token_life_seconds"] or now - times[1] >= self.settings["token_idle_seconds"]:

@@ -1,11 +1,14 @@
 """Retargetly's dynamic CRM lists as the page describes them: an array of hashed people, one code for all of it, and segments that only ever grow.
 
 Documented: the address with its key, the nine hashes, the countries, the envelope of success, and that only segments of type CRM are populated (no error is
-mentioned for others). Assumed, for want of a public word: one wrong item refuses the array whole, with `refusal_status` and the code `refusal_code`.
+mentioned for others); of the file feed its columns, of which the first three are mandatory, and device types. Assumed, for want of a public word: one wrong
+item refuses the array whole, with `refusal_status` and the code `refusal_code`; of the file feed by what a device type finds people (`feed_ids`), the
+separator of segments, and that a row it cannot read is left out.
 """
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -23,6 +26,9 @@ HASHES = {
     "mb_raw": r"[1-9][0-9]+",
 }
 
+GZIP = b"\x1f\x8b"
+FEED_COLUMNS = {"device_type", "device_id", "segments", "country_code", "partner_segment_id", "remove_segments", "remove_partner_segment_id"}
+
 
 class Sandbox(base.Sandbox):
     name = "retargetly"
@@ -33,6 +39,8 @@ class Sandbox(base.Sandbox):
         "refused_hashes": [],
         "refusal_status": 200,
         "refusal_code": "ERROR",
+        "feed_ids": {"email": ["ml_"], "external_id": ["nid_", "mb_"]},
+        "feed_separator": ",",
     }
 
     def handle(self, request: Request) -> Reply:
@@ -64,6 +72,27 @@ class Sandbox(base.Sandbox):
                     key = f"{segment}/{name}:{value}"
                     self.contacts[key] = {"state": "given", "country": item.get("country")}
                     self.told(key, "given")
+
+    def act(self, what: str, body: bytes) -> dict[str, Any]:
+        """`file`: the TSV of the file feed is handed over, plain or gzipped; says how many rows were read and how often somebody was taken out of a segment."""
+        return self.take_file(body) if what == "file" else super().act(what, body)
+
+    def take_file(self, content: bytes) -> dict[str, Any]:
+        text = (gzip.decompress(content) if content[:2] == GZIP else content).decode()
+        columns, *rows = [line.split("\t") for line in text.splitlines()]
+        if columns[:3] != ["device_type", "device_id", "segments"] or set(columns) - FEED_COLUMNS:
+            raise ValueError("not the header row of the file feed")
+        cells = [dict(zip(columns, row, strict=True)) for row in rows if len(row) == len(columns) and row[0] in self.settings["feed_ids"]]
+        return {"rows": len(cells), "unreadable": len(rows) - len(cells), "removed": sum(self.remove(row) for row in cells)}
+
+    def remove(self, row: Mapping[str, str]) -> int:
+        names = [name for name in HASHES if name.startswith(tuple(self.settings["feed_ids"][row["device_type"]]))]
+        segments = row.get("remove_segments", "").split(self.settings["feed_separator"])
+        held = [key for segment in segments for name in names if (key := f"{segment}/{name}:{row['device_id']}") in self.contacts]
+        for key in held:
+            del self.contacts[key]
+            self.told(key, "withdrawn")
+        return len(held)
 
     def place(self, contact: Mapping[str, Any]) -> None:
         """Somebody who is in a segment already: `hashes`, and `segmentIds` [13600] by default."""

@@ -187,7 +187,7 @@ class SandboxServer:
             return as_json({"error": f"the sandbox cannot read this: {type(error).__name__}"}, 500)
 
     def control(self, request: Request) -> Reply:
-        """`GET .../state`, `POST .../reset|faults|settings|contacts`; everything answers JSON."""
+        """`GET .../state`, `POST .../reset|faults|settings|contacts` and what a person does at that vendor; everything answers JSON."""
         parts = [unquote(part) for part in request.path.split("/")[2:] if part]
         if not parts:
             return as_json({"sandboxes": sorted(self.sandboxes)})
@@ -213,8 +213,10 @@ class SandboxServer:
             case "POST", "contacts":
                 for contact in request.json():
                     sandbox.place(contact)
+            case "POST", _:
+                return sandbox.act(what, request.body)
             case _:
-                raise ValueError("unknown; there are GET state, and POST reset, faults, settings, contacts")
+                raise ValueError("unknown; there is GET state, the rest is POST")
         return {"done": True}
 
 
@@ -250,6 +252,9 @@ class SandboxHandle:
 
     def place(self, vendor: str, **contact: Any) -> None:
         self._within(lambda: self.server.sandboxes[vendor].place(contact))
+
+    def act(self, vendor: str, what: str, body: bytes = b"{}") -> dict[str, Any]:
+        return self._within(lambda: self.server.sandboxes[vendor].act(what, body))
 
     def reset(self, vendor: str) -> None:
         self._within(self.server.sandboxes[vendor].reset)

@@ -12,6 +12,7 @@ import pytest
 from pipeline.domain import Outcome, State, Subject
 from pipeline.errors import ConfigurationError
 from pipeline.vendors.base import Adapter, Held, VendorResponse
+from pipeline.vendors.dinamize import ConsentTokenRequest
 from tests.sandboxes import SandboxHandle, start_sandboxes
 from tests.vendors.contract import PERSON, PLAIN_HTTP, UNREADABLE, VendorContract, result
 from tests.vendors.drivers import DirectDriver, replay
@@ -199,6 +200,85 @@ class TestAsk:
         assert (replayed.sent, replayed.result) == ([], Held(readable=False))
 
 
+class TestApproval:
+    """Asking for a Consent-Token, and trying one, with answers handed to the dialogues."""
+
+    contract = TestConsentToken()
+    step = ConsentTokenRequest(
+        base_url="https://dinamize.example/connect/",
+        credentials={"application_token": "test-application", "connection_id": "owner@example.org"},
+        options={"redirect_url": "https://example.org/done"},
+    )
+
+    def test_asks_with_the_application_token(self) -> None:
+        """The whole address, the two permissions, and the application token and login e-mail only by the signature."""
+        (request,) = replay(self.step.authorize()).sent
+        assert (self.step.address + request.path, request.operation, request.method) == ("https://dinamize.example/connect/", "authorize", "POST")
+        assert orjson.loads(request.body) == {
+            "redirect_url": "https://example.org/done",
+            "requested_permissions": ["EMKT_READ_CONTACTS", "EMKT_WRITE_CONTACTS"],
+        }
+        signed = self.step.sign(request, None)
+        assert dict(signed.headers) == {"content-type": "application/json; charset=utf-8", "authorization": "Application test-application"}
+        assert orjson.loads(signed.body)["connection_id"] == "owner@example.org"
+        assert [word for word in ("test-application", "owner@example.org") if word in f"{request!r}{signed!r}{self.step!r}"] == []
+
+    @pytest.mark.parametrize(
+        "said, expected, token",
+        [
+            (answer("480001", {"connection-token": "test-connection"}), result(Outcome.PENDING_CONFIRMATION), "test-connection"),
+            (answer("480001", {"ConnectionToken": "test-connection"}), result(Outcome.PENDING_CONFIRMATION), "test-connection"),
+            (answer("480001", {}), result(Outcome.PENDING_CONFIRMATION), ""),
+            (VendorResponse(status=200, body=b'{"connection_token": "test-connection"}'), result(Outcome.PENDING_CONFIRMATION), "test-connection"),
+            (VendorResponse(status=401, body=b'{"connection_token": "test-connection"}'), result(Outcome.MISCONFIGURED, "http_401"), ""),
+            (answer("240001", {}), result(Outcome.MISCONFIGURED, "token_refused"), ""),
+            (answer("240199", {}), result(Outcome.REJECTED, "code_240199"), ""),
+            (answer("240024", {"retry-after": "9"}), result(Outcome.THROTTLED, "over_limit", retry_after=9.0), ""),
+            (VendorResponse(status=200, body=b"<html>"), UNREADABLE, ""),
+        ],
+    )
+    def test_reads_the_answer(self, said: VendorResponse, expected: Any, token: str) -> None:
+        """Taken by the vendor's own word only; the ConnectionToken under whatever spelling, and never in a repr."""
+        asked = replay(self.step.authorize(), said).result
+        assert (asked.result, asked.connection_token) == (expected, token)
+        assert "test-connection" not in repr(asked)
+
+    @pytest.mark.parametrize("left_out", ["application_token", "connection_id"])
+    def test_needs_both_secrets(self, left_out: str) -> None:
+        """Neither the application token nor the login e-mail has a default."""
+        given = {"application_token": "test-application", "connection_id": "owner@example.org"}
+        del given[left_out]
+        with pytest.raises(ConfigurationError, match=f"missing credential '{left_out}'"):
+            ConsentTokenRequest(base_url="https://dinamize.example/connect", credentials=given, options={"redirect_url": "https://example.org"})
+
+    def test_tries_a_token_without_asking_about_anybody(self) -> None:
+        """One search of the destination's list for an address that cannot exist, signed with the new token in the destination's header."""
+        adapter = self.contract.adapter(credentials={"token": "test-old", "token_header": "x-consent"}).with_token("test-new")
+        replayed = replay(adapter.probe({"list_code": "7"}), answer("480001", {"items": [], "next": False}))
+        (request,) = replayed.sent
+        body = orjson.loads(request.body)
+        assert (request.path, body["contact-list_code"], body["search"]) == (
+            "/emkt/contact/search",
+            "7",
+            [{"field": "email", "operator": "=", "value": "consent-relay-probe@example.invalid"}],
+        )
+        assert dict(adapter.sign(request, None).headers)["x-consent"] == "test-new"
+        assert replayed.result == [result(Outcome.UNCHANGED)]
+
+    @pytest.mark.parametrize(
+        "said, expected",
+        [
+            (answer("240001"), result(Outcome.MISCONFIGURED, "token_refused")),
+            (answer("240198"), result(Outcome.REJECTED, "code_240198")),
+            (VendorResponse(status=500), result(Outcome.UNAVAILABLE, "http_500", definite=False)),
+            (VendorResponse(status=200, body=b""), UNREADABLE),
+        ],
+    )
+    def test_a_token_that_fails_is_said_to(self, said: VendorResponse, expected: Any) -> None:
+        """Nothing but the vendor's own code of success makes a token good."""
+        assert replay(self.contract.adapter().probe({}), said).result == [expected]
+
+
 class TestSandbox:
     """What the documentation says of Dinamize holds for its sandbox."""
 
@@ -221,6 +301,41 @@ class TestSandbox:
         assert 50 <= refused.retry_after_seconds <= 60
         assert sandbox.states("dinamize") == {"1/ana@example.org": "withdrawn"}
         assert {call["status"] for call in sandbox.state("dinamize")["calls"]} == {200}
+
+    def ask(self, sandbox: SandboxHandle, *, application: str = "test-dinamize-application-homologation", **options: Any) -> Any:
+        secrets = {"application_token": application, "connection_id": "owner@example.org"}
+        step = ConsentTokenRequest(
+            base_url=sandbox.url("dinamize") + "/connection-token", credentials=secrets, options={"redirect_url": "https://example.org", **options}
+        )
+        return DirectDriver().drive(step, step.authorize())
+
+    def test_a_consent_token_works_once_the_owner_has_approved(self, sandbox: SandboxHandle) -> None:
+        """The ConnectionToken alone opens nothing; the Consent-Token of the approval searches and writes."""
+        asked = self.ask(sandbox)
+        assert asked.result.outcome is Outcome.PENDING_CONFIRMATION
+        early = self.contract.adapter(sandbox.url("dinamize"), credentials={"token": asked.connection_token})
+        assert DirectDriver().drive(early, early.probe({})) == [result(Outcome.MISCONFIGURED, "token_refused")]
+        mail = sandbox.act("dinamize", "approve")
+        assert mail["to"] == "owner@example.org"
+        adapter = self.contract.adapter(sandbox.url("dinamize"), credentials={"token": mail["consent_token"]})
+        assert DirectDriver().drive(adapter, adapter.probe({})) == [result(Outcome.UNCHANGED)]
+        assert sandbox.states("dinamize") == {}
+        assert self.contract.tell(DirectDriver(), adapter, self.contract.instruction())[0].outcome is Outcome.APPLIED
+
+    def test_a_consent_token_does_what_was_asked_for_and_no_more(self, sandbox: SandboxHandle) -> None:
+        """Asked for reading only, it searches and may not write."""
+        self.ask(sandbox, permissions=["EMKT_READ_CONTACTS"])
+        adapter = self.contract.adapter(sandbox.url("dinamize"), credentials={"token": sandbox.act("dinamize", "approve")["consent_token"]})
+        assert DirectDriver().drive(adapter, adapter.probe({})) == [result(Outcome.UNCHANGED)]
+        assert self.contract.tell(DirectDriver(), adapter, self.contract.instruction()) == [result(Outcome.REJECTED, "code_240198")]
+        assert sandbox.states("dinamize") == {}
+
+    def test_a_wrong_application_token_or_permission_asks_nobody(self, sandbox: SandboxHandle) -> None:
+        """Refused, and there is nothing to approve."""
+        assert self.ask(sandbox, application="test-wrong").result == result(Outcome.MISCONFIGURED, "token_refused")
+        assert self.ask(sandbox, permissions=["EMKT_ALL"]).result == result(Outcome.REJECTED, "code_240199")
+        with pytest.raises(ValueError, match="nobody has asked"):
+            sandbox.act("dinamize", "approve")
 
     def test_the_limit_is_a_setting(self, sandbox: SandboxHandle) -> None:
         """A lower limit refuses earlier, none never."""

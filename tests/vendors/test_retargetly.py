@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import orjson
@@ -14,11 +15,13 @@ from hypothesis import strategies as st
 from pipeline.domain import Instruction, Outcome, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError
 from pipeline.identifiers import normalise_national_id, normalise_phone
+from pipeline.vendors._removing import Removal
 from pipeline.vendors.base import VendorResponse, missing_identifier
 from pipeline.vendors.retargetly import HASH_KEYS, MOST_CALLS
 from tests.sandboxes import SandboxHandle, start_sandboxes
 from tests.vendors.contract import PERSON, UNREADABLE, VendorContract, result
 from tests.vendors.drivers import DirectDriver, replay
+from workers.exporting import write_removals
 
 APPLIED = result(Outcome.APPLIED)
 LATER = result(Outcome.THROTTLED, "next_dialogue", retry_after=0.0)
@@ -42,6 +45,7 @@ class TestRetargetly(VendorContract):
     credentials: ClassVar = {"public_key": "test-retargetly-key"}
     options: ClassVar = {"segment_ids": [13600]}
     not_options: ClassVar = {"segment_ids": ["13600"], "hashes": ["ml_md5"], "country": "ES", "batch_size": 501, "busy_codes": "WAIT"}
+    not_removal_options: ClassVar = {"removal_hashes": ["ml_md5"], "removal_device_types": {"cookie": "web"}, "removal_separator": "\t"}
     not_states: ClassVar = frozenset({State.WITHDRAWN})
 
     def held(self, sandbox: SandboxHandle, subject: Subject, purpose: str) -> str | None:
@@ -306,3 +310,80 @@ class TestSandbox:
         adapter = self.contract.adapter(sandbox.url("retargetly"), credentials={"public_key": "test-other"})
         assert self.contract.tell(DirectDriver(), adapter, self.contract.instruction()) == [result(Outcome.MISCONFIGURED, "http_401")]
         assert sandbox.states("retargetly") == {}
+
+
+ALL_TYPES = {"ml": "email", "nid": "external_id", "mb": "external_id"}
+
+
+def removal(subject: Subject = PERSON, by_purpose: dict[str, Any] | None = None, **options: Any) -> Any:
+    """What the file feed holds of one person who withdrew."""
+    adapter = TestRetargetly().adapter(options={"segment_ids": [13600, 13601], **options})
+    (found,) = adapter.export_removals([TestRetargetly().instruction(State.WITHDRAWN, subject, options=by_purpose or {})])
+    return found
+
+
+class TestFileFeed:
+    """The rows that remove a person, which `/crm` cannot."""
+
+    def test_one_row_for_each_hash_that_was_sent(self) -> None:
+        """The same hashes as a `given` sends, in the columns of the page, with the segments in `remove_segments` and none to add."""
+        assert TestRetargetly().adapter().removal_columns == ("device_type", "device_id", "segments", "remove_segments", "country_code")
+        found = removal(removal_device_types=ALL_TYPES)
+        assert found.rows == (
+            ("email", sha256("ana@example.org"), "", "13600,13601", "BR"),
+            ("external_id", sha256("12345678909"), "", "13600,13601", "BR"),
+            ("external_id", sha256("5511912345678"), "", "13600,13601", "BR"),
+        )
+        assert found.unnamed == ()
+        assert sha256("ana@example.org") not in repr(found)
+
+    def test_a_kind_without_a_device_type_is_said_and_not_guessed(self) -> None:
+        """Only the type of an e-mail is documented: whoever was told by phone or national id as well is not removed for certain."""
+        assert removal().unnamed == ("national_id", "phone")
+        assert removal(Subject(email="ana@example.org")).unnamed == ()
+        assert removal(hashes=["ml_sh2"]).unnamed == ()
+        assert removal(Subject(external_id="person-4711")) == Removal()
+
+    def test_what_the_vendor_takes_as_id_is_a_setting(self) -> None:
+        """Another hash or the raw value, another separator; whatever was sent and is not named by them is unnamed."""
+        found = removal(Subject(email="ana@example.org"), removal_hashes=["ml_raw", "ml_sh5"], removal_separator="|")
+        assert found.rows == (
+            ("email", "ana@example.org", "", "13600|13601", ""),
+            ("email", hashlib.sha512(b"ana@example.org").hexdigest(), "", "13600|13601", ""),
+        )
+        assert removal(removal_hashes=["ml_raw"], removal_device_types=ALL_TYPES).unnamed == ("national_id", "phone")
+
+    def test_segments_are_those_of_the_purpose(self) -> None:
+        """And the country is the destination's where the person's is not known, or left empty."""
+        found = removal(Subject(email="ana@example.org"), {"segment_ids": [900]}, country="AR")
+        assert found.rows == (("email", sha256("ana@example.org"), "", "900", "AR"),)
+        assert removal(Subject(email="ana@example.org", country="ES")).rows[0][4] == ""
+
+    @pytest.mark.parametrize("name", TestRetargetly.not_removal_options)
+    def test_a_wrong_setting_stops_the_start(self, name: str) -> None:
+        """Named, with what was expected."""
+        with pytest.raises(ConfigurationError, match=name):
+            TestRetargetly().adapter(options={"segment_ids": [13600], name: TestRetargetly.not_removal_options[name]})
+
+    @pytest.mark.parametrize("compressed", [False, True])
+    def test_the_sandbox_takes_people_out_by_such_a_file(self, tmp_path: Path, compressed: bool) -> None:
+        """Told of a consent by call and of the withdrawal by file, a person is in the segments of another purpose only."""
+        contract = TestRetargetly()
+        with start_sandboxes(["retargetly"]) as sandbox:
+            adapter = contract.adapter(sandbox.url("retargetly"), options={"segment_ids": [13600], "removal_device_types": ALL_TYPES})
+            contract.tell(DirectDriver(), adapter, contract.instruction())
+            contract.tell(DirectDriver(), adapter, contract.instruction(options={"segment_ids": [13601]}))
+            assert len(sandbox.states("retargetly")) == 6
+            (found,) = adapter.export_removals([contract.instruction(State.WITHDRAWN)])
+            path = tmp_path / f"removals.tsv{'.gz' if compressed else ''}"
+            write_removals(path, adapter.removal_columns, found.rows)
+            assert sandbox.act("retargetly", "file", path.read_bytes()) == {"rows": 3, "unreadable": 0, "removed": 3}
+            assert {key.partition("/")[0] for key in sandbox.states("retargetly")} == {"13601"}
+
+    def test_the_sandbox_leaves_out_what_is_no_row_of_the_feed(self) -> None:
+        """A wrong header refuses the file; an unknown device type or a short row is left out."""
+        with start_sandboxes(["retargetly"]) as sandbox:
+            with pytest.raises(ValueError, match="not the header row"):
+                sandbox.act("retargetly", "file", b"device_id\tdevice_type\tsegments\n")
+            taken = sandbox.act("retargetly", "file", b"device_type\tdevice_id\tsegments\tremove_segments\nphone\tabc\t\t13600\nemail\tabc\n")
+            assert taken == {"rows": 0, "unreadable": 2, "removed": 0}

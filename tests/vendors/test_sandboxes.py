@@ -190,3 +190,11 @@ def test_runs_as_a_process(tmp_path: Path) -> None:
         assert json.loads(ask(port, "GET", "/_sandbox")[1]) == {"sandboxes": ["webhook"]}
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
+
+
+def test_what_a_person_does_at_a_vendor_is_done_by_post(sandbox: SandboxHandle) -> None:
+    """An unknown act is named with what there is, looking changes nothing, and each sandbox knows its own acts only."""
+    for method, path in (("POST", "dinamize/dance"), ("POST", "webhook/approve"), ("GET", "dinamize/approve"), ("POST", "dinamize/approve")):
+        status, body, _ = ask(sandbox.port, method, f"/_sandbox/{path}", "{}")
+        assert (status, list(json.loads(body))) == (400, ["error"]), path
+    assert "nobody does 'dance' here" in json.loads(ask(sandbox.port, "POST", "/_sandbox/dinamize/dance", "{}")[1])["error"]

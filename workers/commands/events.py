@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from workers.commands import common
+from workers.commands import common, trial
 
 if TYPE_CHECKING:
     from workers.wiring import Parts
@@ -24,18 +24,33 @@ STYLES = {"delivered": "green", "dead": "bold red", "waiting": "yellow", "sendin
 @click.option("--url", help="Where the relay is; by default CONSENT_INGEST_HOST and _PORT, or the running `consent up`.")
 @click.option("--source", help="Post each item as this source's own body (/v1/sources/<source>) instead of as our own events.")
 @click.option("--batch", default=500, show_default=True, help="Events in one request.")
-def send(file: str, url: str | None, source: str | None, batch: int) -> None:
+@click.option("--only", metavar="DESTINATION", help="With --test: tell this destination, and no other.")
+@click.option("--test", "is_test", is_flag=True, help="With --only: tell it directly, outside the ledger, to see what it answers.")
+@click.option("--count", type=click.IntRange(min=1), help="With --test: how many events of the file. Default 1.")
+@click.option("--without-ledger", is_flag=True, help="With --test: go on where no ledger can be asked who stands withdrawn.")
+def send(file: str, url: str | None, source: str | None, batch: int, only: str | None, is_test: bool, count: int | None, without_ledger: bool) -> None:
     """Send events from FILE: JSON (one object or an array), NDJSON (one object a line) or CSV; - reads NDJSON from standard input.
 
     The key is read from CONSENT_KEY or asked for, never given as an argument. Sending a file twice does no harm. The columns of
     a CSV are the fields of an event: email, phone, external_id, national_id, country, purpose, state, event_time,
     idempotency_key, and dotted ones such as profile.name or metadata.campaign. Exits 1 if any event was refused.
 
+    With --only DESTINATION --test the first event that the routing would send there is told to that vendor, with no key and outside the ledger, and the
+    answer is shown; --source is then the source it comes from. It is no rehearsal: a vendor with double opt-in sends its mail. Refused for a person who stands
+    otherwise in the ledger. Exits 1 if the vendor does not take it.
+
     \b
     Examples:
       CONSENT_KEY=$(cat .consent/sample_native_key) consent send samples/native.json
       consent send withdrawals.csv --url https://relay.example.org
+      consent send one-person.json --only retargetly-crm --test
     """  # noqa: D301 - click reads the backspace
+    if trial.refuse_half(only, is_test, belonging=count is not None or without_ledger, url=url):
+        trial.run(file, source, str(only), count or 1, without_ledger=without_ledger)
+    _send(file, url, source, batch)
+
+
+def _send(file: str, url: str | None, source: str | None, batch: int) -> None:
     from workers.sender import Sender, read_events
 
     key = os.environ.get("CONSENT_KEY") or (click.prompt("Key", hide_input=True, err=True) if sys.stdin.isatty() and file != "-" else "")
