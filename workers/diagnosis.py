@@ -13,12 +13,18 @@ from config.settings import SettingsError
 from pipeline.domain import Outcome, State
 from pipeline.errors import ConsentRelayError
 from pipeline.expiry import NOTICE_DAYS, key_expiries
+from pipeline.figures import last_heard_seconds
 from pipeline.probing import Probed
+from pipeline.routing import Source
 from workers.queues import queue_names
 from workers.wiring import Parts
 
 BEAT_SECONDS: Final = 15.0
 """Beat releases every second; this long without it means that beat or every worker is away."""
+
+
+SOURCE_SECONDS: Final = 60.0
+"""How long a polled source may be silent at least, however often it is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ def examine(parts: Parts, what: str | None = None, *, ask_vendors: bool = False)
     found = [Finding("settings", good=True, text="good"), Finding("routing", good=True, text=str(parts.settings.routing_path()))]
     found += _findings(parts, {"secrets": _secrets, "ledger": _ledger, "broker": _broker, **running})
     if all(finding.good for finding in found if finding.name in ("secrets", "ledger")):
-        found += _findings(parts, {"dead letters": _dead_letters, "accounts": _accounts, "paused": _paused, "overdue": _overdue})
+        found += _findings(parts, {"dead letters": _dead_letters, "accounts": _accounts, "paused": _paused, "overdue": _overdue, "sources": _sources})
         found += _findings(parts, {"keys": _keys})
         if ask_vendors:
             return [*found, *vendor_findings(parts.prober.run())]
@@ -195,6 +201,25 @@ def _paused(parts: Parts) -> str:
     if waiting:
         raise Noted(f"deliveries wait at paused or disabled destinations: {_counted(waiting)} (`consent destination resume`, or `enabled` in the routing file)")
     return "none"
+
+
+def _sources(parts: Parts) -> str:
+    """Every polled source could be heard within the last few turns, unless its pair rests."""
+    routing, seconds = parts.routing, last_heard_seconds(parts.ledger, parts.routing)
+    if not seconds:
+        return "none is polled"
+    resting = sorted(name for name in seconds if routing.rests(routing.sources[name]))
+    deaf = {name: ago for name, ago in seconds.items() if name not in resting and ago > _patience(routing.sources[name])}
+    if deaf:
+        text = ", ".join(f"{name} (not for {ago:.0f} seconds)" for name, ago in sorted(deaf.items()))
+        raise NotWell(f"cannot be heard: {text}; the log says why (`source_not_heard`, `not_heard`)")
+    if resting:
+        raise Noted(f"not polled, as a pair of theirs is not enabled: {', '.join(resting)}")
+    return f"heard: {', '.join(sorted(seconds))}"
+
+
+def _patience(source: Source) -> float:
+    return max(SOURCE_SECONDS, 3 * source.poll.every_seconds) if source.poll else SOURCE_SECONDS
 
 
 def _overdue(parts: Parts) -> str:

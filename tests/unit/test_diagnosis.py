@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 
 from config.settings import SettingsError
 from pipeline.desk import Desk
+from pipeline.routing import Pair, Poll, Source
 from tests.support.relay import Relay, destination, routing
 from workers import diagnosis
 
@@ -129,3 +130,16 @@ def test_findings_are_words(relay: Relay, error: Exception, text: str):
         raise error
 
     assert look(relay, check) == ("FAIL", text)
+
+
+def test_sources_that_cannot_be_heard_fail(client: redis.Redis):
+    """A polled source is well within its first minute, fails when nothing was heard for long, and is noted where its pair rests."""
+    hub = destination("hub")
+    source = Source(name="hub-changes", origin=("hub",), poll=Poll(asked=hub, every_seconds=1))
+    relay = Relay(client, routing([hub, destination("send")], sources=(Source(name="web"), source)))
+    assert look(Relay(client, routing([hub])), diagnosis._sources) == ("ok", "none is polled")
+    assert look(relay, diagnosis._sources) == ("ok", "heard: hub-changes")
+    relay.ledger.store.client.hset("cr:{s:hub-changes}:poll", "heard", relay.ledger.now_ms() - 90_000)
+    assert look(relay, diagnosis._sources) == ("FAIL", "cannot be heard: hub-changes (not for 90 seconds); the log says why (`source_not_heard`, `not_heard`)")
+    relay.rules = replace(relay.rules, pairs={"both": Pair(name="both", contacthub="hub", contactsend="send", enabled=False)})
+    assert look(relay, diagnosis._sources) == ("note", "not polled, as a pair of theirs is not enabled: hub-changes")
