@@ -47,8 +47,10 @@ def test_the_demo_runs_on_a_fresh_clone_with_an_empty_home(clone: Path, tmp_path
     done = subprocess.run(["make", "demo"], cwd=clone, env=environment(tmp_path), capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "what every destination was told" in done.stdout
-    for destination in ("dinamize-news", "mailchimp-main", "crm-webhook"):
-        assert re.search(rf"{destination} +│ delivered applied", done.stdout)
+    for destination in ("dinamize-news", "mailchimp-main", "privacy-platform", "contacthub-main", "contactsend-main", "crm-webhook"):
+        assert destination in done.stdout
+    for outcome, destination in (("delivered applied confirmed", "maileon-main"), ("dead unsupported", "retargetly-audience")):
+        assert re.search(rf"│ {outcome} +│ {destination}", done.stdout)
     assert "@example" not in done.stdout
     anywhere = {name: value for name, value in environment(tmp_path).items() if not name.startswith("CONSENT_")}
     check = subprocess.run([clone / ".venv/bin/consent", "check"], cwd=tmp_path, env=anywhere, capture_output=True, text=True, timeout=60, check=False)
