@@ -214,7 +214,7 @@ def test_untold_withdrawals_are_known_by_age(ledger: Ledger):
     settle(ledger, "w1", dead(IDS[0]), final(IDS[1]))
     assert ledger.deliveries.figures("mail")["oldest_untold_ms"] == 1000
     letters = ledger.deliveries.find_dead("mail", IDS)
-    ledger.deliveries.discard("mail", letters, final(A).result)
+    ledger.deliveries.discard("mail", letters, final(A).result, "discarded")
     assert ledger.deliveries.figures("mail")["oldest_untold_ms"] is None
 
 

@@ -59,6 +59,11 @@ class TestTag(plain.TestMailchimp):
         sandbox.reset("mailchimp")
         super().test_lookups_agree_with_what_was_told(sandbox, driver)
 
+    def test_probes_change_nothing(self, sandbox: SandboxHandle, driver: Any) -> None:
+        """As the contract says, of an audience without anybody."""
+        sandbox.reset("mailchimp")
+        super().test_probes_change_nothing(sandbox, driver)
+
     @pytest.mark.parametrize("kind", ["reset", "html", "empty", "cut_json", "lost_answer", "throttle"])
     @pytest.mark.parametrize("match", ["/members/", "/tags"])
     def test_a_new_member_is_made_and_tagged_whatever_breaks(self, sandbox: SandboxHandle, driver: Any, kind: str, match: str) -> None:
@@ -73,7 +78,7 @@ class TestTag(plain.TestMailchimp):
 
     def test_forces_single_calls(self) -> None:
         """A tag is set member by member."""
-        assert self.adapter().batch_size() == 1
+        assert {self.adapter().batch_size(state) for state in State} == {1}
 
 
 def tagged(*names: str, status: str = "subscribed", count: int | None = None) -> VendorResponse:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import orjson
 import pytest
 
-from pipeline.domain import Instruction, Outcome, State, Subject, VendorResult
+from pipeline.domain import Instruction, Outcome, Standing, State, Subject, VendorResult
 from pipeline.vendors import adapter_class
 from pipeline.vendors.base import Adapter, Notification, SourceSettings
 from tests.unit.exchange_servers import Server
@@ -306,6 +306,8 @@ class TestMaileon:
     created = reply("<contact_id>7</contact_id>", "201 Created")
     path = "/1.0/contacts/email/ana%40example.org"
     tracking: ClassVar[dict[str, Any]] = {"doi_mailing": "KEY", "tracking_purpose": "tracking"}
+    subscribed = (Standing(purpose="newsletter", state=State.GIVEN),)
+    """The newsletter box, which comes with the tracking box: nobody is asked for tracking alone."""
 
     @pytest.mark.parametrize(
         "purpose, query",
@@ -317,7 +319,7 @@ class TestMaileon:
     def test_the_double_opt_in(self, wire: Wire, purpose: str, query: str) -> None:
         """Byte for byte after the XML declaration; with the tracking box `doiplus`. Ours looks first, because each such call mails the person."""
         options = self.tracking if purpose == "tracking" else {"doi_mailing": "KEY"}
-        told = said(State.GIVEN, purpose=purpose, profile={"first_name": "Ana"}, evidence={"form": "cmx"})
+        told = said(State.GIVEN, purpose=purpose, profile={"first_name": "Ana"}, evidence={"form": "cmx"}, standings=self.subscribed)
         (looked, request), results = wire.tell("maileon", [self.nobody, self.created], told, options=options, **self.account)
         assert [looked.line, request.line] == [f"GET {self.path}", f"POST {self.path}?{query}"]
         assert request.headers["authorization"] == "Basic " + base64.b64encode(b"test-maileon-key").decode()
@@ -358,7 +360,7 @@ class TestMaileon:
         source = SourceSettings(name="cmx", kind="cmxorganize", purposes={"newsletter": "newsletter", "single_user_tracking": "tracking"})
         posted = Notification(body=orjson.dumps(registration), media_type=JSON, received_at=SAID_AT)
         heard = adapter_class("cmxorganize").hear(posted, source)[0]
-        told = said(heard.state, heard.subject, purpose=heard.purpose, profile=heard.profile, metadata=heard.metadata)
+        told = said(heard.state, heard.subject, purpose=heard.purpose, profile=heard.profile, metadata=heard.metadata, standings=self.subscribed)
         options = {**self.tracking, "custom_fields": ["purchase_auto_value"]}
         (_, request), _ = wire.tell("maileon", [self.nobody, self.created], told, options=options, **self.account)
         assert "doiplus=true" in request.line
