@@ -185,6 +185,7 @@ def _of_listening(settings: Settings) -> Iterator[tuple[bool, str]]:
         listen.echo_seconds >= deliver.late_write_seconds,
         "listen.echo_seconds must be deliver.late_write_seconds or more: our own late `given` could come back as a newer word than the withdrawal",
     )
+    yield listen.echo_seconds <= 7 * 86_400, "listen.echo_seconds must be a week or less: it is not remembered longer whom a system was told to have consented"
 
 
 def _ranges(settings: Settings) -> Iterator[tuple[bool, str]]:

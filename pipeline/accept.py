@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from pipeline.domain import ConsentEvent, IncomingEvent, State, us_from_utc
-from pipeline.echo import place_heard
+from pipeline.domain import ConsentEvent, IncomingEvent, State, Word, us_from_utc
+from pipeline.echo import HeardEvent, place_heard
 from pipeline.envelope import facts_of, seal_event
 from pipeline.errors import KeyReused
 from pipeline.identifiers import Hasher
@@ -38,13 +38,22 @@ class Acceptor:
     """Accepts batches of events of any sources in two round trips; safe to share between threads.
 
     `now` is the receipt clock (UTC), by default the ledger's own; `echo_seconds` how long what we told a system may come back from it as news.
+    `on_heard_again` is called with each `given` that a destination shows once more, and the newest word of its person.
     """
 
     def __init__(
-        self, ledger: Ledger, hasher: Hasher, vault: Vault, publisher: Publisher, now: Callable[[], datetime] | None = None, *, echo_seconds: float = 900.0
+        self,
+        ledger: Ledger,
+        hasher: Hasher,
+        vault: Vault,
+        publisher: Publisher,
+        now: Callable[[], datetime] | None = None,
+        *,
+        echo_seconds: float = 900.0,
+        on_heard_again: Callable[[Sequence[tuple[ConsentEvent, Word]]], None] | None = None,
     ) -> None:
         self._ledger, self._hasher, self._vault, self._publisher, self._now = ledger, hasher, vault, publisher, now or ledger.now
-        self._echo_seconds = echo_seconds
+        self._echo_seconds, self._on_heard_again = echo_seconds, on_heard_again
 
     def accept_many(self, items: Sequence[tuple[Source, IncomingEvent]]) -> list[Accepted | KeyReused]:
         """Accept events, answers in order; KeyReused (as a value) where a key stands for other content.
@@ -57,11 +66,14 @@ class Acceptor:
             content_hash = self._hasher.content_hash(incoming)
             hashes.append(content_hash)
             events.append(self._identified(source, incoming, content_hash, received_at))
-        events = place_heard(self._ledger, [(source, event) for (source, _), event in zip(items, events, strict=True)], self._echo_seconds)
+        events = place_heard(
+            self._ledger, [_heard(source, incoming, event) for (source, incoming), event in zip(items, events, strict=True)], self._echo_seconds
+        )
         facts = self._commit([source for source, _ in items], events, hashes)
         events = [_as_first_accepted(event, fact) for event, fact in zip(events, facts, strict=True)]
         statuses = self._merge([(source, event) for (source, _), event in zip(items, events, strict=True)], facts)
         self._announce([event for event, fact in zip(events, facts, strict=True) if fact is True])
+        self._heard_again([event for (source, _), event, fact in zip(items, events, facts, strict=True) if isinstance(fact, Facts) and source.echoes])
         return [
             KeyReused("this idempotency key was used for other content") if fact is False else Accepted(event_id=event.event_id, status=status)
             for event, fact, status in zip(events, facts, statuses, strict=True)
@@ -113,6 +125,14 @@ class Acceptor:
                 statuses.append("duplicate")
         return statuses
 
+    def _heard_again(self, events: Sequence[ConsentEvent]) -> None:
+        """A `given` that a destination shows once more is no new event, and still says that a withdrawal has to be told there again."""
+        given = [event for event in events if event.state is State.GIVEN]
+        if given and self._on_heard_again is not None:
+            reaches = self._ledger.standings.reach([event.identifier_keys.values() for event in given])
+            newest = ((event, reach.newest(event.purpose)) for event, reach in zip(given, reaches, strict=True))
+            self._on_heard_again([(event, word) for event, word in newest if word is not None])
+
     def _announce(self, events: Sequence[ConsentEvent]) -> None:
         for state in (State.WITHDRAWN, State.GIVEN):
             event_ids = [event.event_id for event in events if event.state is state]
@@ -129,6 +149,10 @@ def order_time(incoming: IncomingEvent, received_at: datetime) -> datetime:
     if incoming.state is State.WITHDRAWN and incoming.event_time_end is not None:
         said_at = incoming.event_time_end
     return min(said_at, received_at)
+
+
+def _heard(source: Source, incoming: IncomingEvent, event: ConsentEvent) -> HeardEvent:
+    return HeardEvent(source=source, event=event, latest_us=us_from_utc(min(incoming.event_time_end or incoming.event_time, event.received_at)))
 
 
 def _as_first_accepted(event: ConsentEvent, fact: Facts | bool) -> ConsentEvent:

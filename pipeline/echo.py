@@ -9,48 +9,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pipeline.domain import ConsentEvent, DeliveryStatus, State, Word, us_from_utc
 from pipeline.ledger import Ledger
 from pipeline.ledger.events import StoredEvent
 from pipeline.routing import Source
 
+UNTOLD = frozenset({DeliveryStatus.WAITING, DeliveryStatus.AWAITING_CONFIRMATION, DeliveryStatus.DEAD})
+"""Ends, or none, of a delivery by which a vendor may still hold what it was told before."""
 
-def place_heard(ledger: Ledger, heard: Sequence[tuple[Source, ConsentEvent]], echo_seconds: float) -> list[ConsentEvent]:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeardEvent:
+    """An event as a source sent it; `latest_us` is the latest moment that its time can mean."""
+
+    source: Source
+    event: ConsentEvent
+    latest_us: int
+
+
+def place_heard(ledger: Ledger, heard: Sequence[HeardEvent], echo_seconds: float) -> list[ConsentEvent]:
     """The events with their place in the order: every `given` that may be an echo stands right before the newest word of the person.
 
-    `echo_seconds` is how long after our own word, or after a withdrawal was accepted, a copy of an older one may still turn up.
+    `echo_seconds` is how long after a `given` or a withdrawal was told a copy of an older `given` may still turn up.
     """
-    suspects = [(source, event) for source, event in heard if source.echoes and event.state is State.GIVEN]
+    suspects = [each for each in heard if each.source.echoes and each.event.state is State.GIVEN]
     if not suspects:
-        return [event for _, event in heard]
-    reaches = ledger.standings.reach([event.identifier_keys.values() for _, event in suspects])
-    newest = {event.event_id: reach.newest(event.purpose) for (_, event), reach in zip(suspects, reaches, strict=True)}
+        return [each.event for each in heard]
+    reaches = ledger.standings.reach([each.event.identifier_keys.values() for each in suspects])
+    newest = {each.event.event_id: reach.newest(each.event.purpose) for each, reach in zip(suspects, reaches, strict=True)}
+    contacts = {each.event.event_id: [record.key for ring in reach.rings for record in ring] for each, reach in zip(suspects, reaches, strict=True)}
     wanted = sorted({word.event_id for word in newest.values() if word is not None})
     stored = dict(zip(wanted, ledger.events.load(wanted, payloads=False), strict=True))
-    return [_placed(source, event, word, stored.get(word.event_id), echo_seconds) if (word := newest.get(event.event_id)) else event for source, event in heard]
+    placed = []
+    for each in heard:
+        if (word := newest.get(each.event.event_id)) is None:
+            placed.append(each.event)
+            continue
+        gave_us = ledger.shown.given_ms(sorted(each.source.echoes), contacts[each.event.event_id]) * 1000
+        placed.append(_placed(each, word, echo_until_us(word, stored.get(word.event_id), each.source.echoes, gave_us, echo_seconds)))
+    return placed
 
 
-def _placed(source: Source, event: ConsentEvent, newest: Word, stored: StoredEvent | None, echo_seconds: float) -> ConsentEvent:
-    is_echo = us_from_utc(event.event_time) <= echo_until_us(newest, stored, source.echoes, echo_seconds)
-    return replace(event, order_us=max(0, newest.order_us - 1)) if is_echo and newest.order_us <= event.order_us else event
+def _placed(heard: HeardEvent, newest: Word, until_us: float) -> ConsentEvent:
+    is_echo = us_from_utc(heard.event.event_time) <= until_us and newest.order_us <= heard.latest_us
+    return replace(heard.event, order_us=max(0, newest.order_us - 1)) if is_echo else heard.event
 
 
-def echo_until_us(newest: Word, stored: StoredEvent | None, echoes: frozenset[str], echo_seconds: float) -> float:
-    """Until when a `given` may be the copy of one that we told `echoes`, in microseconds.
+def echo_until_us(newest: Word, stored: StoredEvent | None, echoes: frozenset[str], gave_us: int, echo_seconds: float) -> float:
+    """Until when a `given` may be the copy of one that was told to `echoes`, in microseconds; `gave_us` is when one was last told there.
 
-    After a withdrawal none of ours is told any more, but one told just before it may still be on its way. A `given` that stands may have been told there
-    until now; one that is not known any more was told too long ago.
+    As long as the word that stands waits for one of them, nobody can say: a `given` may be told any moment, and before a withdrawal has arrived an older one
+    may still be copied. A word that is not known any more stands since long.
     """
-    if stored is None:
-        return 0
-    if newest.state is State.WITHDRAWN:
-        return stored.facts.received_us + echo_seconds * 1_000_000
-    if stored.planned is None and not stored.finished:
+    told = [stored.results.get(name) for name in sorted(echoes.intersection(stored.destinations))] if stored else []
+    if stored and ((stored.planned is None and not stored.finished) or any(result is None or result.status in _undecided(newest) for result in told)):
         return math.inf
-    told = [stored.results.get(name) for name in echoes.intersection(stored.destinations)]
-    if any(result is None or result.status in (DeliveryStatus.WAITING, DeliveryStatus.AWAITING_CONFIRMATION) for result in told):
-        return math.inf
-    told_ms = [result.updated_ms for result in told if result is not None and result.status is DeliveryStatus.DELIVERED]
-    return max(told_ms) * 1000 + echo_seconds * 1_000_000 if told_ms else 0
+    moments = [gave_us]
+    if stored and newest.state is State.WITHDRAWN:
+        moments += [stored.facts.received_us, *(result.updated_ms * 1000 for result in told if result is not None)]
+    return max(moments) + echo_seconds * 1_000_000 if max(moments) else 0
+
+
+def _undecided(newest: Word) -> frozenset[DeliveryStatus]:
+    return UNTOLD if newest.state is State.WITHDRAWN else UNTOLD - {DeliveryStatus.DEAD}

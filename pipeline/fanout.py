@@ -44,7 +44,7 @@ class FanOut:
     def __init__(self, ledger: Ledger, vault: Vault, publisher: Publisher, routing: Callable[[], Routing], *, chunk_size: int) -> None:
         self._ledger, self._vault, self._publisher, self._routing, self._chunk_size = ledger, vault, publisher, routing, chunk_size
         self._revival = Revival(ledger, vault, routing)
-        self._heard = Heard(ledger, self._revival)
+        self._heard = Heard(ledger, vault, routing)
 
     def run(self, event_ids: Sequence[str]) -> int:
         """Plan these events; returns how many deliveries are new. Events that are planned already are left alone."""
@@ -57,7 +57,7 @@ class FanOut:
         settled = {each.event_id: each for each in stored}
         plans = [self._plan(event, word, reach, routing) for event, (word, reach) in zip(events, learned, strict=True)]
         self._ledger.standings.note_told(entry for plan in plans for entry in told_entries(plan.event, plan.destinations, routing))
-        self._heard.answer(((plan.event, word) for plan, (word, _) in zip(plans, learned, strict=True)), routing)
+        self._heard.answer([(plan.event, word) for plan, (word, _) in zip(plans, learned, strict=True)])
         chunks = self._write(plans, settled)
         for (destination, lane), planned in chunks.items():
             publish_chunks(self._publisher, routing.destinations.get(destination), destination, lane, planned, 1, self._chunk_size)

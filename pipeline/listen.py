@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.accept import Acceptor
-from pipeline.domain import IncomingEvent, Outcome, Polled, VendorResult
+from pipeline.chunk import gate_word
+from pipeline.domain import IncomingEvent, Outcome, Polled, State, VendorResult
 from pipeline.errors import InvalidInput
 from pipeline.exchange import Exchange, Work
 from pipeline.ledger import Ledger
@@ -25,8 +26,11 @@ from pipeline.sightings import Sightings
 
 log = logging.getLogger(__name__)
 
-LANE: Final = "given"
-"""Polling never takes the calls that are kept for withdrawals."""
+OVERDUE_TURNS: Final = 3
+"""After so many turns without a call the poll takes one that is kept for withdrawals: it may be withdrawals that wait to be heard."""
+NO_ROOM: Final = "no_room"
+ALERT_AFTER: Final = 5
+"""Failures in a row after which a person should look."""
 AT_ONCE: Final = 500
 """Events accepted in one write."""
 
@@ -83,25 +87,29 @@ class Listen:
         stop_at = time.monotonic() + self._options.turn_seconds
         again_ms, position, count = int(poll.every_seconds * 1000), turn.position, 0
         while True:
+            asked_ms = self._ledger.now_ms()
             page = self._ask(source, poll, position)
             if isinstance(page, VendorResult):
-                self._ledger.polls.give_back(turn, position, self._wait_ms(source, poll, page), heard=False)
+                failures = self._ledger.polls.give_up(turn, position, self._wait_ms(poll, page), asked=page.reason != NO_ROOM)
+                if failures:
+                    self._complain(source, page, failures)
                 return count
-            count += self._take_in(source, poll, turn, page)
-            position = page.position
+            count += self._take_in(source, poll, turn, page, asked_ms)
+            position, unreadable = page.position, sum(isinstance(each, InvalidInput) for each in page.events)
             if not page.more or time.monotonic() > stop_at:
-                self._ledger.polls.give_back(turn, position, 0 if page.more else again_ms, swept=not page.more)
+                self._ledger.polls.give_back(turn, position, 0 if page.more else again_ms, swept=not page.more, unreadable=unreadable)
                 return count
-            if not self._ledger.polls.keep(turn, position, swept=False, lease_ms=self._options.lease_ms):
+            if not self._ledger.polls.keep(turn, position, lease_ms=self._options.lease_ms, unreadable=unreadable):
                 return count
 
     def _ask(self, source: Source, poll: Poll, position: str) -> Polled | VendorResult:
         """One page, within the limits of the account; a refusal to be polled says nothing about telling, and closes no gate."""
-        asked, traffic, token = poll.asked, traffic_of(poll.asked, LANE, self._limits), secrets.token_hex(8)
-        admission = self._ledger.accounts.admit(traffic, LANE, token, 0, [()])
+        lane = self._lane(source, poll)
+        asked, traffic, token = poll.asked, traffic_of(poll.asked, lane, self._limits), secrets.token_hex(8)
+        admission = self._ledger.accounts.admit(traffic, lane, token, 0, [()])
         if not admission.dialogues:
             wait_ms = max(100, admission.retry_at_ms - self._ledger.clock_ms())
-            return VendorResult(outcome=Outcome.THROTTLED, reason="no_room", retry_after_seconds=wait_ms / 1000)
+            return VendorResult(outcome=Outcome.THROTTLED, reason=NO_ROOM, retry_after_seconds=wait_ms / 1000)
         settings = source.settings(allowed_skew_seconds=self._options.allowed_skew_seconds)
         work = Work(
             adapter=asked.adapter,
@@ -112,31 +120,43 @@ class Listen:
             deadline=time.monotonic() + self._limits.start_window_seconds,
         )
         result = self._exchange.run(work)
-        pause = result.failure.retry_after_seconds or 1.0 if result.failure and result.failure.outcome is Outcome.THROTTLED else 0.0
-        self._ledger.accounts.leave(traffic, token, [(0, result.calls)], [], gate="paused" if pause else "", pause_ms=int(pause * 1000))
+        gate, pause_seconds = gate_word([result.failure] if result.failure else [], self._limits.misconfigured_probe_seconds)
+        gate, pause_ms = (gate, int(pause_seconds * 1000)) if gate == "paused" else ("", 0)
+        self._ledger.accounts.leave(traffic, token, [(0, result.calls)], [], gate=gate, pause_ms=pause_ms)
         if isinstance(result.results, Polled):
             return result.results
         return result.failure or VendorResult(outcome=Outcome.UNAVAILABLE, reason="unreadable_answer")
 
-    def _take_in(self, source: Source, poll: Poll, turn: Turn, page: Polled) -> int:
+    def _lane(self, source: Source, poll: Poll) -> str:
+        """The lane whose calls a poll may take: as a rule not what is kept for withdrawals."""
+        heard_ms = self._ledger.polls.heard_ms([source.name])[0]
+        is_overdue = self._ledger.clock_ms() - heard_ms > OVERDUE_TURNS * poll.every_seconds * 1000
+        return State.WITHDRAWN.value if is_overdue else State.GIVEN.value
+
+    def _take_in(self, source: Source, poll: Poll, turn: Turn, page: Polled, asked_ms: int) -> int:
         """Accept what is news on a page, then remember what was seen."""
         for problem in (each for each in page.events if isinstance(each, InvalidInput)):
             for error in problem.errors:
-                log.warning("heard_unreadable", extra={"source": source.name, "path": error.path, "problem": error.message})
+                log.error("alert", extra={"alert": "heard_unreadable", "source": source.name, "path": error.path, "problem": error.message})
         heard = [each for each in page.events if isinstance(each, IncomingEvent)]
-        heard += self._sightings.news(poll.asked.name, page.sightings, turn.swept_ms, self._ledger.now())
+        heard += self._sightings.news(poll.asked.name, page.sightings, turn.swept_ms, asked_ms)
         for first in range(0, len(heard), AT_ONCE):
             self._acceptor.accept_many([(source, each) for each in heard[first : first + AT_ONCE]])
-        self._sightings.note_seen(poll.asked.name, page.sightings)
+        self._sightings.note_seen(poll.asked.name, page.sightings, asked_ms)
         if heard:
             log.info("heard", extra={"source": source.name, "events": len(heard)})
         return len(heard)
 
-    def _wait_ms(self, source: Source, poll: Poll, refused: VendorResult) -> int:
+    def _wait_ms(self, poll: Poll, refused: VendorResult) -> int:
         """When to try again a source that could not be heard: as the vendor says, and seldom where it needs a person."""
         if refused.outcome in (Outcome.MISCONFIGURED, Outcome.REJECTED):
-            log.error("alert", extra={"alert": "source_not_heard", "source": source.name, "reason": refused.reason})
             return int(max(poll.every_seconds, self._limits.misconfigured_probe_seconds) * 1000)
-        if refused.outcome is not Outcome.THROTTLED:
-            log.warning("not_heard", extra={"source": source.name, "reason": refused.reason})
         return int((refused.retry_after_seconds or poll.every_seconds) * 1000)
+
+    def _complain(self, source: Source, refused: VendorResult, failures: int) -> None:
+        """Say that a source could not be heard: aloud where it needs a person, by its kind or because it goes on."""
+        extra = {"source": source.name, "reason": refused.reason, "failures": failures}
+        if refused.outcome in (Outcome.MISCONFIGURED, Outcome.REJECTED) or failures >= ALERT_AFTER:
+            log.error("alert", extra={"alert": "source_not_heard", **extra})
+        else:
+            log.warning("not_heard", extra=extra)

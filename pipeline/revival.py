@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 
 from pipeline.domain import ConsentEvent, DeliveryStatus, delivery_id, split_delivery_id
@@ -44,25 +44,21 @@ class Revival:
         for reason in sorted(NEED_A_LINK):
             self._revive(self._ledger.letters.find(LetterFilter(reason=reason, since=since), most=AT_ONCE))
 
-    def retell(self, event_ids: Iterable[str], *, at: Container[str] | None = None, reason: str = "link_learned") -> None:
-        """Have withdrawals told again wherever they were told (or only `at` some destinations): a link that was just learned gives them more identifiers."""
+    def retell(self, event_ids: Iterable[str]) -> None:
+        """Have withdrawals told again wherever they were told: a link that was just learned gives them more identifiers."""
         for stored in self._ledger.events.load(sorted(event_ids)):
             if stored is not None and open_if_readable(stored, self._vault) is not None:
                 row = Row(state=stored.facts.state.value, source=stored.facts.source)
-                told = [
-                    name
-                    for name, result in stored.results.items()
-                    if result.status is DeliveryStatus.DELIVERED and name in (at or self._routing().destinations)
-                ]
+                told = [name for name, result in stored.results.items() if result.status is DeliveryStatus.DELIVERED and name in self._routing().destinations]
                 letters = [DeadLetter(event_id=stored.event_id, destination=name, row=row, died_ms=stored.results[name].updated_ms) for name in told]
-                self._reopen(letters, only_dead=False, reason=reason)
+                self._reopen(letters, only_dead=False)
 
     def _revive(self, letters: Sequence[DeadLetter]) -> None:
         self._reopen([letter for letter in letters if letter.row.reason in NEED_A_LINK and self._is_reached(letter)], only_dead=True)
 
-    def _reopen(self, letters: Sequence[DeadLetter], *, only_dead: bool, reason: str = "link_learned") -> None:
-        for letter in self._ledger.letters.reopen(letters, only_dead=only_dead, reason=reason) if letters else ():
-            log.info("withdrawal_revived", extra={"delivery_id": delivery_id(letter.event_id, letter.destination), "reason": reason})
+    def _reopen(self, letters: Sequence[DeadLetter], *, only_dead: bool) -> None:
+        for letter in self._ledger.letters.reopen(letters, only_dead=only_dead, reason="link_learned") if letters else ():
+            log.info("withdrawal_revived", extra={"delivery_id": delivery_id(letter.event_id, letter.destination), "reason": "link_learned"})
 
     def _is_reached(self, letter: DeadLetter) -> bool:
         """Whether links name the contact by now; if not, the next link of anybody near is waited for."""

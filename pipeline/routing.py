@@ -122,6 +122,7 @@ class Destination:
     allow_private_network: bool = False
     keep_contact_for: frozenset[str] = frozenset()
     is_polled: bool = False
+    is_heard: bool = False
     confirmation_days: float = CONFIRMATION_DAYS
     key_expires_on: date | None = None
 
@@ -245,9 +246,12 @@ class Routing:
 
 
 def with_partners(routing: Routing) -> Routing:
-    """The same, with every source knowing what is kept equal with the destinations for which it speaks."""
+    """The same, with every source knowing what is kept equal with the destinations for which it speaks, and every destination whether it is heard."""
     partners = {name: tuple(other for own in source.origin for other in routing.partners_of(own)) for name, source in routing.sources.items()}
-    return replace(routing, sources={name: replace(source, partners=partners[name]) for name, source in routing.sources.items()})
+    sources = {name: replace(source, partners=partners[name]) for name, source in routing.sources.items()}
+    heard = {name for source in sources.values() for name in source.echoes}
+    destinations = {name: replace(each, is_heard=name in heard) for name, each in routing.destinations.items()}
+    return replace(routing, sources=sources, destinations=destinations)
 
 
 def purposes_by_destination(triggers: Iterable[Trigger], purposes: Iterable[str]) -> dict[str, frozenset[str]]:

@@ -240,6 +240,9 @@ class Settler:
             self._ledger.shown.await_confirmation(destination.name, {key: ending.event_id for ending in awaiting for key in ending.contact_keys})
             ended = [(ending.event_id, ending.contact_keys) for ending, decision in settled if decision.status in FINAL_STATUSES]
             self._ledger.shown.hasten(destination.name, ended)
+        if destination.is_heard:
+            given = [ending for ending, _ in settled if _may_have_given(ending)]
+            self._ledger.shown.note_given(destination.name, [key for ending in given for key in ending.contact_keys], self._ledger.clock_ms())
         if destination.is_polled:
             told = [(ending.event, decision.settlement.row) for ending, decision in settled if decision.status is DeliveryStatus.DELIVERED and ending.event]
             self._sightings.note_told(destination, [(event.purpose, event.state, row.vendor_reference) for event, row in told])
@@ -262,3 +265,11 @@ class Settler:
         for reason, names in dead.items():
             log.warning("dead_letter", extra={"destination": destination, "lane": lane, "reason": reason, "deliveries": len(names)})
             self._publisher.dead_letter(destination, reason, names)
+
+
+def _may_have_given(ending: Ending) -> bool:
+    """Whether the vendor may hold a `given` by this, now or later."""
+    result = ending.result
+    if result is None or ending.event is None or ending.event.state is not State.GIVEN:
+        return False
+    return result.outcome in (*TOLD, Outcome.PENDING_CONFIRMATION) or not result.definite

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 
 from pipeline.domain import IncomingEvent, Sighting, State, utc_from_us
 from pipeline.identifiers import Hasher
@@ -22,23 +21,25 @@ class Sightings:
         places = ((destination.adapter.place_of(destination.options_for(purpose)), state, reference) for purpose, state, reference in told if reference)
         self._ledger.shown.note(destination.name, {self._hasher.thing_key(place, reference): state.value for place, state, reference in places})
 
-    def news(self, destination: str, seen: Sequence[Sighting], swept_ms: int, received_at: datetime) -> list[IncomingEvent]:
-        """The events that changed sightings amount to: said between the last full sweep and now.
+    def news(self, destination: str, seen: Sequence[Sighting], swept_ms: int, asked_ms: int) -> list[IncomingEvent]:
+        """The events that changed sightings amount to: said between the last full sweep and `asked_ms`, when the vendor was asked.
 
-        A `given` that the first sweep of all shows may be of any age: it is remembered and no event, while a withdrawal counts even then.
+        What was told since then is newer than what was seen. A `given` that the first sweep of all shows may be of any age: it is remembered and
+        no event, while a withdrawal counts even then.
         """
         before = self._ledger.shown.states(destination, [self._key(each) for each in seen])
-        changed = [(each, known) for each, known in zip(seen, before, strict=True) if known != each.state.value]
-        since = utc_from_us(swept_ms * 1000) if swept_ms else received_at
+        changed = [(each, known) for each, (known, at_ms) in zip(seen, before, strict=True) if known != each.state.value and at_ms <= asked_ms]
+        asked_at = utc_from_us(asked_ms * 1000)
+        since = min(utc_from_us(swept_ms * 1000), asked_at) if swept_ms else asked_at
         return [
-            IncomingEvent(subject=each.subject, purpose=each.purpose, state=each.state, event_time=min(since, received_at), event_time_end=received_at)
+            IncomingEvent(subject=each.subject, purpose=each.purpose, state=each.state, event_time=since, event_time_end=asked_at)
             for each, known in changed
             if swept_ms or known or each.state is State.WITHDRAWN
         ]
 
-    def note_seen(self, destination: str, seen: Sequence[Sighting]) -> None:
+    def note_seen(self, destination: str, seen: Sequence[Sighting], asked_ms: int) -> None:
         """Remember what was seen, once the news in it is safe."""
-        self._ledger.shown.note(destination, {self._key(each): each.state.value for each in seen})
+        self._ledger.shown.note(destination, {self._key(each): each.state.value for each in seen}, asked_ms)
 
     def _key(self, sighting: Sighting) -> str:
         return self._hasher.thing_key(sighting.place, sighting.reference)

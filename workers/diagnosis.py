@@ -213,6 +213,11 @@ def _sources(parts: Parts) -> str:
     if deaf:
         text = ", ".join(f"{name} (not for {ago:.0f} seconds)" for name, ago in sorted(deaf.items()))
         raise NotWell(f"cannot be heard: {text}; the log says why (`source_not_heard`, `not_heard`)")
+    unreadable = dict(zip(seconds, parts.ledger.polls.unreadable(list(seconds)), strict=True))
+    if any(unreadable.values()):
+        raise Noted(
+            f"changes that could not be read so far: {_counted({name: count for name, count in unreadable.items() if count})} (alert `heard_unreadable`)"
+        )
     if resting:
         raise Noted(f"not polled, as a pair of theirs is not enabled: {', '.join(resting)}")
     return f"heard: {', '.join(sorted(seconds))}"

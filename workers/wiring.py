@@ -221,8 +221,10 @@ class Parts:
 
     def _build_acceptor(self) -> Acceptor:
         from pipeline.accept import Acceptor
+        from pipeline.heard import Heard
 
-        return Acceptor(self.ledger, self.hasher, self.vault, self.gatherer, now=self.ledger.now, echo_seconds=self.settings.listen.echo_seconds)
+        again, echo_seconds = Heard(self.ledger, self.vault, lambda: self.routing).answer, self.settings.listen.echo_seconds
+        return Acceptor(self.ledger, self.hasher, self.vault, self.gatherer, self.ledger.now, echo_seconds=echo_seconds, on_heard_again=again)
 
     def _build_exchange(self) -> Exchange:
         return exchange(self.settings, self.ledger.accounts)

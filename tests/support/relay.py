@@ -22,6 +22,7 @@ from pipeline.domain import IncomingEvent, Instruction, Outcome, Polled, State, 
 from pipeline.exchange import Exchange, Work, WorkResult
 from pipeline.fanout import FanOut
 from pipeline.figures import collect
+from pipeline.heard import Heard
 from pipeline.identifiers import Hasher
 from pipeline.ledger import Ledger, LedgerOptions
 from pipeline.limits import Bulkhead, LimitOptions
@@ -29,7 +30,7 @@ from pipeline.listen import Listen, ListenOptions
 from pipeline.metrics import MetricsSnapshot
 from pipeline.prepare import Preparer
 from pipeline.release import Release
-from pipeline.routing import Conditions, Destination, Purpose, RetryPolicy, Routing, Source, Trigger
+from pipeline.routing import Conditions, Destination, Purpose, RetryPolicy, Routing, Source, Trigger, with_partners
 from pipeline.settle import SettleOptions, Settler
 from pipeline.sightings import Sightings
 from pipeline.vault import Vault
@@ -199,7 +200,7 @@ class Relay:
         exchange: Exchange | None = None,
     ) -> None:
         """With an `exchange` vendors are talked to for real; else each is played by a `Vendor`."""
-        self.rules = rules
+        self.rules = with_partners(rules)
         self.clock_offset = timedelta()
         self.hasher, self.vault = Hasher(PEPPER), Vault([b"k" * 32])
         options = LedgerOptions(
@@ -221,7 +222,8 @@ class Relay:
                 **(limits or {}),
             }
         )
-        self.acceptor = Acceptor(self.ledger, self.hasher, self.vault, self.queue, now=self.now)
+        heard = Heard(self.ledger, self.vault, lambda: self.rules)
+        self.acceptor = Acceptor(self.ledger, self.hasher, self.vault, self.queue, now=self.now, on_heard_again=heard.answer)
         self.sightings = Sightings(self.ledger, self.hasher)
         self.settler = Settler(self.ledger, self.queue, self.sightings, SettleOptions(misconfigured_probe_seconds=seconds), Random(7))
         self.fan_out = FanOut(self.ledger, self.vault, self.queue, lambda: self.rules, chunk_size=chunk_size)

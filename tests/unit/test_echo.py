@@ -11,10 +11,10 @@ from pipeline.echo import echo_until_us
 from pipeline.envelope import open_if_readable
 from pipeline.ledger.deliveries import Row
 from pipeline.ledger.events import DeliveryResult, Facts, StoredEvent
-from pipeline.routing import Source
+from pipeline.routing import Conditions, RetryPolicy, Source, Trigger
 from pipeline.settle import Ending
-from pipeline.vendors.base import AskDialogue, Capabilities, Held, TellDialogue, VendorRequest
-from tests.support.relay import PlainAdapter, Relay, destination, routing
+from pipeline.vendors.base import AskDialogue, Capabilities, Held, TellDialogue, VendorRequest, VendorResponse
+from tests.support.relay import PlainAdapter, Relay, Vendor, destination, routing
 
 ANA, PHONE = "ana@example.org", "+5511987654321"
 
@@ -167,6 +167,7 @@ def test_an_echo_is_found_by_any_identifier_of_the_person(relay: Relay) -> None:
 
 
 MINUTE_US = 60_000_000
+INFINITE = float("inf")
 
 
 def stored(state: State, *, received_minute: float = 10, planned: tuple[str, ...] | None = ("crm",), **results: DeliveryResult) -> StoredEvent:
@@ -179,24 +180,127 @@ def result(status: DeliveryStatus, minute: float = 20) -> DeliveryResult:
 
 
 @pytest.mark.parametrize(
-    "event, minutes",
+    "event, gave_minute, minutes",
     [
-        (None, 0),
-        (stored(State.WITHDRAWN), 10 + 15),
-        (stored(State.GIVEN, planned=None), float("inf")),
-        (stored(State.GIVEN), float("inf")),
-        (stored(State.GIVEN, crm=result(DeliveryStatus.WAITING)), float("inf")),
-        (stored(State.GIVEN, crm=result(DeliveryStatus.AWAITING_CONFIRMATION)), float("inf")),
-        (stored(State.GIVEN, crm=result(DeliveryStatus.DELIVERED)), 20 + 15),
-        (stored(State.GIVEN, crm=result(DeliveryStatus.SKIPPED)), 0),
-        (stored(State.GIVEN, crm=result(DeliveryStatus.DEAD)), 0),
-        (stored(State.GIVEN, planned=("mail",), mail=result(DeliveryStatus.DELIVERED)), 0),
+        (None, 0, 0),
+        (None, 30, 30 + 15),
+        (stored(State.WITHDRAWN, planned=("mail",), mail=result(DeliveryStatus.DELIVERED, 99)), 0, 10 + 15),
+        (stored(State.WITHDRAWN, planned=("mail",)), 30, 30 + 15),
+        (stored(State.WITHDRAWN), 0, INFINITE),
+        (stored(State.WITHDRAWN, crm=result(DeliveryStatus.WAITING)), 0, INFINITE),
+        (stored(State.WITHDRAWN, crm=result(DeliveryStatus.DEAD)), 0, INFINITE),
+        (stored(State.WITHDRAWN, crm=result(DeliveryStatus.DELIVERED)), 0, 20 + 15),
+        (stored(State.GIVEN, planned=None), 0, INFINITE),
+        (stored(State.GIVEN), 0, INFINITE),
+        (stored(State.GIVEN, crm=result(DeliveryStatus.WAITING)), 0, INFINITE),
+        (stored(State.GIVEN, crm=result(DeliveryStatus.AWAITING_CONFIRMATION)), 0, INFINITE),
+        (stored(State.GIVEN, crm=result(DeliveryStatus.DELIVERED)), 20, 20 + 15),
+        (stored(State.GIVEN, crm=result(DeliveryStatus.SKIPPED)), 0, 0),
+        (stored(State.GIVEN, crm=result(DeliveryStatus.DEAD)), 0, 0),
+        (stored(State.GIVEN, planned=("mail",), mail=result(DeliveryStatus.DELIVERED)), 0, 0),
     ],
 )
-def test_until_when_a_consent_may_be_an_echo(event: StoredEvent | None, minutes: float) -> None:
-    """A quarter of an hour after a withdrawal was accepted or a consent was told there; as long as one may still be told; not where it never was."""
+def test_until_when_a_consent_may_be_an_echo(event: StoredEvent | None, gave_minute: float, minutes: float) -> None:
+    """A quarter of an hour after any consent was told there, or the withdrawal; as long as the word that stands may still be told; never where nothing was."""
     newest = Word(order_us=0, state=event.facts.state if event else State.WITHDRAWN, event_id="e")
-    assert echo_until_us(newest, event, frozenset({"crm"}), 900.0) == minutes * MINUTE_US
+    assert echo_until_us(newest, event, frozenset({"crm"}), int(gave_minute * MINUTE_US), 900.0) == minutes * MINUTE_US
+
+
+def other_ways(client: redis.Redis) -> Relay:
+    """What the web form hears is told to the CRM alone, what the shop hears to the mailing tool: neither is told of everything."""
+    triggers = [Trigger(deliver_to=("mail",)), Trigger(deliver_to=("crm",), when=Conditions(source=frozenset({"web"})))]
+    sources = (Source(name="web"), Source(name="shop"), Source(name="crm-news", origin=("crm",)))
+    return Relay(client, routing([destination("crm", ReadableAdapter), destination("mail")], sources=sources, triggers=triggers))
+
+
+def test_an_older_consent_that_was_told_there_is_an_echo_too(client: redis.Redis) -> None:
+    """The consent that stands went elsewhere; the one before it was told to the CRM, and comes back."""
+    relay = other_ways(client)
+    happen(relay, "given", 1)
+    happen(relay, "given", 2, "shop")
+    happen(relay, "given", 5, "crm-news")
+    happen(relay, "withdrawn", 3)
+    assert told(relay, "mail")[-1] == "withdrawn"
+
+
+def test_a_consent_that_may_have_been_told_is_an_echo_too(client: redis.Redis) -> None:
+    """It died without an answer, and yet the CRM has it."""
+    patient = destination("crm", ReadableAdapter, retry=RetryPolicy(waits_seconds=(0.01,), give_up_after_seconds=0))
+    relay = Relay(client, routing([patient, destination("mail")], sources=(Source(name="web"), Source(name="crm-news", origin=("crm",)))))
+    relay.vendors["crm"].answers = ["lost"]
+    event = happen(relay, "given", 1)
+    assert relay.deliveries(event)["crm"][0] == "dead"
+    happen(relay, "given", 5, "crm-news")
+    happen(relay, "withdrawn", 3)
+    assert told(relay, "mail")[-1] == "withdrawn"
+
+
+def test_a_copy_that_turns_up_while_the_withdrawal_waits_is_an_echo_however_late(relay: Relay) -> None:
+    """The CRM cannot be told for hours, so whatever it shows is from before: the withdrawal stands for everybody else."""
+    happen(relay, "given", 1)
+    relay.vendors["crm"].answers = [503] * 9
+    withdrawal = happen(relay, "withdrawn", 3)
+    assert relay.deliveries(withdrawal)["crm"][0] == "waiting"
+    relay.acceptor._echo_seconds = 0.0
+    happen(relay, "given", 50, "crm-news")
+    assert told(relay, "mail") == ["given", "withdrawn"]
+
+
+# Told again
+
+
+def test_the_same_consent_shown_again_has_the_withdrawal_told_again(relay: Relay) -> None:
+    """A vendor that shows a consent of old with its old date says nothing new, but it does not hold the withdrawal that it was told."""
+    subject, key = {"email": ANA}, "shown"
+    relay.event("given", 1, source="crm-news", key=key, **subject)
+    relay.drain()
+    happen(relay, "withdrawn", 3)
+    assert told(relay, "crm") == ["withdrawn"]
+    relay.event("given", 1, source="crm-news", key=key, **subject)
+    relay.again()
+    assert told(relay, "crm") == ["withdrawn", "withdrawn"]
+
+
+def test_the_withdrawal_that_stands_is_told_there_whether_or_not_it_was_before(client: redis.Redis) -> None:
+    """An older withdrawal was told to the CRM, the one that stands went elsewhere: the CRM shows a consent, so it is told the one that stands."""
+    relay = other_ways(client)
+    happen(relay, "withdrawn", 3)
+    happen(relay, "withdrawn", 4, "shop")
+    happen(relay, "given", 5, "crm-news")
+    relay.again()
+    assert told(relay, "crm") == ["withdrawn", "withdrawn"]
+    assert relay.figures().unaccounted == 0
+
+
+def test_a_withdrawal_whose_data_is_gone_is_told_again_by_what_the_destination_knows(client: redis.Redis) -> None:
+    """Nothing personal is kept of it; the vendor itself has just named the person."""
+    sources = (Source(name="web", retention="forward_and_delete"), Source(name="crm-news", origin=("crm",)))
+    relay = Relay(client, routing([destination("crm", ReadableAdapter), destination("mail")], sources=sources))
+    withdrawal = happen(relay, "withdrawn", 3)
+    relay.again()
+    assert relay.ledger.events.load([withdrawal])[0].payload is None  # type: ignore[union-attr]
+    happen(relay, "given", 5, "crm-news")
+    relay.again()
+    assert told(relay, "crm") == ["withdrawn", "withdrawn"]
+    assert relay.figures().unaccounted == 0
+
+
+def test_a_withdrawal_that_is_being_told_is_told_again(relay: Relay) -> None:
+    """The vendor took it, a copy of a consent overwrote it, and that was heard before our answer was written down."""
+    shown: list[str] = []
+
+    class Overwritten(Vendor):
+        def receive(self, body: bytes) -> VendorResponse | None:
+            answer = Vendor.receive(self, body)
+            if not shown and self.calls:
+                shown.append(relay.event("given", 5, source="crm-news", email=ANA))
+                relay.fan_out.run(shown)
+            return answer
+
+    relay.vendors["crm"] = relay.exchange.vendors["crm"] = Overwritten()
+    happen(relay, "withdrawn", 3)
+    relay.again(3)
+    assert told(relay, "crm") == ["withdrawn", "withdrawn"]
 
 
 # Confirmations
@@ -230,6 +334,18 @@ def test_a_withdrawal_closes_what_awaits_a_confirmation(client: redis.Redis) -> 
     assert [(each["status"], each["reason"]) for each in view["deliveries"] if each["destination"] == "crm"] == [("superseded", "newer_word")]
     assert relay.deliveries(withdrawal)["crm"] == ("delivered", None)
     assert relay.ledger.store.client.hgetall("cr:{d:crm}:awaiting") == {}
+
+
+def test_an_old_confirmation_confirms_no_newer_consent(client: redis.Redis) -> None:
+    """Confirmed, withdrawn, and given again: what is heard of the first confirmation does not end the waiting for the second."""
+    relay = crm_relay(client, ConfirmedAdapter)
+    happen(relay, "given", 1)
+    happen(relay, "withdrawn", 5)
+    again = happen(relay, "given", 8)
+    happen(relay, "given", 3, "crm-news")
+    assert relay.deliveries(again)["crm"][0] == "awaiting_confirmation"
+    happen(relay, "given", 9, "crm-news")
+    assert relay.deliveries(again)["crm"] == ("delivered", "confirmed")
 
 
 def test_a_confirmation_that_is_being_asked_about_is_left_to_its_answer(client: redis.Redis) -> None:

@@ -117,7 +117,7 @@ def test_a_position_is_not_moved_by_a_turn_that_was_lost(relay: Relay) -> None:
     come_due(relay)
     second = relay.ledger.polls.take("crm-changes", "quick", 60_000)
     assert second is not None
-    assert relay.ledger.polls.keep(first, "99", swept=False, lease_ms=1000) is False
+    assert relay.ledger.polls.keep(first, "99", lease_ms=1000) is False
     relay.ledger.polls.give_back(second, "7", 0)
     assert relay.ledger.polls.take("crm-changes", "next", 1000).position == "7"  # type: ignore[union-attr]
 
@@ -144,12 +144,13 @@ def test_a_word_heard_twice_is_one_event(relay: Relay) -> None:
 
 
 def test_what_cannot_be_read_does_not_hold_up_the_rest(relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
-    """A wrong change is logged by its place, without its values, and the others are accepted."""
+    """A wrong change raises an alert with its place, without its values: it may be a withdrawal. It is counted, and the others are accepted."""
     with caplog.at_level(logging.WARNING):
         count = heard(relay, Polled(position="9", events=[InvalidInput([FieldError("updates.0", "must have a date")]), word("withdrawn", 1)]))
     assert count == 1
-    (record,) = [each for each in caplog.records if each.message == "heard_unreadable"]
-    assert (vars(record)["source"], vars(record)["path"], vars(record)["problem"]) == ("crm-changes", "updates.0", "must have a date")
+    (record,) = [vars(each) for each in caplog.records if getattr(each, "alert", "") == "heard_unreadable"]
+    assert (record["levelname"], record["source"], record["path"], record["problem"]) == ("ERROR", "crm-changes", "updates.0", "must have a date")
+    assert relay.ledger.polls.unreadable(["crm-changes", "web"]) == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_a_turn_that_takes_too_long_goes_on_later_and_ends_no_sweep(relay: Relay
     heard(relay, Polled(position="p2", more=True), Polled(position="p3", more=True))
     assert vendor(relay).asked == ["", "1"]
     assert int(relay.ledger.store.client.hget("cr:{s:crm-changes}:poll", "swept")) == first
-    assert relay.listen.push_due() == ["crm-changes"]
+    assert int(relay.ledger.store.client.hget("cr:{s:crm-changes}:poll", "due")) <= relay.ledger.now_ms()
     assert relay.listen.run("crm-changes") == 0
     assert vendor(relay).asked == ["", "1", "p2"]
 
@@ -239,10 +240,87 @@ def test_nothing_of_a_person_is_kept_of_what_was_seen(relay: Relay) -> None:
     """The memory of sightings holds keyed hashes and states, no reference and no address."""
     heard(relay, Polled(position="1", sightings=[sighting("given", reference="subscriber-77")]))
     seen = relay.ledger.store.client.hgetall("cr:{d:crm}:seen")
-    assert list(seen.values()) == [b"given"]
+    assert [value.partition(b"|")[0] for value in seen.values()] == [b"given"]
     assert not any(name == b"77" or b"subscriber" in name or b"ana" in name for name in seen)
 
 
 def test_polling_needs_no_more_than_its_source(relay: Relay) -> None:
     """A source that the routing file no longer has, or that is not polled, is left alone."""
     assert (relay.listen.run("web"), relay.listen.run("gone"), vendor(relay).asked) == (0, 0, [])
+
+
+def test_what_was_told_while_a_page_was_on_its_way_is_newer_than_the_page(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page still shows the withdrawal from before; the consent that was told meanwhile is not undone by it, and is no news on the next page."""
+    heard(relay, Polled(position="1", sightings=[sighting("withdrawn")]))
+    real = vendor(relay).poll
+
+    def poll(position: str, source: SourceSettings, received_at: datetime) -> PollDialogue:
+        page = yield from real(position, source, received_at)
+        relay.vendors["crm"].answers = [(200, {"reference": "77"})]
+        now = relay.ledger.now() + timedelta(milliseconds=5)
+        relay.acceptor._now = lambda: now
+        relay.acceptor.accept_many([(relay.rules.sources["web"], IncomingEvent(subject=Subject(email=ANA), purpose="news", state=State.GIVEN, event_time=now))])
+        relay.drain()
+        return page
+
+    with monkeypatch.context() as patched:
+        patched.setattr(vendor(relay), "poll", poll)
+        assert heard(relay, Polled(position="1", sightings=[sighting("withdrawn")])) == 0
+    assert heard(relay, Polled(position="1", sightings=[sighting("given")])) == 0
+    assert told(relay, "mail") == ["withdrawn", "given"]
+
+
+def test_what_was_told_while_a_page_was_taken_in_is_not_forgotten(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A withdrawal is told between the look and the noting of it: should the vendor show a consent afterwards, it is news, and the withdrawal is told again."""
+    heard(relay, Polled(position="1", sightings=[sighting("given")]))
+    relay.vendors["crm"].answers = [200, (200, {"reference": "77"})]
+    accept = relay.acceptor.accept_many
+
+    def accept_meanwhile(items: Any) -> Any:
+        with monkeypatch.context() as once:
+            once.setattr(relay.acceptor, "accept_many", accept)
+            relay.event("withdrawn", 3, email=ANA)
+            relay.drain()
+        return accept(items)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(relay.acceptor, "accept_many", accept_meanwhile)
+        vendor(relay).pages = [Polled(position="1", events=[word("given", 1, BEN)], sightings=[sighting("given")])]
+        come_due(relay)
+        relay.listen.run("crm-changes")
+    assert told(relay, "crm") == ["withdrawn"]
+    heard(relay, Polled(position="1", sightings=[sighting("given")]))
+    relay.again()
+    assert told(relay, "crm") == ["withdrawn", "withdrawn"]
+
+
+def test_a_source_that_was_not_heard_for_long_is_heard_before_more_consents_are_told(client: redis.Redis) -> None:
+    """What is kept for withdrawals is taken for it then: it may be withdrawals that wait to be heard."""
+    relay = polled_relay(client, rate=Rate(calls=4, per_seconds=60, concurrent=4))
+    crowd = [relay.event("given", 1, email=f"p{number}@example.org") for number in range(9)]
+    relay.drain()
+    assert len(told(relay, "crm")) == 3
+    relay.listen.run("crm-changes")
+    assert vendor(relay).asked == [""]
+    assert len(crowd) == 9
+
+
+def test_a_wait_of_our_own_pauses_no_account_and_is_said(relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    """That a poll began too late is nobody's fault: withdrawals go on at once, and the log says that nothing was heard."""
+    with caplog.at_level(logging.WARNING):
+        heard(relay, VendorResult(outcome=Outcome.THROTTLED, reason="deadline_passed"))
+    relay.event("withdrawn", 3, email=ANA)
+    relay.drain()
+    assert told(relay, "crm") == ["withdrawn"]
+    assert [vars(each)["reason"] for each in caplog.records if each.message == "not_heard"] == ["deadline_passed"]
+
+
+def test_a_source_that_cannot_be_heard_again_and_again_raises_an_alert(relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    """One failure is a warning; the fifth in a row needs a person, and being heard once starts the count anew."""
+    failed = VendorResult(outcome=Outcome.UNAVAILABLE, reason="unreadable_answer")
+    for _ in range(5):
+        heard(relay, failed)
+    heard(relay, Polled(position="1"))
+    heard(relay, failed)
+    said = [each.message for each in caplog.records if each.message in ("not_heard", "alert")]
+    assert said == ["not_heard"] * 4 + ["alert", "not_heard"]
