@@ -124,7 +124,9 @@ class Log:
     format: str
 
 
-ZERO_ALLOWED = frozenset({"deliver.threads_reserved_for_withdrawals", "limits.withdrawal_reserve_share", "ingest.allowed_skew_seconds", "ingest.port"})
+ZERO_ALLOWED = frozenset(
+    {"ledger.partitions", "deliver.threads_reserved_for_withdrawals", "limits.withdrawal_reserve_share", "ingest.allowed_skew_seconds", "ingest.port"}
+)
 ONE_OF = {
     "ledger.durability": ("auto", "fsync", "waitaof", "none"),
     "exchange.transport": ("curl", "requests"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,7 +31,9 @@ log = logging.getLogger(__name__)
 
 BUSY_WAIT_MS = 1000
 """When to look again at a contact that another worker is talking about; talks mostly take far less than their claim."""
-SETTLE_AT_ONCE = 50
+DOZE_SECONDS = 0.01
+GATHER_SECONDS = 0.003
+SETTLE_AT_ONCE = 100
 SETTLE_SECONDS = 0.1
 """Endings are written down when there are so many, or the first of them is this old: a crash repeats at most those calls."""
 
@@ -39,12 +42,14 @@ SETTLE_SECONDS = 0.1
 class DeliverOptions:
     """`chunk_seconds`: how long a chunk may start new dialogues; `lease_seconds`: how soon its deliveries are free again if this process dies.
 
-    `chunk_size`: the most deliveries pulled at once, where the vendor takes no more in one call.
+    `chunk_size`: the most deliveries pulled at once, where the vendor takes no more in one call. `patience_seconds`: how long a chunk waits for a connection
+    that another process holds.
     """
 
     chunk_seconds: float = 10.0
     lease_seconds: float = 15.0
     chunk_size: int = 100
+    patience_seconds: float = 0.0
 
     @property
     def lease_ms(self) -> int:
@@ -73,6 +78,7 @@ class Chunk:
     stop_at: float
     renew_at: float
     settle_at: float
+    patience: int
     moved: bool = False
     permits: Any = field(default_factory=itertools.count)
     flying: dict[int, Flight] = field(default_factory=dict)
@@ -88,6 +94,7 @@ class ChunkWorker:
     def __init__(self, ledger: Ledger, exchange: Exchange, judge: Judge, settler: Settler, limits: LimitOptions, options: DeliverOptions) -> None:
         self._ledger, self._exchange, self._judge, self._settler = ledger, exchange, judge, settler
         self._limits, self._options = limits, options
+        self._doze = threading.Event()
 
     def work(self, destination: Destination, lane: str, token: str, tasks: Sequence[Task], endings: Sequence[Ending]) -> bool:
         """Tell the destination of these tasks and write down the endings; False if there was no room for any task."""
@@ -113,6 +120,7 @@ class ChunkWorker:
             stop_at=now + self._options.chunk_seconds,
             renew_at=now + self._options.lease_seconds / 3,
             settle_at=now + SETTLE_SECONDS,
+            patience=int(self._options.patience_seconds / DOZE_SECONDS),
         )
 
     def _settle(self, chunk: Chunk) -> None:
@@ -138,9 +146,17 @@ class ChunkWorker:
         admitted = self._sort(chunk, asked, admission)
         chunk.moved = chunk.moved or bool(admitted)
         self._launch(chunk, admitted, first, started_at)
-        if chunk.pending and not chunk.flying and not admitted:
+        if chunk.pending and not chunk.flying and not admitted and not self._waits_for_connection(chunk, admission):
             self._compact(chunk)
             self._return_pending(chunk, admission.retry_at_ms)
+
+    def _waits_for_connection(self, chunk: Chunk, admission: Admission) -> bool:
+        """Whether to ask again in a moment, since another process holds every connection: it takes less than giving all back and leasing it again."""
+        if admission.why != "concurrency" or chunk.patience <= 0:
+            return False
+        chunk.patience -= 1
+        self._doze.wait(DOZE_SECONDS)
+        return True
 
     def _next_asked(self, chunk: Chunk) -> list[Task]:
         """The pending deliveries to ask for: of one place, and not many more than could be admitted."""
@@ -216,14 +232,16 @@ class ChunkWorker:
         chunk.pending.clear()
 
     def _wait(self, chunk: Chunk) -> list[tuple[Flight, WorkResult]]:
-        """At least one landed dialogue if one comes within a second, and all that came with it."""
+        """The next dialogue to land, if one does within a second, and those that land with it or in the moment after: each group costs round trips."""
         landed: list[tuple[Flight, WorkResult]] = []
         try:
             landed.append(chunk.landed.get(timeout=1.0))
-            while True:
-                landed.append(chunk.landed.get_nowait())
+            until = time.monotonic() + GATHER_SECONDS
+            while len(landed) < len(chunk.flying):
+                landed.append(chunk.landed.get(timeout=max(0.0, until - time.monotonic())))
         except Empty:
-            return landed
+            pass
+        return landed
 
     def _land(self, chunk: Chunk, landed: Sequence[tuple[Flight, WorkResult]]) -> None:
         """Hand permits and claims back, move the account's gate, and note what came of each delivery."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from pipeline.chunk import ChunkWorker, DeliverOptions
+from pipeline.crew import Crew, Inbox
 from pipeline.domain import State
 from pipeline.exchange import Exchange
 from pipeline.judging import Judge
@@ -22,6 +23,10 @@ __all__ = ["Deliver", "DeliverOptions"]
 
 PULL_SECONDS = 2.0
 """How long one task goes on with what is due after its own chunk is done."""
+MOST_AT_ONCE = 500
+"""Deliveries claimed at once of what other tasks bring."""
+RESTING_WAIT_MS = 60_000
+"""When to look again at a destination that is not there, or not enabled."""
 HELD_BACK_MS = 500
 """When to look again at a chunk that found no room in this process."""
 
@@ -46,36 +51,56 @@ class Deliver:
         self._ledger, self._preparer, self._settler, self._routing = ledger, preparer, settler, routing
         self._bulkhead, self._options = bulkhead, options
         self.worker = ChunkWorker(ledger, exchange, Judge(ledger, preparer, routing), settler, limits, options)
+        self._crew = Crew()
         self._process = secrets.token_hex(4)
         self._chunks = itertools.count()
 
     def run(self, destination: str, lane: str, event_ids: Sequence[str]) -> None:
-        """Tell `destination` of these events, as far as they are still to be told and free; then of others that wait for nothing but a free hand."""
+        """Tell `destination` of these events, as far as they are still to be told and free; then of others that wait for nothing but a free hand.
+
+        Where a task of this process is at it already, that one takes them along.
+        """
         settings = self._routing().destinations.get(destination)
-        token = self._next_token()
-        leased = self._ledger.deliveries.claim(destination, lane, token, self._options.lease_ms, event_ids)
-        if not leased:
-            return
-        ticket = self._bulkhead.enter(destination, lane) if settings is not None and settings.enabled else None
-        if settings is None or ticket is None:
-            wait_ms = HELD_BACK_MS if settings is not None and settings.enabled else 60_000
-            self._give_back(destination, lane, token, [each.event_id for each in leased], wait_ms)
+        if settings is None or not settings.enabled:
+            self._give_back(destination, lane, event_ids, RESTING_WAIT_MS)
+        elif (inbox := self._crew.join(destination, lane, event_ids)) is not None:
+            self._run(settings, lane, inbox)
+
+    def _run(self, destination: Destination, lane: str, inbox: Inbox) -> None:
+        ticket = self._bulkhead.enter(destination.name, lane)
+        if ticket is None:
+            self._give_back(destination.name, lane, self._crew.leave(destination.name, lane, inbox), HELD_BACK_MS)
             return
         try:
-            pull_until = time.monotonic() + PULL_SECONDS
-            while self._work_through(settings, lane, token, leased) and time.monotonic() < pull_until and self._bulkhead.may_stay(destination, lane):
-                token = self._next_token()
-                leased = self._pull(settings, lane, token)
+            self._work(destination, lane, inbox)
         finally:
-            self._bulkhead.leave(destination, lane, ticket)
+            self._crew.leave(destination.name, lane, inbox)
+            self._bulkhead.leave(destination.name, lane, ticket)
+
+    def _work(self, destination: Destination, lane: str, inbox: Inbox) -> None:
+        """Work through what is brought, and then what is due as long as there is room for any of it."""
+        pull_until = time.monotonic() + PULL_SECONDS
+        while True:
+            token = self._next_token()
+            if event_ids := self._crew.take(inbox, self._most(destination, lane)):
+                leased = self._ledger.deliveries.claim(destination.name, lane, token, self._options.lease_ms, event_ids)
+                self._work_through(destination, lane, token, leased)
+                continue
+            may_pull = time.monotonic() < pull_until and self._bulkhead.may_stay(destination.name, lane)
+            if may_pull and self._work_through(destination, lane, token, self._pull(destination, lane, token)):
+                continue
+            if self._crew.leave_empty(destination.name, lane, inbox):
+                return
+
+    def _most(self, destination: Destination, lane: str) -> int:
+        return max(MOST_AT_ONCE, self._options.chunk_size, destination.adapter.batch_size(State(lane)))
 
     def _next_token(self) -> str:
         return f"{self._process}.{next(self._chunks)}"
 
     def _pull(self, destination: Destination, lane: str, token: str) -> list[Leased]:
         """Lease a chunk of what is due, rather than leave it waiting for beat: most of it found every connection taken a moment ago."""
-        size = max(self._options.chunk_size, destination.adapter.batch_size(State(lane)))
-        due, _ = self._ledger.deliveries.release(destination.name, lane, size, rescue=False)
+        due, _ = self._ledger.deliveries.release(destination.name, lane, self._most(destination, lane), rescue=False)
         return self._ledger.deliveries.claim(destination.name, lane, token, self._options.lease_ms, [each.event_id for each in due]) if due else []
 
     def _work_through(self, destination: Destination, lane: str, token: str, leased: Sequence[Leased]) -> bool:
@@ -85,6 +110,10 @@ class Deliver:
         tasks, endings = self._preparer.prepare(destination, leased)
         return self.worker.work(destination, lane, token, tasks, endings)
 
-    def _give_back(self, destination: str, lane: str, token: str, event_ids: Sequence[str], wait_ms: int) -> None:
-        endings = [Ending(event=None, event_id=event_id, row=Row(), back_at_ms=-wait_ms) for event_id in event_ids]
-        self._settler.give_back(destination, lane, token, endings)
+    def _give_back(self, destination: str, lane: str, event_ids: Sequence[str], wait_ms: int) -> None:
+        """Return deliveries to the ledger for a while, untouched."""
+        token = self._next_token()
+        leased = self._ledger.deliveries.claim(destination, lane, token, self._options.lease_ms, event_ids)
+        endings = [Ending(event=None, event_id=each.event_id, row=Row(), back_at_ms=-wait_ms) for each in leased]
+        if endings:
+            self._settler.give_back(destination, lane, token, endings)

@@ -48,6 +48,9 @@ logger = logging.getLogger(__name__)
 
 Part = TypeVar("Part")
 
+PATIENCE_SECONDS = 0.25
+"""How long a task waits for a connection that another process holds before it gives its work back."""
+
 
 class Parts:
     """The parts of one process, each built on first use; safe to share between threads."""
@@ -254,7 +257,9 @@ class Parts:
             lambda: self.routing,
             Bulkhead(self.settings.worker.threads, section.threads_reserved_for_withdrawals),
             self.limits,
-            DeliverOptions(chunk_seconds=section.chunk_seconds, lease_seconds=section.lease_seconds, chunk_size=section.chunk_size),
+            DeliverOptions(
+                chunk_seconds=section.chunk_seconds, lease_seconds=section.lease_seconds, chunk_size=section.chunk_size, patience_seconds=PATIENCE_SECONDS
+            ),
         )
 
     def _build_listen(self) -> Listen:

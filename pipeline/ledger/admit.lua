@@ -40,30 +40,47 @@ elseif gate[2] then
 end
 
 local answer, dialogues, in_dialogue, a = {0, 0, ''}, 0, 0, 16
+local function claim(from, to)
+  -- All keys of a contact or none; one that is taken gives back what was taken before it.
+  for k = from, to do
+    if not redis.call('SET', ARGV[12] .. ARGV[k], token, 'NX', 'PX', hold_ms) then
+      local until_ms = now + math.max(1, redis.call('PTTL', ARGV[12] .. ARGV[k]))
+      for other = from, to do
+        if other < k then
+          redis.call('DEL', ARGV[12] .. ARGV[other])
+        elseif other > k then
+          local left = redis.call('PTTL', ARGV[12] .. ARGV[other])
+          if left > 0 then until_ms = math.max(until_ms, now + left) end
+        end
+      end
+      return until_ms
+    end
+  end
+  return nil
+end
+local function mark(key, late)
+  -- A `given` leaves a mark until its answer is known; a withdrawal learns until when an older one may still act.
+  if lane ~= 'given' then
+    local left = redis.call('PTTL', key)
+    return left > 0 and math.max(late, now + left) or late
+  end
+  if not redis.call('SET', key, token, 'NX', 'PX', dialogue_ms + late_ms) then
+    local left = redis.call('PTTL', key)
+    redis.call('SET', key, left > 0 and 'kept ' .. now + left or token, 'PX', math.max(left, dialogue_ms + late_ms))
+  end
+  return late
+end
 while a <= #ARGV do
   local count = tonumber(ARGV[a])
   if in_dialogue == 0 and dialogues >= room then
     answer[#answer + 1] = 0
   else
-    local busy = nil
-    for k = a + 1, a + count do
-      local left = redis.call('PTTL', ARGV[12] .. ARGV[k])
-      if left > 0 then busy = math.max(busy or 0, now + left) end
-    end
+    local busy = claim(a + 1, a + count)
     if busy then
       answer[#answer + 1] = -busy
     else
       local late = 0
-      for k = a + 1, a + count do
-        redis.call('SET', ARGV[12] .. ARGV[k], token, 'PX', hold_ms)
-        local mark = ARGV[13] .. ARGV[k]
-        local left = redis.call('PTTL', mark)
-        if lane == 'given' then
-          redis.call('SET', mark, left > 0 and 'kept ' .. now + left or token, 'PX', math.max(left, dialogue_ms + late_ms))
-        elseif left > 0 then
-          late = math.max(late, now + left)
-        end
-      end
+      for k = a + 1, a + count do late = mark(ARGV[13] .. ARGV[k], late) end
       answer[#answer + 1] = late > 0 and late or 1
       if in_dialogue == 0 then dialogues = dialogues + 1 end
       in_dialogue = (in_dialogue + 1) % batch
@@ -73,13 +90,22 @@ while a <= #ARGV do
 end
 
 local first = tonumber(ARGV[14])
+local flights, calls_made = {}, {}
 for d = 0, dialogues - 1 do
   local permit = token .. ':' .. (first + d)
-  redis.call('ZADD', KEYS[3], now + hold_ms, permit)
+  flights[2 * d + 1], flights[2 * d + 2] = now + hold_ms, permit
   if calls > 0 then
-    for n = 1, cost do redis.call('ZADD', KEYS[2], now + dialogue_ms + per, permit .. ':' .. n) end
+    for n = 1, cost do
+      calls_made[#calls_made + 1] = now + dialogue_ms + per
+      calls_made[#calls_made + 1] = permit .. ':' .. n
+    end
   end
 end
+local function add(key, pairs_of)
+  for start = 1, #pairs_of, 1000 do redis.call('ZADD', key, unpack(pairs_of, start, math.min(start + 999, #pairs_of))) end
+end
+add(KEYS[3], flights)
+add(KEYS[2], calls_made)
 if gate[2] and dialogues > 0 then redis.call('HSET', KEYS[1], 'probe', now + dialogue_ms) end
 local refused = 0
 for i = 4, #answer do if answer[i] == 0 then refused = refused + 1 end end

@@ -5,29 +5,60 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local paused = redis.call('HEXISTS', KEYS[5], 'paused')
-local answer = {now, paused}
-for i = 3, #ARGV do
-  local id = ARGV[i]
-  local out = redis.call('ZSCORE', KEYS[1], id)
-  local take = false
-  if out then
-    local lease = redis.call('HGET', KEYS[3], id)
-    take = not lease or lease == ARGV[1] or tonumber(out) <= now
-    if take and paused == 1 then
-      redis.call('HDEL', KEYS[3], id)
-      redis.call('ZREM', KEYS[1], id)
-      redis.call('ZADD', KEYS[2], now, id)
+local function look(command, key, ids)
+  local found = {}
+  for first = 1, #ids, 1000 do
+    for _, value in ipairs(redis.call(command, key, unpack(ids, first, math.min(first + 999, #ids)))) do found[#found + 1] = value end
+  end
+  return found
+end
+local function all(command, key, values)
+  for first = 1, #values, 1000 do redis.call(command, key, unpack(values, first, math.min(first + 999, #values))) end
+end
+local ids = {}
+for i = 3, #ARGV do ids[i - 2] = ARGV[i] end
+local pushed, leases, rest = look('ZMSCORE', KEYS[1], ids), look('HMGET', KEYS[3], ids), {}
+local taken, held_back, unleased, seen = {}, {}, {}, {}
+for i, id in ipairs(ids) do
+  if seen[id] then
+    -- Named twice in one message: once is enough.
+  elseif pushed[i] then
+    if not leases[i] or leases[i] == ARGV[1] or tonumber(pushed[i]) <= now then
+      if paused == 1 then
+        unleased[#unleased + 1] = id
+        held_back[#held_back + 1] = now
+        held_back[#held_back + 1] = id
+      else
+        taken[#taken + 1] = id
+      end
     end
   elseif paused == 0 then
-    local due = redis.call('ZSCORE', KEYS[2], id)
-    take = due and tonumber(due) <= now
-    if take then redis.call('ZREM', KEYS[2], id) end
+    rest[#rest + 1] = id
   end
-  if take and paused == 0 then
-    redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), id)
-    redis.call('HSET', KEYS[3], id, ARGV[1])
-    answer[#answer + 1] = id
-    answer[#answer + 1] = redis.call('HGET', KEYS[4], id) or ''
+  seen[id] = true
+end
+if #unleased > 0 then
+  all('HDEL', KEYS[3], unleased)
+  all('ZREM', KEYS[1], unleased)
+  all('ZADD', KEYS[2], held_back)
+end
+if #rest > 0 then
+  local waiting = {}
+  for i, due in ipairs(look('ZMSCORE', KEYS[2], rest)) do
+    if due and tonumber(due) <= now then waiting[#waiting + 1] = rest[i] end
   end
+  all('ZREM', KEYS[2], waiting)
+  for _, id in ipairs(waiting) do taken[#taken + 1] = id end
+end
+local answer = {now, paused}
+if #taken > 0 then
+  local until_ms, holders, rows = {}, {}, look('HMGET', KEYS[4], taken)
+  for i, id in ipairs(taken) do
+    until_ms[2 * i - 1], until_ms[2 * i] = now + tonumber(ARGV[2]), id
+    holders[2 * i - 1], holders[2 * i] = id, ARGV[1]
+    answer[2 * i + 1], answer[2 * i + 2] = id, rows[i] or ''
+  end
+  all('ZADD', KEYS[1], until_ms)
+  all('HSET', KEYS[3], holders)
 end
 return answer

@@ -14,6 +14,8 @@ from pipeline.ledger.keys import META
 from pipeline.ledger.store import Store, pairs_of, text
 
 SCHEMA_VERSION = 1
+ON_ONE_SERVER = 1
+"""Partitions of a new ledger, unless a setting says otherwise: each more costs every step another script, and helps only a cluster."""
 ANEW = "only to give the old one up, unset CONSENT_LEDGER_EXPECTED_ID (`consent up`: remove ledger_id from its state directory)"
 
 
@@ -30,14 +32,20 @@ class Identity:
 
 
 def recognise(store: Store, *, partitions: int, pepper_fingerprint: str, expected_id: str | None) -> Identity:
-    """Read the ledger's identity, giving a new one to an empty ledger that was not expected to hold anything.
+    """Read the ledger's identity, giving a new one to an empty ledger that was not expected to hold anything. `partitions` 0: what it has.
 
     Raises LedgerMismatch for another pepper, another ledger than `expected_id`, an unexpectedly empty one, or another schema; ConfigurationError for
     another number of partitions.
     """
     found = read(store)
     if found is None and expected_id is None:
-        fresh = {"id": secrets.token_hex(8), "schema": SCHEMA_VERSION, "partitions": partitions, "pepper": pepper_fingerprint, "created": int(time.time())}
+        fresh = {
+            "id": secrets.token_hex(8),
+            "schema": SCHEMA_VERSION,
+            "partitions": partitions or ON_ONE_SERVER,
+            "pepper": pepper_fingerprint,
+            "created": int(time.time()),
+        }
         store.run([("HSETNX", META, name, value) for name, value in fresh.items()])
         found = read(store)
     if found is None:
@@ -48,7 +56,7 @@ def recognise(store: Store, *, partitions: int, pepper_fingerprint: str, expecte
         raise LedgerMismatch(f"the ledger has schema {found.schema_version}, this release works with {SCHEMA_VERSION}")
     if found.pepper_fingerprint != pepper_fingerprint:
         raise LedgerMismatch("the ledger was made with another CONSENT_SUBJECT_PEPPER: with this one every standing would be orphaned; set the old one")
-    if found.partitions != partitions:
+    if partitions and found.partitions != partitions:
         raise ConfigurationError(f"the ledger has {found.partitions} partitions, ledger.partitions says {partitions}: the number is fixed at its creation")
     return found
 

@@ -9,39 +9,58 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token, per, cost, late_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local dialogues, a = tonumber(ARGV[12]), 13
-for _ = 1, dialogues do
+local function all(command, key, values)
+  for first = 1, #values, 1000 do redis.call(command, key, unpack(values, first, math.min(first + 999, #values))) end
+end
+local landed, made_calls, spared = {}, {}, {}
+for d = 1, dialogues do
   local permit, made = token .. ':' .. ARGV[a], tonumber(ARGV[a + 1])
-  redis.call('ZREM', KEYS[3], permit)
+  landed[d] = permit
   if cost > 0 then
     for n = 1, math.max(cost, made) do
-      if n <= made then redis.call('ZADD', KEYS[2], now + per, permit .. ':' .. n) else redis.call('ZREM', KEYS[2], permit .. ':' .. n) end
+      if n <= made then
+        made_calls[#made_calls + 1] = now + per
+        made_calls[#made_calls + 1] = permit .. ':' .. n
+      else
+        spared[#spared + 1] = permit .. ':' .. n
+      end
     end
   end
   a = a + 2
 end
-local answer = {0}
+all('ZREM', KEYS[3], landed)
+all('ZADD', KEYS[2], made_calls)
+all('ZREM', KEYS[2], spared)
+local answer, gone = {0}, {}
 while a <= #ARGV do
   local lane, definite, count = ARGV[a], ARGV[a + 1] == '1', tonumber(ARGV[a + 2])
   local ours = 1
+  local names = {}
   for k = a + 3, a + 2 + count do
-    local claim, mark = ARGV[5] .. ARGV[k], ARGV[6] .. ARGV[k]
-    if redis.call('GET', claim) == token then redis.call('DEL', claim) else ours = 0 end
+    names[#names + 1] = ARGV[5] .. ARGV[k]
+    if lane == 'given' then names[#names + 1] = ARGV[6] .. ARGV[k] end
+  end
+  local held = count > 0 and redis.call('MGET', unpack(names)) or {}
+  local step = lane == 'given' and 2 or 1
+  for n = 1, #names, step do
+    if held[n] == token then gone[#gone + 1] = names[n] else ours = 0 end
     if lane == 'given' then
       -- What an earlier `given` left behind stands as long as it did before this one.
-      local value = redis.call('GET', mark) or ''
+      local name, value = names[n + 1], held[n + 1] or ''
       local kept = tonumber(string.match(value, '^kept (%d+)$'))
-      if not kept and value ~= '' and value ~= token then kept = now + redis.call('PTTL', mark) end
+      if not kept and value ~= '' and value ~= token then kept = now + redis.call('PTTL', name) end
       local until_ms = math.max(kept or 0, definite and 0 or now + late_ms)
       if until_ms > now then
-        redis.call('SET', mark, 'kept ' .. until_ms, 'PX', until_ms - now)
-      else
-        redis.call('DEL', mark)
+        redis.call('SET', name, 'kept ' .. until_ms, 'PX', until_ms - now)
+      elseif value ~= '' then
+        gone[#gone + 1] = name
       end
     end
   end
   answer[#answer + 1] = ours
   a = a + 3 + count
 end
+for first = 1, #gone, 1000 do redis.call('DEL', unpack(gone, first, math.min(first + 999, #gone))) end
 local word = ARGV[7]
 if word == 'ok' then
   answer[1] = redis.call('HEXISTS', KEYS[1], 'open')

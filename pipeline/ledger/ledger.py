@@ -48,8 +48,10 @@ class Ledger:
 
     def __init__(self, client: redis.Redis, vault: Vault, options: LedgerOptions) -> None:
         self._options = options
+        self._expected_id = options.expected_id
         self.store = Store(client, on_forgotten=self.check)
-        self.keys = Keys(options.partitions)
+        self.identity = self.recognise()
+        self.keys = Keys(self.identity.partitions)
         lifetimes = Lifetimes(
             record_ms=int(options.dedup_days * 86_400_000),
             payload_ms=int(options.payload_days * 86_400_000),
@@ -63,9 +65,7 @@ class Ledger:
         self.accounts = Accounts(self.store, self.keys, vault)
         self.letters = Letters(self.deliveries, self.events)
         self.polls, self.shown = Polls(self.store, self.keys), Shown(self.store, self.keys)
-        self._expected_id = options.expected_id
         self._asked_at, self._server_ms = float("-inf"), 0
-        self.identity = self.recognise()
         self.durability = self._confirmable()
 
     def check(self) -> None:

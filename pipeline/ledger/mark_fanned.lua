@@ -4,26 +4,27 @@
 -- Returns for each event: 1 if it is complete
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local answers = {}
+local answers, finished = {}, 0
 for i = 1, (#KEYS - 2) / 2 do
   local record, payload, a = KEYS[2 * i + 1], KEYS[2 * i + 2], 3 * i + 1
-  local known = redis.call('HMGET', record, 'f', 'n', 'z', 'r')
+  local asked = {'f', 'n', 'z', 'r'}
+  for destination in string.gmatch(ARGV[a + 1], '[^,]+') do asked[#asked + 1] = 'd:' .. destination end
+  local known = redis.call('HMGET', record, unpack(asked))
   if not known[1] or known[2] or known[3] then
     answers[i] = 0
   else
     if ARGV[a + 2] ~= '' then redis.call('HSET', record, 's', ARGV[a + 2]) end
-    local count, final, dead = 0, 0, false
-    for destination in string.gmatch(ARGV[a + 1], '[^,]+') do
-      count = count + 1
-      local told = redis.call('HGET', record, 'd:' .. destination)
-      if told and string.find('DKSX', string.sub(told, 1, 1), 1, true) then final = final + 1 end
-      if told and string.sub(told, 1, 1) == 'X' then dead = true end
+    local final, dead = 0, false
+    for n = 5, #asked do
+      local letter = known[n] and string.sub(known[n], 1, 1)
+      if letter and string.find('DKSX', letter, 1, true) then final = final + 1 end
+      if letter == 'X' then dead = true end
     end
-    if final >= count then
+    if final >= #asked - 4 then
       redis.call('HSET', record, 'z', 1)
       redis.call('HDEL', record, 'k', 'n')
       redis.call('ZREM', KEYS[1], ARGV[a])
-      redis.call('HINCRBY', KEYS[2], 'finished', 1)
+      finished = finished + 1
       if not dead then
         local own_record, own_payload = string.match(known[4] or '', '^(%d*),(%d*)$')
         redis.call('PEXPIRE', record, tonumber(own_record) or ARGV[2])
@@ -37,4 +38,5 @@ for i = 1, (#KEYS - 2) / 2 do
     end
   end
 end
+if finished > 0 then redis.call('HINCRBY', KEYS[2], 'finished', finished) end
 return answers

@@ -6,22 +6,26 @@ local answers, a = {}, 1
 for i = 1, #KEYS / 2 do
   local record = KEYS[2 * i - 1]
   local field, word, value, links = 'p:' .. ARGV[a], ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3])
-  local newest, new_links = '', 0
-  if ARGV[a] ~= '' then
-    newest = redis.call('HGET', record, field)
-    if not newest or word > newest then
-      redis.call('HSET', record, field, word)
-      newest = word
+  local asked, written = {field, 'v'}, {}
+  for n = 1, links do asked[n + 2] = 'l:' .. ARGV[a + 3 + n] end
+  local known = redis.call('HMGET', record, unpack(asked))
+  local newest = ARGV[a] ~= '' and (known[1] or '') or ''
+  if ARGV[a] ~= '' and word > newest then
+    newest, written[1], written[2] = word, field, word
+  end
+  -- It begins with the id of its vault key: one sealed with another key is replaced, so that keys can be retired.
+  if value ~= '' and (not known[2] or string.sub(known[2], 1, 4) ~= string.sub(value, 1, 4)) then
+    written[#written + 1], written[#written + 2] = 'v', value
+  end
+  local new_links, fresh = 0, {}
+  for n = 1, links do
+    if not known[n + 2] and not fresh[asked[n + 2]] then
+      fresh[asked[n + 2]] = true
+      new_links = new_links + 1
+      written[#written + 1], written[#written + 2] = asked[n + 2], ''
     end
   end
-  if value ~= '' then
-    local sealed = redis.call('HGET', record, 'v')
-    -- It begins with the id of its vault key: one sealed with another key is replaced, so that keys can be retired.
-    if not sealed or string.sub(sealed, 1, 4) ~= string.sub(value, 1, 4) then redis.call('HSET', record, 'v', value) end
-  end
-  for n = 1, links do
-    new_links = new_links + redis.call('HSETNX', record, 'l:' .. ARGV[a + 3 + n], '')
-  end
+  if #written > 0 then redis.call('HSET', record, unpack(written)) end
   answers[i] = {newest, new_links, redis.call('EXISTS', KEYS[2 * i])}
   a = a + 4 + links
 end

@@ -4,22 +4,39 @@
 -- Returns for each delivery: 1 planned now, 0 known already
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local answers, planned = {}, 0
-for i = 1, (#ARGV - 3) / 2 do
-  local id = ARGV[2 * i + 2]
-  if redis.call('ZSCORE', KEYS[1], id) or redis.call('ZSCORE', KEYS[2], id) or redis.call('ZSCORE', KEYS[3], id) or redis.call('HEXISTS', KEYS[4], id) == 1 then
+local function look(command, key, ids)
+  local found = {}
+  for first = 1, #ids, 1000 do
+    for i, value in ipairs(redis.call(command, key, unpack(ids, first, math.min(first + 999, #ids)))) do found[first + i - 1] = value end
+  end
+  return found
+end
+local function all(command, key, values)
+  for first = 1, #values, 1000 do redis.call(command, key, unpack(values, first, math.min(first + 999, #values))) end
+end
+local ids = {}
+for i = 1, (#ARGV - 3) / 2 do ids[i] = ARGV[2 * i + 2] end
+local out, due, dead, results = look('ZMSCORE', KEYS[1], ids), look('ZMSCORE', KEYS[2], ids), look('ZMSCORE', KEYS[3], ids), look('HMGET', KEYS[4], ids)
+local answers, planned, rows, untold, seen = {}, {}, {}, {}, {}
+for i, id in ipairs(ids) do
+  if out[i] or due[i] or dead[i] or results[i] or seen[id] then
     answers[i] = 0
   else
-    if ARGV[3] == '' then
-      redis.call('ZADD', KEYS[1], now + tonumber(ARGV[1]), id)
-    else
-      redis.call('ZADD', KEYS[2], now, id)
-      redis.call('HSET', KEYS[7], id, ARGV[3])
+    answers[i], seen[id] = 1, true
+    planned[#planned + 1] = ARGV[3] == '' and now + tonumber(ARGV[1]) or now
+    planned[#planned + 1] = id
+    if ARGV[3] ~= '' then
+      rows[#rows + 1] = id
+      rows[#rows + 1] = ARGV[3]
     end
-    if ARGV[2] == '1' then redis.call('ZADD', KEYS[5], ARGV[2 * i + 3], id) end
-    planned = planned + 1
-    answers[i] = 1
+    if ARGV[2] == '1' then
+      untold[#untold + 1] = ARGV[2 * i + 3]
+      untold[#untold + 1] = id
+    end
   end
 end
-if planned > 0 then redis.call('HINCRBY', KEYS[6], 'planned', planned) end
+all('ZADD', ARGV[3] == '' and KEYS[1] or KEYS[2], planned)
+all('HSET', KEYS[7], rows)
+all('ZADD', KEYS[5], untold)
+if #planned > 0 then redis.call('HINCRBY', KEYS[6], 'planned', #planned / 2) end
 return answers

@@ -8,35 +8,51 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local steps = tonumber(ARGV[2])
 for i = 1, steps do redis.call('HINCRBYFLOAT', KEYS[8], ARGV[1 + 2 * i], ARGV[2 + 2 * i]) end
-local answers, first = {}, 3 + 2 * steps
+local function all(command, key, values)
+  for first = 1, #values, 1000 do redis.call(command, key, unpack(values, first, math.min(first + 999, #values))) end
+end
+local function push(list, ...)
+  for _, value in ipairs({...}) do list[#list + 1] = value end
+end
+local answers, first, done = {}, 3 + 2 * steps, 0
+local settled, told, forgotten, results, rows, dead, due, seen = {}, {}, {}, {}, {}, {}, {}, {}
 for i = 1, (#ARGV - first + 1) / 6 do
   local a = first + 6 * (i - 1)
   local id, verb, at, row, result = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 3], ARGV[a + 4]
   if at < 0 then at = now - at end
-  local lease = redis.call('HGET', KEYS[3], id)
+  local lease = not seen[id] and redis.call('HGET', KEYS[3], id)
   local is_final = verb == 'F' or verb == 'X'
-  local held = lease == ARGV[1] or (not lease and is_final and redis.call('ZSCORE', KEYS[1], id))
+  local held = lease == ARGV[1] or (not seen[id] and not lease and is_final and redis.call('ZSCORE', KEYS[1], id))
   if not held then
     answers[i] = (is_final and redis.call('HGET', KEYS[5], id) == result) and 1 or 0
   else
     answers[i] = 1
-    redis.call('HDEL', KEYS[3], id)
-    redis.call('ZREM', KEYS[1], id)
+    seen[id] = true
+    settled[#settled + 1] = id
+    if is_final then
+      done = done + 1
+      push(results, id, result)
+    end
     if verb == 'F' then
-      redis.call('HDEL', KEYS[4], id)
-      redis.call('HSET', KEYS[5], id, result)
-      redis.call('ZREM', KEYS[7], id)
-      redis.call('HINCRBY', KEYS[8], 'done', 1)
+      forgotten[#forgotten + 1] = id
+      told[#told + 1] = id
     elseif verb == 'X' then
-      redis.call('HSET', KEYS[4], id, row)
-      redis.call('HSET', KEYS[5], id, result)
-      redis.call('ZADD', KEYS[6], at, id)
-      redis.call('HINCRBY', KEYS[8], 'done', 1)
+      push(rows, id, row)
+      push(dead, at, id)
       redis.call('HINCRBY', KEYS[9], ARGV[a + 5], 1)
     else
-      redis.call('ZADD', KEYS[2], at, id)
-      if verb == 'W' then redis.call('HSET', KEYS[4], id, row) end
+      push(due, at, id)
+      if verb == 'W' then push(rows, id, row) end
     end
   end
 end
+all('HDEL', KEYS[3], settled)
+all('ZREM', KEYS[1], settled)
+all('HDEL', KEYS[4], forgotten)
+all('HSET', KEYS[4], rows)
+all('HSET', KEYS[5], results)
+all('ZADD', KEYS[6], dead)
+all('ZADD', KEYS[2], due)
+all('ZREM', KEYS[7], told)
+if done > 0 then redis.call('HINCRBY', KEYS[8], 'done', done) end
 return answers

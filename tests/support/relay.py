@@ -227,16 +227,8 @@ class Relay:
         self.sightings = Sightings(self.ledger, self.hasher)
         self.settler = Settler(self.ledger, self.queue, self.sightings, SettleOptions(misconfigured_probe_seconds=seconds), Random(7))
         self.fan_out = FanOut(self.ledger, self.vault, self.queue, lambda: self.rules, chunk_size=chunk_size)
-        self.deliver = Deliver(
-            self.ledger,
-            self.exchange,
-            Preparer(self.ledger, self.vault, lambda: self.rules),
-            self.settler,
-            lambda: self.rules,
-            Bulkhead(16, 4),
-            self.limits,
-            DeliverOptions(chunk_seconds=5.0, lease_seconds=seconds),
-        )
+        self.lease_seconds = seconds
+        self.deliver = self.worker()
         self.release = Release(self.ledger, self.queue, lambda: self.rules, self.limits, chunk_size=chunk_size)
         self.listen = Listen(
             self.ledger,
@@ -250,6 +242,19 @@ class Relay:
         )
         self.audit = Audit(self.ledger, self.vault, lambda: self.rules)
         self._serial = itertools.count()
+
+    def worker(self) -> Deliver:
+        """The delivering part of one more worker process."""
+        return Deliver(
+            self.ledger,
+            self.exchange,
+            Preparer(self.ledger, self.vault, lambda: self.rules),
+            self.settler,
+            lambda: self.rules,
+            Bulkhead(16, 4),
+            self.limits,
+            DeliverOptions(chunk_seconds=5.0, lease_seconds=self.lease_seconds),
+        )
 
     def now(self) -> datetime:
         return self.ledger.now() + self.clock_offset

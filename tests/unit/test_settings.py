@@ -88,7 +88,7 @@ def test_variables_of_the_routing_file_are_left_alone():
         ("CONSENT_EXCHANGE_TRANSPORT", "aiohttp", "exchange.transport must be one of curl, requests"),
         ("CONSENT_LEDGER_DURABILITY", "maybe", "ledger.durability must be one of auto, fsync, waitaof, none"),
         ("CONSENT_INGEST_PORT", "65536", "ingest.port must be a port"),
-        ("CONSENT_LEDGER_PARTITIONS", "0", "ledger.partitions must be above 0"),
+        ("CONSENT_LEDGER_PARTITIONS", "-1", "ledger.partitions must be above 0"),
         ("CONSENT_RETRY_WAITS_SECONDS", "5,0", "retry.waits_seconds must be one or more numbers above 0"),
         ("CONSENT_LEDGER_DEDUP_DAYS", "29", "ledger.dedup_days must not be less than payload_days"),
         ("CONSENT_LIMITS_BREAKER_WAIT_MAX_SECONDS", "4", "limits.breaker_wait_max_seconds must not be less"),
