@@ -75,7 +75,8 @@ class Subject:
 
     def identifiers(self) -> dict[str, str]:
         """Kind -> value of every identifier present, strongest first."""
-        return {kind: value for kind in IDENTIFIER_KINDS if (value := getattr(self, kind))}
+        every = (("external_id", self.external_id), ("email", self.email), ("phone", self.phone), ("national_id", self.national_id))
+        return {kind: value for kind, value in every if value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,12 +175,18 @@ class Events:
 
     def load(self, event_ids: Sequence[str], *, payloads: bool = True) -> list[StoredEvent | None]:
         """Events as stored, None for unknown ones."""
-        commands: list[tuple[Any, ...]] = [("HGETALL", self._keys.record(event_id)) for event_id in event_ids]
-        if payloads:
-            commands += [("GET", self._keys.payload(event_id)) for event_id in event_ids]
-        replies = self._store.run(commands)
-        sealed = replies[len(event_ids) :] if payloads else [None] * len(event_ids)
-        return [_stored(event_id, record, payload) for event_id, record, payload in zip(event_ids, replies, sealed, strict=False)]
+        groups = self._keys.by_partition(event_ids)
+        commands = []
+        for partition, positions in groups.items():
+            kinds = ("e:", "p:") if payloads else ("e:",)
+            keys = [self._keys.event(partition, kind + event_ids[position]) for kind in kinds for position in positions]
+            commands.append(self._store.script("read", keys, [len(positions)]))
+        answers: list[StoredEvent | None] = [None] * len(event_ids)
+        for positions, replies in zip(groups.values(), self._store.run(commands), strict=True):
+            sealed = replies[len(positions) :] if payloads else [None] * len(positions)
+            for position, record, payload in zip(positions, replies, sealed, strict=False):
+                answers[position] = _stored(event_ids[position], record, payload)
+        return answers
 
     def mark_fanned_out(self, plans: Sequence[tuple[str, Sequence[str], str]]) -> None:
         """Note for each event (id, destinations, superseding event id or "") what it was planned for."""
@@ -245,6 +251,22 @@ class Events:
         self._store.run(commands)
 
 
+class _Results(Mapping[str, DeliveryResult]):
+    """Results that are decoded when they are looked at: most readers of an event only ask whether there are any."""
+
+    def __init__(self, encoded: Mapping[str, bytes]) -> None:
+        self._encoded = encoded
+
+    def __getitem__(self, name: str) -> DeliveryResult:
+        return DeliveryResult.decode(self._encoded[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._encoded)
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+
 def _stored(event_id: str, record: Any, payload: bytes | None) -> StoredEvent | None:
     if not record:
         return None
@@ -256,6 +278,6 @@ def _stored(event_id: str, record: Any, payload: bytes | None) -> StoredEvent | 
         payload=payload,
         superseded_by=text(fields.get("s", "")),
         planned=tuple(name for name in text(planned).split(",") if name) if planned is not None else None,
-        results={name[2:]: DeliveryResult.decode(value) for name, value in fields.items() if name.startswith("d:")},
+        results=_Results({name[2:]: value for name, value in fields.items() if name.startswith("d:")}),
         finished="z" in fields,
     )

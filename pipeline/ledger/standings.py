@@ -173,8 +173,11 @@ class Standings:
 
     def _fetch(self, wanted: set[str], known: dict[str, IdentifierRecord]) -> None:
         keys = sorted(wanted)
-        for key, reply in zip(keys, self._store.run([("HGETALL", self._keys.identifier(key)) for key in keys]), strict=True):
-            known[key] = _record(key, reply)
+        groups = self._keys.by_partition(keys)
+        commands = [self._store.script("read", [self._keys.identifier(keys[n]) for n in places], [len(places)]) for places in groups.values()]
+        for places, replies in zip(groups.values(), self._store.run(commands), strict=True):
+            for place, reply in zip(places, replies, strict=True):
+                known[keys[place]] = _record(keys[place], reply)
 
 
 def _next_ring(levels: Sequence[tuple[str, ...]], known: Mapping[str, IdentifierRecord]) -> tuple[str, ...]:
