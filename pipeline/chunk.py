@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from pipeline.domain import Outcome, State, VendorResult
+from pipeline.domain import Outcome, State, VendorResult, Word
 from pipeline.exchange import Exchange, Work, WorkResult
-from pipeline.judging import Judge
+from pipeline.judging import Checked, Judge
 from pipeline.ledger import Ledger
-from pipeline.ledger.accounts import Admission, Farewell, Traffic
+from pipeline.ledger.accounts import Admission, Asking, Farewell, Leaving, Traffic
 from pipeline.limits import LimitOptions, traffic_of
 from pipeline.prepare import DIFFERS_THERE, Task
 from pipeline.routing import Destination
@@ -65,6 +65,15 @@ class Flight:
     late_until_ms: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landing:
+    """Dialogues that have ended: what came of each task, what is said to the account (None if none has), and what is looked up."""
+
+    results: Sequence[tuple[Task, VendorResult, int]]
+    leaving: Leaving | None
+    checked: Sequence[Checked]
+
+
 @dataclass(slots=True)
 class Chunk:
     """A chunk while it is being worked on, by one thread."""
@@ -100,11 +109,8 @@ class ChunkWorker:
         """Tell the destination of these tasks and write down the endings; False if there was no room for any task."""
         chunk = self._chunk(destination, lane, token, tasks, endings)
         while chunk.pending or chunk.flying or chunk.endings:
-            if chunk.pending:
-                self._start(chunk)
+            self._turn(chunk, self._wait(chunk) if chunk.flying else [])
             self._settle(chunk)
-            if chunk.flying:
-                self._land(chunk, self._wait(chunk))
             self._renew(chunk)
         return chunk.moved
 
@@ -131,18 +137,26 @@ class ChunkWorker:
             self._settler.settle(chunk.destination, chunk.lane, chunk.token, endings)
             chunk.settle_at = now + SETTLE_SECONDS
 
-    def _start(self, chunk: Chunk) -> None:
-        """Admit as many pending deliveries as there is room for, judge them, and start their dialogues; give the rest back when nothing moves."""
+    def _turn(self, chunk: Chunk, landed: Sequence[tuple[Flight, WorkResult]]) -> None:
+        """End what has landed and start as many pending deliveries as there is room for, in one round trip."""
         if time.monotonic() >= chunk.stop_at:
             self._return_pending(chunk, -1)
-            return
+        landing = self._landing(chunk, landed)
         asked = self._next_asked(chunk)
-        first = next(chunk.permits)
-        contacts = [task.contact_keys for task in asked]
-        admission = self._ledger.accounts.admit(chunk.traffic, chunk.lane, chunk.token, first, contacts)
+        if not (landed or asked):
+            return
+        asking = Asking(first_permit=next(chunk.permits), contacts=[task.contact_keys for task in asked]) if asked else None
+        checks = [check for each in landing.checked for check in each.checks]
+        left, words, admission = self._ledger.turn(chunk.traffic, chunk.lane, chunk.token, leaving=landing.leaving, checks=checks, asking=asking)
+        started_at = time.monotonic()
+        self._land(chunk, landing, left, words)
+        if asking and admission:
+            self._start(chunk, asked, asking.first_permit, admission, started_at)
+
+    def _start(self, chunk: Chunk, asked: Sequence[Task], first: int, admission: Admission, started_at: float) -> None:
+        """Judge what was admitted, and start its dialogues; give the rest back when nothing moves."""
         for _ in range(admission.dialogues - 1):
             next(chunk.permits)
-        started_at = time.monotonic()
         admitted = self._sort(chunk, asked, admission)
         chunk.moved = chunk.moved or bool(admitted)
         self._launch(chunk, admitted, first, started_at)
@@ -161,7 +175,7 @@ class ChunkWorker:
     def _next_asked(self, chunk: Chunk) -> list[Task]:
         """The pending deliveries to ask for: of one place, and not many more than could be admitted."""
         most = chunk.traffic.concurrent * chunk.traffic.batch_size
-        place = chunk.pending[0].place
+        place = chunk.pending[0].place if chunk.pending else ""
         asked: list[Task] = []
         while chunk.pending and len(asked) < most and chunk.pending[0].place == place:
             asked.append(chunk.pending.popleft())
@@ -243,26 +257,37 @@ class ChunkWorker:
             pass
         return landed
 
-    def _land(self, chunk: Chunk, landed: Sequence[tuple[Flight, WorkResult]]) -> None:
-        """Hand permits and claims back, move the account's gate, and note what came of each delivery."""
-        if not landed:
-            return
+    def _landing(self, chunk: Chunk, landed: Sequence[tuple[Flight, WorkResult]]) -> Landing:
+        """What has to be said and looked up of dialogues that have ended: permits and claims go back, and the account's gate may move."""
         results = [
             (task, result, late)
             for flight, work in landed
             for task, result, late in zip(flight.tasks, _results(flight, work), flight.late_until_ms, strict=True)
         ]
         gate, pause_seconds = gate_word([result for _, result, _ in results], self._limits.misconfigured_probe_seconds)
-        farewells = [self._farewell(chunk, task, definite=result.definite) for task, result, _ in results]
-        permits = [(flight.permit, work.calls) for flight, work in landed]
-        moved, lasted = self._ledger.accounts.leave(chunk.traffic, chunk.token, permits, farewells, gate=gate, pause_ms=int(pause_seconds * 1000))
-        for flight, _ in landed:
-            del chunk.flying[flight.permit]
+        leaving = Leaving(
+            permits=[(flight.permit, work.calls) for flight, work in landed],
+            farewells=[self._farewell(chunk, task, definite=result.definite) for task, result, _ in results],
+            gate=gate,
+            pause_ms=int(pause_seconds * 1000),
+        )
+        checked = self._judge.checks(chunk.destination, [(task, result) for task, result, _ in results])
+        return Landing(results=results, leaving=leaving if landed else None, checked=checked)
+
+    def _land(self, chunk: Chunk, landing: Landing, left: tuple[bool, list[bool]], words: Sequence[Word | None]) -> None:
+        """Note what came of each delivery, and correct what was told too late."""
+        if landing.leaving is None:
+            return
+        moved, lasted = left
+        for permit, _ in landing.leaving.permits:
+            del chunk.flying[permit]
         if moved:
+            gate = landing.leaving.gate
             log.log(logging.INFO if gate == "ok" else logging.ERROR, "account_gate", extra={"account": chunk.destination.account, "gate": gate})
-        self._judge.correct_stale(chunk.destination, [(task, result, ours) for (task, result, _), ours in zip(results, lasted, strict=True)])
-        for (task, result, late), ours in zip(results, lasted, strict=True):
-            outlived = not ours and task.event.state is State.WITHDRAWN
+        lost = {task.event.event_id for (task, _, _), ours in zip(landing.results, lasted, strict=True) if not ours}
+        self._judge.correct_stale(chunk.destination, landing.checked, words, lost)
+        for task, result, late in landing.results:
+            outlived = task.event.event_id in lost and task.event.state is State.WITHDRAWN
             chunk.endings.append(task.ending(result, retell_at_ms=late or (-1 if outlived else 0)))
 
     def _farewell(self, chunk: Chunk, task: Task, *, definite: bool) -> Farewell:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from pipeline.domain import Outcome, Standing, State, VendorResult, Word
 from pipeline.fence import judge, sharing
@@ -16,6 +16,14 @@ from pipeline.routing import Destination, Routing
 from pipeline.settle import TOLD, Ending
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A task that was told, and what shows whether a newer word came meanwhile: identifier key, purpose and the word to beat ("": any)."""
+
+    task: Task
+    checks: tuple[tuple[str, str, str], ...]
 
 
 class Judge:
@@ -56,16 +64,22 @@ class Judge:
         named = self._preparer.named(destination.name, {word.event_id for each in words for word in each.values() if word.state is State.GIVEN})
         return [_with_standings(task, found, named, destination) for task, found in zip(tasks, words, strict=True)]
 
-    def correct_stale(self, destination: Destination, sent: Sequence[tuple[Task, VendorResult, bool]]) -> None:
-        """Count every `given` sent while a newer withdrawal was accepted; have the newer word told again that a write beyond its claim may have undone."""
-        may_have_acted = [(task, ours) for task, result, ours in sent if result.outcome in TOLD or not result.definite]
-        looked_at = [(task, ours) for task, ours in may_have_acted if task.event.state is State.GIVEN or not ours]
-        if not looked_at:
-            return
+    def checks(self, destination: Destination, sent: Sequence[tuple[Task, VendorResult]]) -> list[Checked]:
+        """What to look up once these dialogues have ended: was anything accepted meanwhile that what was told might have overtaken?"""
+        purposes = self._routing().purposes_of(destination.name)
+        return [Checked(task, tuple(_checks(task, destination, purposes))) for task, result in sent if result.outcome in TOLD or not result.definite]
+
+    def correct_stale(self, destination: Destination, checked: Sequence[Checked], words: Sequence[Word | None], lost: Container[str]) -> None:
+        """Count every `given` sent while a newer withdrawal was accepted; have the newer word told again that a write beyond its claim may have undone.
+
+        `words` answers all checks in order; `lost` are the events whose claim had not lasted.
+        """
         undone: list[DeadLetter] = []
-        count, now_ms = 0, self._ledger.clock_ms()
-        for (_, ours), newest in zip(looked_at, self._newer(destination, [task for task, _ in looked_at]), strict=True):
-            if newest is None:
+        count, now_ms, answers = 0, self._ledger.clock_ms(), iter(words)
+        for each in checked:
+            newest = _opposite(each, [next(answers) for _ in each.checks])
+            ours = each.task.event.event_id not in lost
+            if newest is None or (ours and each.task.event.state is not State.GIVEN):
                 continue
             count += newest.state is State.WITHDRAWN
             if not ours:
@@ -76,18 +90,14 @@ class Judge:
         if undone:
             self._ledger.letters.reopen(list(dict.fromkeys(undone)), only_dead=False, reason="late_write")
 
-    def _newer(self, destination: Destination, tasks: Sequence[Task]) -> list[Word | None]:
-        """For each task a newer word that says the opposite; for a `given` also the withdrawal of a purpose that shares its contact, which came after it was judged."""
-        purposes = self._routing().purposes_of(destination.name)
-        checks = [_checks(task, destination, purposes) for task in tasks]
-        newer = iter(self._ledger.standings.newer([check for each in checks for check in each]))
-        found = []
-        for task, asked in zip(tasks, checks, strict=True):
-            words = [(purpose, next(newer)) for _, purpose, _ in asked]
-            own = newest_of(word for purpose, word in words if purpose == task.event.purpose)
-            others = newest_of(word for purpose, word in words if purpose != task.event.purpose and word and word.state is State.WITHDRAWN)
-            found.append(own if own and own.state is not task.event.state else others)
-        return found
+
+def _opposite(checked: Checked, words: Sequence[Word | None]) -> Word | None:
+    """A newer word that says the opposite; for a `given` also the withdrawal of a purpose that shares its contact, which came after it was judged."""
+    event = checked.task.event
+    named = [(purpose, word) for (_, purpose, _), word in zip(checked.checks, words, strict=True) if word is not None]
+    own = newest_of(word for purpose, word in named if purpose == event.purpose)
+    others = newest_of(word for purpose, word in named if purpose != event.purpose and word.state is State.WITHDRAWN)
+    return own if own and own.state is not event.state else others
 
 
 def _with_standings(task: Task, words: Mapping[str, Word], named: Mapping[str, frozenset[str]], destination: Destination) -> Task:

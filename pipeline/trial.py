@@ -122,7 +122,9 @@ class Trial:
             farewell = Farewell(lane=task.event.state.value, definite=result.definite, identifier_keys=task.contact_keys)
             _, (has_lasted,) = ledger.accounts.leave(traffic, token, [(0, calls)], [farewell], gate=gate, pause_ms=int(pause_seconds * 1000))
             if calls:
-                judge.correct_stale(destination, [(task, result, has_lasted)])
+                checked = judge.checks(destination, [(task, result)])
+                words = ledger.standings.newer([check for each in checked for check in each.checks])
+                judge.correct_stale(destination, checked, words, () if has_lasted else (task.event.event_id,))
         return report
 
     def _admit(self, ledger: Ledger, destination: Destination, traffic: Traffic, token: str, task: Task) -> None:

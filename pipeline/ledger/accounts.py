@@ -58,6 +58,24 @@ class Farewell:
     identifier_keys: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """A wish to start dialogues for instructions, each given by the identifier keys it will name; permits are numbered from `first_permit`."""
+
+    first_permit: int
+    contacts: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """The end of dialogues (permit number, calls made) and of their instructions; `gate` moves the account's gate: ok, failed, paused, misconfigured."""
+
+    permits: Sequence[tuple[int, int]]
+    farewells: Sequence[Farewell]
+    gate: str = ""
+    pause_ms: int = 0
+
+
 class Accounts:
     """The account part of the ledger."""
 
@@ -66,14 +84,18 @@ class Accounts:
 
     def admit(self, traffic: Traffic, lane: str, token: str, first_permit: int, contacts: Sequence[Sequence[str]]) -> Admission:
         """Ask to start dialogues for instructions, each given by the identifier keys it will name."""
+        asking = Asking(first_permit=first_permit, contacts=contacts)
+        return read_admission(self._store.run([self.admit_command(traffic, lane, token, asking)])[0])
+
+    def admit_command(self, traffic: Traffic, lane: str, token: str, asking: Asking) -> tuple[Any, ...]:
+        """What asks for that, to be run with other commands; `read_admission` reads its answer."""
         names = self._names(traffic.account, "gate", "window", "flight", "wanted")
         arguments: list[Any] = [token, lane, traffic.concurrent, traffic.calls, traffic.per_ms, traffic.calls_per_dialogue, traffic.batch_size]
         arguments += [traffic.claim_ms, traffic.late_write_ms, traffic.reserved_calls, traffic.reserved_dialogues]
-        arguments += [*self._names(traffic.account, "c:", "m:"), first_permit, traffic.hold_ms or traffic.claim_ms]
-        for contact in contacts:
+        arguments += [*self._names(traffic.account, "c:", "m:"), asking.first_permit, traffic.hold_ms or traffic.claim_ms]
+        for contact in asking.contacts:
             arguments += [len(contact), *contact]
-        reply = self._store.call("admit", names, arguments)
-        return Admission(dialogues=int(reply[0]), retry_at_ms=int(reply[1]), why=text(reply[2]), verdicts=tuple(int(value) for value in reply[3:]))
+        return self._store.script("admit", names, arguments)
 
     def leave(
         self, traffic: Traffic, token: str, permits: Sequence[tuple[int, int]], farewells: Sequence[Farewell], *, gate: str = "", pause_ms: int = 0
@@ -82,15 +104,19 @@ class Accounts:
 
         Returns whether the gate opened or closed by this, and for each instruction whether its claim had lasted.
         """
+        leaving = Leaving(permits=permits, farewells=farewells, gate=gate, pause_ms=pause_ms)
+        return read_leave(self._store.run([self.leave_command(traffic, token, leaving)])[0])
+
+    def leave_command(self, traffic: Traffic, token: str, leaving: Leaving) -> tuple[Any, ...]:
+        """What says that, to be run with other commands; `read_leave` reads its answer."""
         names = self._names(traffic.account, "gate", "window", "flight")
         cost = traffic.calls_per_dialogue if traffic.calls else 0
         arguments: list[Any] = [token, traffic.per_ms, cost, traffic.late_write_ms, *self._names(traffic.account, "c:", "m:")]
-        arguments += [gate, pause_ms, traffic.breaker_failures, traffic.breaker_wait_ms, traffic.breaker_wait_max_ms, len(permits)]
-        arguments += [value for permit in permits for value in permit]
-        for farewell in farewells:
+        arguments += [leaving.gate, leaving.pause_ms, traffic.breaker_failures, traffic.breaker_wait_ms, traffic.breaker_wait_max_ms, len(leaving.permits)]
+        arguments += [value for permit in leaving.permits for value in permit]
+        for farewell in leaving.farewells:
             arguments += [farewell.lane, int(farewell.definite), len(farewell.identifier_keys), *farewell.identifier_keys]
-        reply = self._store.call("leave", names, arguments)
-        return bool(reply[0]), [bool(value) for value in reply[1:]]
+        return self._store.script("leave", names, arguments)
 
     def hold(self, traffic: Traffic, token: str, permits: Sequence[int], identifier_keys: Sequence[str]) -> None:
         """Renew the claims and permits of dialogues under way, so that only those of a dead process run out early."""
@@ -140,3 +166,13 @@ class Accounts:
 
     def _names(self, account: str, *suffixes: str) -> list[str]:
         return [self._keys.account(account, suffix) for suffix in suffixes]
+
+
+def read_admission(reply: Any) -> Admission:
+    """The answer to an `admit_command`."""
+    return Admission(dialogues=int(reply[0]), retry_at_ms=int(reply[1]), why=text(reply[2]), verdicts=tuple(reply[3:]))
+
+
+def read_leave(reply: Any) -> tuple[bool, list[bool]]:
+    """The answer to a `leave_command`: whether the gate opened or closed by it, and for each instruction whether its claim had lasted."""
+    return bool(reply[0]), [bool(value) for value in reply[1:]]

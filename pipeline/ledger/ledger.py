@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import redis
 
-from pipeline.domain import format_time, utc_from_us
+from pipeline.domain import Word, format_time, utc_from_us
 from pipeline.errors import ConfigurationError, LedgerUnavailable
 from pipeline.ledger import identity
-from pipeline.ledger.accounts import Accounts
+from pipeline.ledger.accounts import Accounts, Admission, Asking, Leaving, Traffic, read_admission, read_leave
 from pipeline.ledger.deliveries import Deliveries
 from pipeline.ledger.events import Events, Lifetimes, StoredEvent
 from pipeline.ledger.keys import BEAT, Keys
@@ -108,6 +109,18 @@ class Ledger:
     def now(self) -> datetime:
         """The server's time, by which every receipt is stamped, so that processes with different clocks agree."""
         return utc_from_us(self.clock_ms() * 1000)
+
+    def turn(
+        self, traffic: Traffic, lane: str, token: str, *, leaving: Leaving | None, checks: Sequence[tuple[str, str, str]], asking: Asking | None
+    ) -> tuple[tuple[bool, list[bool]], list[Word | None], Admission | None]:
+        """End dialogues, look for newer words than those that were told, and ask for the next dialogues: in this order, in one round trip."""
+        commands = [self.accounts.leave_command(traffic, token, leaving)] if leaving else []
+        commands += self.standings.newer_commands(checks)
+        commands += [self.accounts.admit_command(traffic, lane, token, asking)] if asking else []
+        replies = self.store.run(commands)
+        left = read_leave(replies.pop(0)) if leaving else (False, [])
+        admission = read_admission(replies.pop()) if asking else None
+        return left, self.standings.read_newer(checks, replies), admission
 
     def note_stale(self, count: int) -> None:
         """Count sends of a `given` during which a newer withdrawal was accepted."""

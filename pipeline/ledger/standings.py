@@ -110,17 +110,25 @@ class Standings:
 
     def newer(self, checks: Sequence[tuple[str, str, str]]) -> list[Word | None]:
         """For each (identifier key, purpose, encoded word) a newer word, if there is one."""
-        groups = self._keys.by_partition([key for key, _, _ in checks])
+        return self.read_newer(checks, self._store.run(self.newer_commands(checks)))
+
+    def newer_commands(self, checks: Sequence[tuple[str, str, str]]) -> list[tuple[Any, ...]]:
+        """What asks for that, to be run with other commands; `read_newer` reads the answers."""
         commands = []
-        for positions in groups.values():
+        for positions in self._keys.by_partition([key for key, _, _ in checks]).values():
             keys = [self._keys.identifier(checks[position][0]) for position in positions]
             arguments = [value for position in positions for value in checks[position][1:]]
             commands.append(self._store.script("newer", keys, arguments))
-        answers: dict[int, Word | None] = {}
-        for positions, replies in zip(groups.values(), self._store.run(commands), strict=True):
-            for position, reply in zip(positions, replies, strict=True):
-                answers[position] = Word.decode(text(reply)) if reply else None
-        return [answers[position] for position in range(len(checks))]
+        return commands
+
+    def read_newer(self, checks: Sequence[tuple[str, str, str]], replies: Sequence[Any]) -> list[Word | None]:
+        """The answers to `newer_commands` of the same checks."""
+        answers: list[Word | None] = [None] * len(checks)
+        for positions, words in zip(self._keys.by_partition([key for key, _, _ in checks]).values(), replies, strict=True):
+            for position, word in zip(positions, words, strict=True):
+                if word:
+                    answers[position] = Word.decode(text(word))
+        return answers
 
     def reach(self, subjects: Sequence[Iterable[str]], *, depth: int = 1) -> list[Reach]:
         """For each set of identifier keys, their records and those up to `depth` links away; one round trip for each ring that has any."""
