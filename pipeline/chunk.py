@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from pipeline.domain import Outcome, State, VendorResult, Word
+from pipeline.domain import State, Word
 from pipeline.exchange import Exchange, Work, WorkResult
-from pipeline.judging import Checked, Judge
+from pipeline.judging import Judge
+from pipeline.landing import Flight, Landing, farewell, landing_of
 from pipeline.ledger import Ledger
-from pipeline.ledger.accounts import Admission, Asking, Farewell, Leaving, Traffic
+from pipeline.ledger.accounts import Admission, Asking, Traffic
 from pipeline.limits import LimitOptions, traffic_of
-from pipeline.prepare import DIFFERS_THERE, Task
+from pipeline.prepare import Task
 from pipeline.routing import Destination
 from pipeline.settle import Ending, Settler
-from pipeline.vendors.base import Held
 
 log = logging.getLogger(__name__)
 
@@ -54,24 +54,6 @@ class DeliverOptions:
     @property
     def lease_ms(self) -> int:
         return int(self.lease_seconds * 1000)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flight:
-    """One dialogue under way."""
-
-    permit: int
-    tasks: tuple[Task, ...]
-    late_until_ms: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Landing:
-    """Dialogues that have ended: what came of each task, what is said to the account (None if none has), and what is looked up."""
-
-    results: Sequence[tuple[Task, VendorResult, int]]
-    leaving: Leaving | None
-    checked: Sequence[Checked]
 
 
 @dataclass(slots=True)
@@ -141,7 +123,7 @@ class ChunkWorker:
         """End what has landed and start as many pending deliveries as there is room for, in one round trip."""
         if time.monotonic() >= chunk.stop_at:
             self._return_pending(chunk, -1)
-        landing = self._landing(chunk, landed)
+        landing = landing_of(landed, self._judge, chunk.destination, chunk.lane, self._limits.misconfigured_probe_seconds)
         asked = self._next_asked(chunk)
         if not (landed or asked):
             return
@@ -218,7 +200,7 @@ class ChunkWorker:
             else:
                 idle.append((permit, 0))
         if dropped or idle:
-            self._ledger.accounts.leave(chunk.traffic, chunk.token, idle, [self._farewell(chunk, task, definite=True) for task in dropped])
+            self._ledger.accounts.leave(chunk.traffic, chunk.token, idle, [farewell(task, chunk.lane, definite=True) for task in dropped])
 
     def _work_for(self, chunk: Chunk, flight: Flight, started_at: float) -> Work:
         adapter, first = chunk.destination.adapter, flight.tasks[0]
@@ -257,23 +239,6 @@ class ChunkWorker:
             pass
         return landed
 
-    def _landing(self, chunk: Chunk, landed: Sequence[tuple[Flight, WorkResult]]) -> Landing:
-        """What has to be said and looked up of dialogues that have ended: permits and claims go back, and the account's gate may move."""
-        results = [
-            (task, result, late)
-            for flight, work in landed
-            for task, result, late in zip(flight.tasks, _results(flight, work), flight.late_until_ms, strict=True)
-        ]
-        gate, pause_seconds = gate_word([result for _, result, _ in results], self._limits.misconfigured_probe_seconds)
-        leaving = Leaving(
-            permits=[(flight.permit, work.calls) for flight, work in landed],
-            farewells=[self._farewell(chunk, task, definite=result.definite) for task, result, _ in results],
-            gate=gate,
-            pause_ms=int(pause_seconds * 1000),
-        )
-        checked = self._judge.checks(chunk.destination, [(task, result) for task, result, _ in results])
-        return Landing(results=results, leaving=leaving if landed else None, checked=checked)
-
     def _land(self, chunk: Chunk, landing: Landing, left: tuple[bool, list[bool]], words: Sequence[Word | None]) -> None:
         """Note what came of each delivery, and correct what was told too late."""
         if landing.leaving is None:
@@ -289,9 +254,6 @@ class ChunkWorker:
         for task, result, late in landing.results:
             outlived = task.event.event_id in lost and task.event.state is State.WITHDRAWN
             chunk.endings.append(task.ending(result, retell_at_ms=late or (-1 if outlived else 0)))
-
-    def _farewell(self, chunk: Chunk, task: Task, *, definite: bool) -> Farewell:
-        return Farewell(lane=chunk.lane, definite=definite, identifier_keys=task.contact_keys)
 
     def _renew(self, chunk: Chunk) -> None:
         """Keep the leases of what is still in hand; what was lost meanwhile must not be started any more."""
@@ -310,33 +272,3 @@ class ChunkWorker:
 def _landing(chunk: Chunk, flight: Flight) -> Callable[[Work, WorkResult], None]:
     """What the exchange calls, on its own thread, when a dialogue has ended."""
     return lambda _, result: chunk.landed.put((flight, result))
-
-
-OWN_WAITS = frozenset({"deadline_passed", "next_dialogue", DIFFERS_THERE})
-"""Reasons of waits that we chose ourselves: they say nothing about the account, and must not keep its breaker open."""
-
-
-def gate_word(results: Sequence[VendorResult], misconfigured_probe_seconds: float) -> tuple[str, float]:
-    """What a set of answers says about the account, and for how many seconds it should rest."""
-    outcomes = {result.outcome for result in results}
-    if Outcome.MISCONFIGURED in outcomes:
-        return "misconfigured", misconfigured_probe_seconds
-    throttled = [result for result in results if result.outcome is Outcome.THROTTLED and result.reason not in OWN_WAITS]
-    if throttled:
-        return "paused", max(result.retry_after_seconds if result.retry_after_seconds is not None else 1.0 for result in throttled)
-    if outcomes - {Outcome.UNAVAILABLE, Outcome.THROTTLED}:
-        return "ok", 0.0
-    return ("failed", 0.0) if Outcome.UNAVAILABLE in outcomes else ("", 0.0)
-
-
-def _results(flight: Flight, work: WorkResult) -> Sequence[VendorResult]:
-    """One result for each task; what a vendor says it holds settles a delivery that awaited confirmation, or that was heard from it."""
-    if not isinstance(work.results, Held):
-        return work.results if isinstance(work.results, tuple) else ()
-    held, task = work.results, flight.tasks[0]
-    is_held = held.readable and held.state is task.event.state
-    if not task.leased.row.awaiting:
-        told = VendorResult(outcome=Outcome.UNCHANGED, vendor_reference=held.vendor_reference)
-        return [told if is_held else VendorResult(outcome=Outcome.THROTTLED, reason=DIFFERS_THERE, retry_after_seconds=0.0)]
-    outcome = Outcome.APPLIED if is_held else Outcome.PENDING_CONFIRMATION
-    return [VendorResult(outcome=outcome, reason="" if outcome is Outcome.APPLIED else "not_confirmed_yet", vendor_reference=held.vendor_reference)]

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.accept import Acceptor
-from pipeline.chunk import gate_word
 from pipeline.domain import IncomingEvent, Outcome, Polled, State, VendorResult
 from pipeline.errors import InvalidInput
 from pipeline.exchange import Exchange, Work
+from pipeline.landing import gate_word
 from pipeline.ledger import Ledger
 from pipeline.ledger.polls import Turn
 from pipeline.limits import LimitOptions, traffic_of

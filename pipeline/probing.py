@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.chunk import gate_word
 from pipeline.domain import Outcome, State, VendorResult
 from pipeline.exchange import Exchange, Work
+from pipeline.landing import gate_word
 from pipeline.ledger import Ledger
 from pipeline.limits import LimitOptions, traffic_of
 from pipeline.routing import Destination, Routing

@@ -12,13 +12,13 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from pipeline.chunk import gate_word
 from pipeline.domain import ConsentEvent, IncomingEvent, Outcome, State, VendorResult
 from pipeline.errors import ConsentRelayError
 from pipeline.exchange import Exchange, Work
 from pipeline.fence import sharing
 from pipeline.identifiers import Hasher
 from pipeline.judging import Judge
+from pipeline.landing import gate_word
 from pipeline.ledger import Ledger
 from pipeline.ledger.accounts import Farewell, Traffic
 from pipeline.ledger.deliveries import Leased, Row

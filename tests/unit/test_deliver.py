@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import pytest
 import redis
 
-from pipeline.chunk import gate_word
 from pipeline.domain import Outcome, State, VendorResult
 from pipeline.errors import LedgerUnavailable
+from pipeline.landing import gate_word
 from pipeline.ledger.letters import LetterFilter
 from pipeline.limits import Bulkhead
 from pipeline.routing import RetryPolicy, Source

@@ -1,0 +1,83 @@
+"""What has to be said of dialogues that have ended: what came of each delivery, what its account is told, and what is looked up once more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.domain import Outcome, VendorResult
+from pipeline.exchange import WorkResult
+from pipeline.judging import Checked, Judge
+from pipeline.ledger.accounts import Farewell, Leaving
+from pipeline.prepare import DIFFERS_THERE, Task
+from pipeline.routing import Destination
+from pipeline.vendors.base import Held
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flight:
+    """One dialogue under way."""
+
+    permit: int
+    tasks: tuple[Task, ...]
+    late_until_ms: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landing:
+    """Dialogues that have ended: what came of each task, what is said to the account (None if none has), and what is looked up."""
+
+    results: Sequence[tuple[Task, VendorResult, int]]
+    leaving: Leaving | None
+    checked: Sequence[Checked]
+
+
+def landing_of(landed: Sequence[tuple[Flight, WorkResult]], judge: Judge, destination: Destination, lane: str, misconfigured_probe_seconds: float) -> Landing:
+    """Of dialogues that have landed: permits and claims go back, and the account's gate may move."""
+    results = [
+        (task, result, late) for flight, work in landed for task, result, late in zip(flight.tasks, results_of(flight, work), flight.late_until_ms, strict=True)
+    ]
+    gate, pause_seconds = gate_word([result for _, result, _ in results], misconfigured_probe_seconds)
+    leaving = Leaving(
+        permits=[(flight.permit, work.calls) for flight, work in landed],
+        farewells=[farewell(task, lane, definite=result.definite) for task, result, _ in results],
+        gate=gate,
+        pause_ms=int(pause_seconds * 1000),
+    )
+    checked = judge.checks(destination, [(task, result) for task, result, _ in results])
+    return Landing(results=results, leaving=leaving if landed else None, checked=checked)
+
+
+def farewell(task: Task, lane: str, *, definite: bool) -> Farewell:
+    """The end of one instruction's part in a dialogue."""
+    return Farewell(lane=lane, definite=definite, identifier_keys=task.contact_keys)
+
+
+OWN_WAITS = frozenset({"deadline_passed", "next_dialogue", DIFFERS_THERE})
+"""Reasons of waits that we chose ourselves: they say nothing about the account, and must not keep its breaker open."""
+
+
+def gate_word(results: Sequence[VendorResult], misconfigured_probe_seconds: float) -> tuple[str, float]:
+    """What a set of answers says about the account, and for how many seconds it should rest."""
+    outcomes = {result.outcome for result in results}
+    if Outcome.MISCONFIGURED in outcomes:
+        return "misconfigured", misconfigured_probe_seconds
+    throttled = [result for result in results if result.outcome is Outcome.THROTTLED and result.reason not in OWN_WAITS]
+    if throttled:
+        return "paused", max(result.retry_after_seconds if result.retry_after_seconds is not None else 1.0 for result in throttled)
+    if outcomes - {Outcome.UNAVAILABLE, Outcome.THROTTLED}:
+        return "ok", 0.0
+    return ("failed", 0.0) if Outcome.UNAVAILABLE in outcomes else ("", 0.0)
+
+
+def results_of(flight: Flight, work: WorkResult) -> Sequence[VendorResult]:
+    """One result for each task; what a vendor says it holds settles a delivery that awaited confirmation, or that was heard from it."""
+    if not isinstance(work.results, Held):
+        return work.results if isinstance(work.results, tuple) else ()
+    held, task = work.results, flight.tasks[0]
+    is_held = held.readable and held.state is task.event.state
+    if not task.leased.row.awaiting:
+        told = VendorResult(outcome=Outcome.UNCHANGED, vendor_reference=held.vendor_reference)
+        return [told if is_held else VendorResult(outcome=Outcome.THROTTLED, reason=DIFFERS_THERE, retry_after_seconds=0.0)]
+    outcome = Outcome.APPLIED if is_held else Outcome.PENDING_CONFIRMATION
+    return [VendorResult(outcome=outcome, reason="" if outcome is Outcome.APPLIED else "not_confirmed_yet", vendor_reference=held.vendor_reference)]
