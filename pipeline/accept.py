@@ -81,12 +81,13 @@ class Acceptor:
 
     def _identified(self, source: Source, incoming: IncomingEvent, content_hash: str, received_at: datetime) -> ConsentEvent:
         key = f"k\0{incoming.idempotency_key}" if incoming.idempotency_key else f"c\0{content_hash}"
+        identifier_keys = self._hasher.identifier_keys(incoming.subject)
         return ConsentEvent(
             event_id=self._hasher.event_id(source.name, key),
             source=source.name,
             subject=incoming.subject,
-            subject_key=self._hasher.subject_key(incoming.subject),
-            identifier_keys=self._hasher.identifier_keys(incoming.subject),
+            subject_key=next(iter(identifier_keys.values())),
+            identifier_keys=identifier_keys,
             purpose=incoming.purpose,
             state=incoming.state,
             event_time=incoming.event_time,

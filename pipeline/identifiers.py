@@ -5,7 +5,6 @@ A wrong value raises ValueError with a text that says what was expected and neve
 
 from __future__ import annotations
 
-import base64
 import hmac
 import re
 import unicodedata
@@ -28,7 +27,7 @@ COUNTRIES: Final = (frozenset(phonenumbers.SUPPORTED_REGIONS) | {"AQ", "BV", "GS
 """ISO 3166-1 alpha-2 codes, and XK, which is in common use for Kosovo."""
 
 _HASH_BYTES: Final = 15
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LOCAL_PART: Final = re.compile(r"[^\s\x00-\x20\x7f\"(),:;<>@\[\\\]]{1,64}")
 _DOMAIN: Final = re.compile(r"(?=.{4,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])")
 _NATIONAL_ID_SEPARATORS: Final = re.compile(r"[\s./_-]+")
@@ -37,6 +36,12 @@ _FULL_WIDTH: Final = {0xFF01 + offset: 0x21 + offset for offset in range(94)}
 _NOT_DIALLED: Final = re.compile(r"[^+0-9]")
 _MEXICAN: Final = re.compile(r"(?:\+?52(?:1|01|04[45])|01|04[45])([2-9][0-9]{9})")
 """A prefix that Mexico gave up in 2019 and 2020, before the ten digits that stayed; a lone 1 is none, as that is how North America is dialled."""
+
+
+_BASE32: Final = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS: Final = tuple(first + second for first in _BASE32 for second in _BASE32)
+"""Two characters of base32 (RFC 4648, lower case) for each ten bits; many times faster than the standard library's."""
+_SHIFTS: Final = tuple(range(_HASH_BYTES * 8 - 10, -1, -10))
 
 
 class Hasher:
@@ -93,14 +98,15 @@ class Hasher:
 
     def _hash(self, message: bytes) -> str:
         digest = hmac.digest(self._pepper, message, "sha256")[:_HASH_BYTES]
-        return base64.b32encode(digest).decode().lower()
+        number = int.from_bytes(digest, "big")
+        return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 
 def checked_text(text: str, max_length: int = MAX_TEXT_LENGTH) -> str:
     """The text itself, if it is short enough and has no control characters, which forge log lines and header fields."""
     if len(text) > max_length:
         raise ValueError(f"must have at most {max_length} characters")
-    if _CONTROL.search(text):
+    if CONTROL.search(text):
         raise ValueError("must not contain control characters")
     return text
 

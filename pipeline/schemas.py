@@ -25,6 +25,7 @@ from pipeline.identifiers import (
     checked_text,
     normalise_subject,
 )
+from pipeline.plain import plain_event
 
 MAX_KEY_LENGTH: Final = 200
 MAX_PURPOSE_LENGTH: Final = 40
@@ -65,14 +66,22 @@ class Time(fields.String):
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **options: Any) -> Any:
         text = super()._deserialize(value, attr, data, **options)
         try:
-            if not _TIME.fullmatch(text):
-                raise ValueError
-            instant = datetime.fromisoformat(text.upper()).astimezone(UTC)
-        except (ValueError, OverflowError):
-            raise ValidationError("must be a time with its zone such as 2026-01-05T13:00:00-03:00") from None
-        if instant.year < 1970:
-            raise ValidationError("must not lie before 1970")
-        return instant
+            return read_time(text)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+
+
+def read_time(text: str) -> datetime:
+    """The UTC instant of an RFC 3339 time. Raises ValueError saying what was expected."""
+    try:
+        if not _TIME.fullmatch(text):
+            raise ValueError
+        instant = datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("must be a time with its zone such as 2026-01-05T13:00:00-03:00") from None
+    if instant.year < 1970:
+        raise ValueError("must not lie before 1970")
+    return instant
 
 
 def _length_message(min_length: int, max_length: int) -> str:
@@ -130,6 +139,11 @@ class ConsentEventSchema(Schema):
     )
 
 
+TEXTS: Final = {name: frozenset(part().fields) for name, part in (("subject", SubjectSchema), ("profile", ProfileSchema), ("evidence", EvidenceSchema))}
+"""The names that each part of an event may hold."""
+LENGTHS: Final = {"purpose": MAX_PURPOSE_LENGTH, "idempotency_key": MAX_KEY_LENGTH}
+
+
 class NativeReader:
     """Reads native events; made once for a routing file, because building a schema costs more than using it.
 
@@ -145,11 +159,13 @@ class NativeReader:
     def read(self, item: Any, *, default_country: str | None = None) -> IncomingEvent:
         """The event that a JSON value says; `default_country` helps to read a phone. Raises InvalidInput naming every wrong field."""
         errors: list[FieldError] = []
-        try:
-            data = self._schema.load(item)
-        except ValidationError as error:
-            errors.extend(_flatten(error.messages))
-            data = error.valid_data if isinstance(error.valid_data, dict) else {}
+        data = plain_event(item, texts=TEXTS, lengths=LENGTHS, read_time=read_time)
+        if data is None:
+            try:
+                data = self._schema.load(item)
+            except ValidationError as error:
+                errors.extend(_flatten(error.messages))
+                data = error.valid_data if isinstance(error.valid_data, dict) else {}
         subject = self._check(data, default_country, errors)
         if errors or subject is None:
             raise InvalidInput(errors)

@@ -1,20 +1,23 @@
 """Native events: what is read, and the exact path of everything that is refused."""
 
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import orjson
 import pytest
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from marshmallow import Schema
+from marshmallow import RAISE, Schema
 
 from pipeline import answers
 from pipeline.domain import IncomingEvent, State, Subject
 from pipeline.errors import InvalidInput
+from pipeline.plain import plain_event
 from pipeline.routing import Source
-from pipeline.schemas import ConsentEventSchema, NativeReader, read_batch, read_json
+from pipeline.schemas import LENGTHS, TEXTS, ConsentEventSchema, NativeReader, read_batch, read_json, read_time
 from pipeline.sources import read_source
 from pipeline.vendors.base import Notification
 
@@ -267,3 +270,37 @@ def test_every_schema_prints_as_openapi():
     assert printed["ConsentEvent"]["required"] == ["event_time", "purpose", "state", "subject"]
     assert printed["ConsentEvent"]["properties"]["idempotency_key"]["maxLength"] == 200
     assert printed["Accepted"]["properties"]["status"]["enum"] == ["accepted", "duplicate", "superseded"]
+
+
+TEXTS_OF_ALL_KINDS = st.one_of(
+    st.text(max_size=6), st.sampled_from(["", " ", "BR", "ana@example.org", "a\x00b", "x" * 255, "x" * 1001]), st.none(), st.integers(), st.booleans()
+)
+PARTS = st.one_of(
+    st.none(),
+    st.dictionaries(st.sampled_from(["email", "external_id", "country", "name", "ip", "unknown", "phone"]), TEXTS_OF_ALL_KINDS, max_size=4),
+    st.lists(st.text(max_size=2), max_size=1),
+)
+TIMES = st.one_of(
+    st.sampled_from(["2026-01-05T13:00:00Z", "2026-01-05t13:00:00.123-03:00", "1969-12-31T23:59:59Z", "2026-01-05", "9999-12-31T23:59:59-23:00", ""]),
+    st.integers(),
+    st.none(),
+)
+ITEMS = st.fixed_dictionaries(
+    {"subject": PARTS, "purpose": TEXTS_OF_ALL_KINDS, "state": st.sampled_from(["given", "withdrawn", "granted", None]), "event_time": TIMES},
+    optional={"profile": PARTS, "evidence": PARTS, "metadata": PARTS, "idempotency_key": TEXTS_OF_ALL_KINDS, "other": st.just(1)},
+)
+
+
+@given(item=ITEMS)
+@settings(max_examples=400, deadline=None)
+def test_the_quick_look_takes_only_what_the_schema_takes_and_as_it_does(item):
+    """Whatever is taken without the schema is loaded by it too, to the very same values."""
+    plain = plain_event(item, texts=TEXTS, lengths=LENGTHS, read_time=read_time)
+    if plain is not None:
+        assert plain == ConsentEventSchema(unknown=RAISE).load(item)
+
+
+def test_an_ordinary_event_needs_no_schema():
+    """What a producer sends by the documentation takes the short way."""
+    for item in json.loads((Path(__file__).parents[2] / "samples/native.json").read_text()):
+        assert plain_event(item, texts=TEXTS, lengths=LENGTHS, read_time=read_time) == ConsentEventSchema(unknown=RAISE).load(item)
