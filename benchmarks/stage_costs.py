@@ -1,0 +1,144 @@
+"""What each stage of one event costs, in CPU time of ours and of the server: `python benchmarks/stage_costs.py [events]`.
+
+One process, one thread, and a vendor that answers at once in memory, so that nothing waits and nothing is counted twice. HTTP, queues and waiting are left out;
+`python -m benchmarks` measures the whole. Figures are microseconds for one event with three deliveries.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from pipeline.domain import IncomingEvent, State, Subject
+from pipeline.ledger.store import load_scripts
+from pipeline.vendors import webhook
+from pipeline.vendors.base import Rate, VendorResponse
+from tests.support.relay import BASE_TIME, Relay, Vendor, destination, routing
+from tests.support.servers import valkey_server
+
+DESTINATIONS = 3
+AT_ONCE = 500
+
+
+class Hook(webhook.Adapter):
+    """The webhook vendor with a secret of its own, as job A has it."""
+
+    def __init__(self) -> None:
+        super().__init__(base_url="http://127.0.0.1:9", credentials={"secret": "whsec_dGVzdC13ZWJob29rLXNpZ25pbmctc2VjcmV0LTAwMDE="})
+
+
+class Answering(Vendor):
+    """Answers at once and keeps nothing."""
+
+    def receive(self, _body: bytes) -> VendorResponse | None:
+        return VendorResponse(status=200, body=b'{"code":"SUCCESS"}')
+
+
+class Meter:
+    """Counts the server's time by the scripts and commands of each round trip, and our own CPU time by stage."""
+
+    def __init__(self, relay: Relay, probe: redis.Redis) -> None:
+        self._probe, self._send = probe, relay.ledger.store.run
+        self._names = {script.sha: script.name for script in load_scripts().values()}
+        self.server_us: dict[str, Counter[str]] = defaultdict(Counter)
+        self.trips: Counter[str] = Counter()
+        self.own_us: dict[str, float] = {}
+        self._stage, self._looking_seconds = "", 0.0
+        relay.ledger.store.run = self._run  # type: ignore[method-assign]
+
+    def stage(self, name: str, work: Callable[[], object]) -> None:
+        self._stage, self._looking_seconds = name, 0.0
+        began = time.process_time()
+        work()
+        self.own_us[name] = (time.process_time() - began - self._looking_seconds) * 1e6
+
+    def _run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        before = self._usage()
+        replies: list[Any] = self._send(commands)
+        spent = self._usage() - before
+        kinds = sorted({self._names.get(command[1], "") if command[0] == "EVALSHA" else str(command[0]) for command in commands})
+        self.server_us[self._stage]["+".join(kinds)] += spent
+        self.trips[self._stage] += 1
+        return replies
+
+    def _usage(self) -> float:
+        """Microseconds that the server has spent in scripts and in commands outside them."""
+        began = time.process_time()
+        stats = self._probe.info("commandstats")
+        scripts = stats.get("cmdstat_evalsha", {"usec": 0})["usec"]
+        self._looking_seconds += time.process_time() - began
+        return float(scripts)
+
+
+def main(count: int) -> None:
+    with valkey_server() as url, redis.Redis.from_url(url) as client, redis.Redis.from_url(url) as probe:
+        destinations = [destination(f"hook-{number}", Hook, rate=Rate(concurrent=64)) for number in range(DESTINATIONS)]
+        relay = Relay(client, routing(destinations), seconds=30.0, chunk_size=250)
+        relay.exchange.vendors = {each.account: Answering() for each in destinations}
+        meter = Meter(relay, probe)
+        meter.stage("accept", lambda: accept(relay, count))
+        meter.stage("fan out", lambda: fan_out(relay))
+        meter.stage("deliver", lambda: deliver(relay))
+        report(meter, count)
+
+
+def accept(relay: Relay, count: int) -> None:
+    events = [
+        (
+            relay.rules.sources["web"],
+            IncomingEvent(
+                subject=Subject(email=f"p{number}@example.org", external_id=f"C-{number}", country="BR"),
+                purpose="news",
+                state=State.GIVEN,
+                event_time=BASE_TIME,
+                profile={"first_name": "Ana", "last_name": "Souza"},
+                evidence={"ip": "192.0.2.10"},
+                metadata={"campaign": "summer"},
+            ),
+        )
+        for number in range(count)
+    ]
+    for first in range(0, count, 1000):
+        relay.acceptor.accept_many(events[first : first + 1000])
+
+
+def fan_out(relay: Relay) -> None:
+    messages, relay.queue.messages = relay.queue.messages, []
+    for kind, values in messages:
+        relay.carry_out(kind, values)
+
+
+def deliver(relay: Relay) -> None:
+    """As a worker does it: what many messages bring of one destination goes together."""
+    brought: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for _, (name, lane, event_ids, *_) in relay.queue.messages:
+        brought[name, lane] += event_ids
+    relay.queue.messages = []
+    for (name, lane), event_ids in brought.items():
+        for first in range(0, len(event_ids), AT_ONCE):
+            relay.deliver.run(name, lane, event_ids[first : first + AT_ONCE])
+
+
+def report(meter: Meter, count: int) -> None:
+    for stage, own_us in meter.own_us.items():
+        server_us = sum(meter.server_us[stage].values())
+        print(f"{stage:8} ours {own_us / count:7.1f}   server {server_us / count:7.1f}   round trips for {count} events: {meter.trips[stage]}")
+        for kinds, spent in meter.server_us[stage].most_common(8):
+            if spent / count >= 0.5:
+                print(f"           {spent / count:7.1f}  {kinds}")
+    total = sum(meter.own_us.values()) / count, sum(sum(each.values()) for each in meter.server_us.values()) / count
+    print(
+        f"one event, {DESTINATIONS} deliveries: ours {total[0]:.0f}, server {total[1]:.0f}; one delivery: {sum(total) / DESTINATIONS:.0f} microseconds of CPU without HTTP"
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
