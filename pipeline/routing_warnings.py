@@ -33,21 +33,13 @@ def _of_source(source: Source, sources: Mapping[str, Source], destinations: Mapp
     if not source.is_open:
         yield SOURCES, source.name, f"source {source.name} has no key, so nobody can send as it"
     for destination in destinations.values():
-        shared = told.get(destination.name, frozenset()).intersection(source.purposes.values())
+        shared = ", ".join(sorted(told.get(destination.name, frozenset()).intersection(source.purposes.values())))
         if source.kind == destination.vendor and shared and not any(destination.name in each.origin for each in sources.values()):
-            yield (
-                SOURCES,
-                source.name,
-                f"source {source.name} hears {source.kind}, and no origin names {destination.name}, which is told of {', '.join(sorted(shared))}: "
-                "our own word coming back would count as news",
-            )
+            text = f"source {source.name} hears {source.kind}, and no origin names {destination.name}, which is told of {shared}"
+            yield SOURCES, source.name, f"{text}: our own word coming back would count as news"
     if source.poll is not None and source.poll.asked.adapter.polls_undated(source.settings()):
-        yield (
-            SOURCES,
-            source.name,
-            f"source {source.name} shows states without saying since when: whoever stands withdrawn at {source.poll.asked.name} when it is polled for the first time "
-            "withdraws now, for every destination; bring its state in line before",
-        )
+        text = f"source {source.name} shows states without saying since when: whoever stands withdrawn at {source.poll.asked.name} when it is polled"
+        yield SOURCES, source.name, f"{text} for the first time withdraws now, for every destination; bring its state in line before"
 
 
 def _lacks_withdrawal(purpose: str, destination: str, triggers: tuple[Trigger, ...]) -> bool:
