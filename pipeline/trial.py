@@ -136,10 +136,10 @@ class Trial:
             farewell = Farewell(lane=task.event.state.value, definite=result.definite, identifier_keys=task.contact_keys)
             _, (has_lasted,) = ledger.accounts.leave(traffic, token, [(0, calls)], [farewell], gate=gate, pause_ms=int(pause_seconds * 1000))
             if calls:
-                self._note_told(destination, task, result)
                 checked = judge.checks(destination, [(task, result)])
                 words = ledger.standings.newer([check for each in checked for check in each.checks])
                 judge.correct_stale(destination, checked, words, () if has_lasted else (task.event.event_id,))
+                self._note_told(destination, task, result)
         return report
 
     def _note_told(self, destination: Destination, task: Task, result: VendorResult) -> None:
