@@ -58,6 +58,11 @@ class Source:
     poll: Poll | None = None
 
     @property
+    def is_open(self) -> bool:
+        """Whether anything can come by it: somebody has a key or the secret, or it is polled."""
+        return bool(self.keys or self.url_keys or self.signing_secret or self.poll)
+
+    @property
     def teaches_links(self) -> bool:
         """Whether the ledger may remember which identifiers its events name together; never where they are to be forgotten at once."""
         return self.links and not self.forgets
@@ -226,6 +231,10 @@ class Routing:
         """The other side of each pair that a destination is in."""
         sides = [(pair.contacthub, pair.contactsend) for pair in self.pairs.values()]
         return tuple(other for one, two in sides for own, other in ((one, two), (two, one)) if own == destination)
+
+    def speakers_for(self, destination: str) -> list[Source]:
+        """The sources by which being told would come back, as far as anything comes by them now."""
+        return [source for source in self.sources.values() if destination in source.echoes and source.is_open and not self.rests(source)]
 
     def rests(self, source: Source) -> bool:
         """Whether a source is not polled, because a pair of what it asks is not enabled."""

@@ -17,6 +17,7 @@ from pipeline.identifiers import normalise_country
 from pipeline.routing import FORWARD_AND_DELETE, NATIVE, SCOPES, Conditions, Destination, Poll, Purpose, RetryPolicy, Routing, Source, Trigger, with_partners
 from pipeline.routing_destinations import DestinationReader
 from pipeline.routing_pairs import PairReader
+from pipeline.routing_warnings import doubts
 from pipeline.vendors import has_verb, vendor_names
 from pipeline.yaml_lines import LineReader, suggestion
 
@@ -84,7 +85,7 @@ class _File:
                 destinations=destinations,
                 triggers=triggers,
                 pairs=pairs,
-                warnings=(*self._warnings(sources, destinations, triggers), *pair_reader.warnings),
+                warnings=(*self._warnings(sources, purposes, destinations, triggers), *pair_reader.warnings),
                 unset=self.lines.unset(),
             )
         )
@@ -261,28 +262,13 @@ class _File:
             self.lines.complain(node, f"{what} is empty; expected some of {', '.join(allowed)}")
         return frozenset(text for item in items if (text := self._choice(item, what, allowed)) is not None)
 
-    def _warnings(self, sources: Mapping[str, Source], destinations: Mapping[str, Destination], triggers: tuple[Trigger, ...]) -> Iterator[str]:
-        for source in sources.values():
-            if not (source.keys or source.url_keys or source.signing_secret or source.poll):
-                yield f"{self.lines.at(self.nodes['sources'][source.name])}: source {source.name} has no key, so nobody can send as it"
-        for name, node in self.nodes["purposes"].items():
-            if not any(trigger.concerns(name, state) for trigger in triggers for state in State):
-                yield f"{self.lines.at(node)}: no trigger tells anybody of purpose {name}"
-            for destination in destinations:
-                if _lacks_withdrawal(name, destination, triggers):
-                    yield (
-                        f"{self.lines.at(self.nodes['destinations'][destination])}: {destination} is told given for {name} "
-                        "but no trigger tells it of every withdrawal"
-                    )
+    def _warnings(
+        self, sources: Mapping[str, Source], purposes: Mapping[str, Purpose], destinations: Mapping[str, Destination], triggers: tuple[Trigger, ...]
+    ) -> Iterator[str]:
+        for part, name, text in doubts(sources, purposes, destinations, triggers):
+            yield f"{self.lines.at(self.nodes[part][name])}: {text}"
         for destination, text in self.destination_reader.warnings(destinations):
             yield f"{self.lines.at(self.nodes['destinations'][destination])}: {text}"
-
-
-def _lacks_withdrawal(purpose: str, destination: str, triggers: Collection[Trigger]) -> bool:
-    mine = [trigger for trigger in triggers if destination in trigger.deliver_to]
-    withdrawing = [trigger for trigger in mine if trigger.concerns(purpose, State.WITHDRAWN)]
-    giving = (trigger for trigger in mine if trigger.concerns(purpose, State.GIVEN))
-    return any(not any(other.when.covers(trigger.when) for other in withdrawing) for trigger in giving)
 
 
 def _pollable() -> str:

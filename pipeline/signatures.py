@@ -15,7 +15,7 @@ from typing import Final
 from pipeline.errors import FieldError
 
 TOLERANCE_SECONDS: Final = 300
-"""How old or early a signed request may be: Standard Webhooks recommends five minutes, Mailchimp asks for it."""
+"""How old or early a signed request may be, as Standard Webhooks recommends; a scheme may take an older one, never an earlier one."""
 
 
 def standard_webhooks(secret: str, headers: Mapping[str, str], body: bytes, now: datetime) -> FieldError | None:
@@ -23,22 +23,24 @@ def standard_webhooks(secret: str, headers: Mapping[str, str], body: bytes, now:
     message_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not message_id or not _is_time(timestamp):
         return FieldError("webhook-timestamp", "give the headers webhook-id, webhook-timestamp and webhook-signature")
-    if _is_too_far(timestamp, now):
-        return FieldError("webhook-timestamp", "the signed time is more than five minutes away")
+    if problem := _misdated(timestamp, now, TOLERANCE_SECONDS):
+        return FieldError("webhook-timestamp", problem)
     expected = base64.b64encode(hmac.digest(_key(secret), _bytes(f"{message_id}.{timestamp}.") + body, "sha256"))
     entries = (entry.partition(",") for entry in headers.get("webhook-signature", "").split(" "))
     fits = _fits_any(expected, (value for version, _, value in entries if version == "v1"))
     return None if fits else FieldError("webhook-signature", "no signature fits the body")
 
 
-def timed_hex(header: str, secret: str, headers: Mapping[str, str], body: bytes, now: datetime) -> FieldError | None:
+def timed_hex(
+    header: str, secret: str, headers: Mapping[str, str], body: bytes, now: datetime, *, oldest_seconds: int = TOLERANCE_SECONDS
+) -> FieldError | None:
     """One header `t=<unix seconds>,v1=<hex>`, the HMAC-SHA256 of `t.body` by the secret as it stands; any `v1` entry that fits will do."""
     entries = [entry.strip().partition("=") for entry in headers.get(header, "").split(",")]
     times = [value for name, _, value in entries if name == "t"]
     if len(times) != 1 or not _is_time(times[0]):
         return FieldError(header, "give the signature as t=<unix seconds>,v1=<hex>")
-    if _is_too_far(times[0], now):
-        return FieldError(header, "the signed time is more than five minutes away")
+    if problem := _misdated(times[0], now, oldest_seconds):
+        return FieldError(header, problem)
     expected = hmac.digest(secret.encode(), f"{times[0]}.".encode() + body, "sha256").hex().encode()
     fits = _fits_any(expected, (value for name, _, value in entries if name == "v1"))
     return None if fits else FieldError(header, "no signature fits the body")
@@ -56,8 +58,12 @@ def _is_time(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 12
 
 
-def _is_too_far(timestamp: str, now: datetime) -> bool:
-    return abs(now.timestamp() - int(timestamp)) > TOLERANCE_SECONDS
+def _misdated(timestamp: str, now: datetime, oldest_seconds: int) -> str:
+    """What is wrong with the signed time; empty if nothing is."""
+    age_seconds = now.timestamp() - int(timestamp)
+    if age_seconds > oldest_seconds:
+        return f"the signed time is more than {oldest_seconds // 60} minutes ago"
+    return f"the signed time is more than {TOLERANCE_SECONDS // 60} minutes ahead" if age_seconds < -TOLERANCE_SECONDS else ""
 
 
 def _bytes(text: str) -> bytes:

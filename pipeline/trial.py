@@ -1,6 +1,6 @@
 """Tells one destination about one event to see what it answers, outside the ledger: no event, no delivery, no other destination.
 
-What the ledger knows still holds: a test neither contradicts a standing nor talks about a contact at the same time as a worker, and it counts against
+So nothing may come back of it: a `given` is not tried where a source would hear it as the person's own. What the ledger knows still holds: a test neither contradicts a standing nor talks about a contact at the same time as a worker, and it counts against
 the account's limits.
 """
 
@@ -25,6 +25,7 @@ from pipeline.ledger.deliveries import Leased, Row
 from pipeline.limits import LimitOptions, traffic_of
 from pipeline.prepare import Preparer, Task, contact_keys_of, instruction_of
 from pipeline.routing import Destination, Routing, Source
+from pipeline.sightings import Sightings
 from pipeline.vault import Vault
 from pipeline.vendors.base import VendorRequest, VendorResponse
 
@@ -58,9 +59,11 @@ class Trial:
         self._exchange, self._routing, self._hasher, self._limits = exchange, routing, hasher, limits
         self._ledger: Ledger | None = None
         self._judge: Judge | None = None
+        self._sightings: Sightings | None = None
 
     def ask_first(self, ledger: Ledger, vault: Vault) -> None:
-        """From now on ask this ledger before anything is sent."""
+        """From now on ask this ledger before anything is sent, and note there what a poll will see of it."""
+        self._sightings = Sightings(ledger, self._hasher)
         self._ledger, self._judge = ledger, Judge(ledger, Preparer(ledger, vault, lambda: self._routing), lambda: self._routing)
 
     def event_of(self, source: Source, incoming: IncomingEvent) -> ConsentEvent:
@@ -83,13 +86,24 @@ class Trial:
         )
 
     def refuse_hopeless(self, destination: Destination, event: ConsentEvent) -> None:
-        """Raises TrialRefused for what this vendor cannot be told at all."""
+        """Raises TrialRefused for what this vendor cannot be told at all, and for a consent that would come back from it as a real one."""
         can = destination.adapter.capabilities
         if event.state not in can.states:
             told = " and ".join(f"`{state}`" for state in sorted(can.states))
             raise TrialRefused(f"{destination.adapter.title} cannot be told of `{event.state}`, only of {told}")
         if not destination.adapter.contact_of(event.subject):
             raise TrialRefused(f"the event names nobody whom {destination.name} could find: it needs one of {', '.join(can.identifiers)}")
+        if event.state is State.GIVEN and (hearing := self._hearing(destination, event.purpose)):
+            raise TrialRefused(
+                f"{' and '.join(hearing)} would hear this from {destination.name} as the person's own consent, and everybody would be told: "
+                "test a destination of its own, which no source hears, or let that source rest until the person is out of the list again"
+            )
+
+    def _hearing(self, destination: Destination, purpose: str) -> list[str]:
+        """The sources that would take what we write there for the person's word; a mark is seen only where it was left, so not by a source of the pair's other side."""
+        is_marked = destination.adapter.marks_own_writes(destination.options_for(purpose))
+        speakers = self._routing.speakers_for(destination.name)
+        return [source.name for source in speakers if not (is_marked and source.kind == destination.vendor and destination.name in source.origin)]
 
     def tell(self, destination: Destination, event: ConsentEvent) -> TrialReport:
         """Tell it, if nothing stands against it. Raises TrialRefused, LedgerUnavailable."""
@@ -125,7 +139,13 @@ class Trial:
                 checked = judge.checks(destination, [(task, result)])
                 words = ledger.standings.newer([check for each in checked for check in each.checks])
                 judge.correct_stale(destination, checked, words, () if has_lasted else (task.event.event_id,))
+                self._note_told(destination, task, result)
         return report
+
+    def _note_told(self, destination: Destination, task: Task, result: VendorResult) -> None:
+        """A poll that shows this state shows what we wrote."""
+        if self._sightings is not None and destination.is_polled and result.outcome in TAKEN:
+            self._sightings.note_told(destination, [(task.event.purpose, task.event.state, result.vendor_reference)])
 
     def _admit(self, ledger: Ledger, destination: Destination, traffic: Traffic, token: str, task: Task) -> None:
         if ledger.deliveries.figures(destination.name)["paused"]:

@@ -172,6 +172,14 @@ class Adapter:
         """
         raise NotImplementedError
 
+    def polls_undated(self, source: SourceSettings) -> bool:  # noqa: ARG002 (for subclasses)
+        """Whether `poll` shows states of some purpose without saying since when, so that the first withdrawals it shows count as said now."""
+        return False
+
+    def marks_own_writes(self, options: Mapping[str, Any]) -> bool:  # noqa: ARG002 (for subclasses)
+        """Whether what we write there carries a mark by which `hear` and `poll` pass it by."""
+        return False
+
     def probe(self, options: Mapping[str, Any]) -> ProbeDialogue:
         """Try by requests that change nothing whether we may do what we have to; one result for each of `probes`, unchanged if it works."""
         raise NotImplementedError

@@ -83,6 +83,9 @@ class Adapter(base.Adapter):
     def place_of(self, options: Mapping[str, Any]) -> str:
         return str(self.option(options, "subscription_id"))
 
+    def marks_own_writes(self, options: Mapping[str, Any]) -> bool:
+        return bool(self.option(options, "mark_writes"))
+
     def tell(self, instructions: Sequence[Instruction]) -> base.TellDialogue:
         results = []
         for instruction in instructions:
@@ -232,7 +235,7 @@ class Adapter(base.Adapter):
         body = {"kind": self.option(instruction.options, "subscription_kind"), **kept, "id": subscription_id}
         body[self.option(instruction.options, "subscribed_field")] = is_given
         body["startDate"], body["endDate"] = (said_at, None) if is_given else (None, said_at)
-        if self.option(instruction.options, "mark_writes"):
+        if self.marks_own_writes(instruction.options):
             others = [one for one in dicts(held.get("preferences")) if one.get("key") != MARK]
             body["preferences"] = [*others, {"key": MARK, "value": mark_of(instruction.state, instruction.event_time)}]
         return body

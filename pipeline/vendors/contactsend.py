@@ -147,6 +147,9 @@ class Adapter(base.Adapter):
         )
         return page if isinstance(page, VendorResult) else reader.polled(page, number)
 
+    def polls_undated(self, source: SourceSettings) -> bool:
+        return not set(source.purposes) <= set(self.settings["changed_at_fields"])
+
     def probe(self, options: Mapping[str, Any]) -> base.ProbeDialogue:
         """A search for nobody in the user database, after signing in."""
         kind = next(kind for kind in IDENTIFIERS if kind in self.option(options, "fields"))

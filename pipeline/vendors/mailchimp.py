@@ -30,6 +30,9 @@ MOST_CALLS: Final = 4
 KEPT_OUT: Final = VendorResult(outcome=Outcome.NOT_APPLICABLE, reason="withdrawn_for_another_purpose")
 LATER: Final = VendorResult(outcome=Outcome.THROTTLED, reason="next_dialogue", retry_after_seconds=0.0)
 SIGNATURE_HEADER: Final = "x-mailchimp-signature"
+OLDEST_SIGNATURE_SECONDS: Final = 4800
+"""Beyond the 75 minutes for which Mailchimp tries again, as it does not say whether each try is signed anew: a withdrawal that waited for us must not be refused for its age.
+A replay within that time is harmless: it says the same of the same second, so it is a duplicate, and a changed body fits no signature."""
 
 
 @dataclass(slots=True)
@@ -125,7 +128,7 @@ class Adapter(base.Adapter):
 
     @classmethod
     def signature_error(cls, secret: str, headers: Mapping[str, str], body: bytes, now: datetime) -> FieldError | None:
-        return signatures.timed_hex(SIGNATURE_HEADER, secret, headers, body, now)
+        return signatures.timed_hex(SIGNATURE_HEADER, secret, headers, body, now, oldest_seconds=OLDEST_SIGNATURE_SECONDS)
 
     def probe(self, options: Mapping[str, Any]) -> base.ProbeDialogue:
         """The audience by its id, which needs the key and the list."""

@@ -55,6 +55,20 @@ def statuses(stack: Stack, event_id: str) -> dict[str, str]:
     return {name: status for name, (status, _) in stack.deliveries(event_id).items()}
 
 
+def shown_of(stack: Stack, event_id: str) -> dict[str, tuple[str, str, str]]:
+    """The table of `consent status`, destination -> (status, outcome, reason); a cell that was folded is put together again."""
+    done = stack.consent("status", event_id)
+    assert done.returncode == 0, done.stderr
+    rows: list[list[str]] = []
+    for line in (line for line in done.stdout.splitlines() if line.startswith("│")):
+        cells = [cell.strip() for cell in line.strip("│").split("│")]
+        if cells[0]:
+            rows.append(cells)
+        else:
+            rows[-1] = [above + below for above, below in zip(rows[-1], cells, strict=True)]
+    return {cells[0]: (cells[1], cells[2], cells[3]) for cells in rows}
+
+
 def given_everywhere(stack: Stack, email: str) -> str:
     """Somebody who consented, and confirmed what Maileon asks for."""
     event_id = stack.accept("given", email=email, external_id=f"C-{email[4:14]}")
@@ -91,11 +105,10 @@ def test_one_withdrawal_by_trigger_reaches_all_systems_that_can_express_it(every
     for destination in TOLD.keys() - CANNOT_WITHDRAW - {"maileon-main"}:
         assert held(everything, destination, email) == State.WITHDRAWN, destination
     wait_until(lambda: email not in everything.sandbox("maileon")["contacts"] or held(everything, "maileon-main", email) == "withdrawn", 15)
-    shown = everything.consent("status", event_id)
-    assert shown.returncode == 0, shown.stderr
-    for destination in TOLD:
-        assert destination in shown.stdout
-    assert "cannot_express_withdrawn" in shown.stdout
+    assert shown_of(everything, event_id) == {
+        **dict.fromkeys(TOLD, ("delivered", "applied", "")),
+        "retargetly-audience": ("dead", "unsupported", "cannot_express_withdrawn"),
+    }
     assert everything.metric("consent_dead_letters", destination="retargetly-audience", state="withdrawn", reason="cannot_express_withdrawn") >= 1
 
 

@@ -43,7 +43,7 @@ def test_one_person_at_one_vendor(stack: Stack, tmp_path: Path) -> None:
     assert [word in row for word in ("2", "given", "newsletter", "applied: taken", stack.sandbox("dinamize")["contacts"]["1/ana@example.org"]["code"])] == [
         True
     ] * 5
-    assert "Nothing of this is in the ledger, and no other destination heard of it." in done.stdout
+    assert "No event of this is in the ledger, and no other destination heard of it." in done.stdout
     assert [word for word in ("ana@example.org", "test-dinamize-token", "\x1b[") if word in done.stdout + done.stderr] == []
     assert [stack.sandbox(vendor)["call_count"] for vendor in ("mailchimp", "webhook")] == [0, 0]
     assert stack.metric("consent_events_total") == accepted
@@ -117,6 +117,23 @@ def test_the_body_of_another_source_is_read_as_its_own(stack: Stack, tmp_path: P
     done = stack.consent("send", str(tmp_path / "import.json"), "--source", "privacy-tools", "--only", "crm-webhook", "--test")
     assert (done.returncode, "applied: taken" in done.stdout) == (0, True), done.stdout + done.stderr
     assert stack.sandbox("webhook")["call_count"] == 1
+
+
+def test_a_consent_is_not_tried_where_a_source_would_hear_it(tmp_path: Path) -> None:
+    """The example's Mailchimp has a source that speaks for it: refused without a call; a withdrawal is told, saying who may hear of it."""
+    with start_sandboxes(["mailchimp"]) as sandbox:
+        mine = {
+            "CONSENT_SANDBOX_PORT": str(sandbox.port),
+            "CONSENT_STATE_DIR": str(tmp_path / "state"),
+            "CONSENT_SAMPLE_MAILCHIMP_KEY_SHA256": "sha256:" + "ab" * 32,
+        }
+        words = ("--only", "mailchimp-main", "--test", "--without-ledger")
+        refused = alone(written(tmp_path, event("ana@example.org")), *words, **mine)
+        assert (refused.returncode, refused.stdout, sandbox.state("mailchimp")["call_count"]) == (1, "", 0)
+        assert "consent: mailchimp-webhooks would hear this from mailchimp-main as the person's own consent, and everybody would be told: " in refused.stderr
+        told = alone(written(tmp_path, event("ana@example.org", "withdrawn")), *words, **mine)
+        assert (told.returncode, sandbox.state("mailchimp")["contacts"] != {}) == (0, True), told.stderr
+        assert "No event of this is in the ledger, and mailchimp-webhooks may hear of it and tell the others." in told.stdout
 
 
 def alone(*words: str, **values: str) -> subprocess.CompletedProcess[str]:

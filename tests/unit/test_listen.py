@@ -324,3 +324,50 @@ def test_a_source_that_cannot_be_heard_again_and_again_raises_an_alert(relay: Re
     heard(relay, failed)
     said = [each.message for each in caplog.records if each.message in ("not_heard", "alert")]
     assert said == ["not_heard"] * 4 + ["alert", "not_heard"]
+
+
+def test_a_long_turn_is_kept_and_stops_once_it_is_lost(relay: Relay) -> None:
+    """After each page the lease is renewed and the position kept, so who takes over begins there; who lost the turn asks for no further page."""
+    real = vendor(relay).poll
+
+    def lose_the_turn(position: str, source: SourceSettings, received_at: datetime) -> PollDialogue:
+        page = yield from real(position, source, received_at)
+        if position == "p2":
+            come_due(relay)  # its lease has run out, and another worker goes on from where it was kept
+            turns.append(relay.ledger.polls.take("crm-changes", "another", 60_000))
+        return page
+
+    turns: list[Any] = []
+    vendor(relay).poll = lose_the_turn  # type: ignore[method-assign]
+    heard(relay, *(Polled(position=f"p{number}", more=number < 9) for number in range(2, 10)))
+    assert (vendor(relay).asked, [turn.position for turn in turns]) == (["", "p2"], ["p2"])
+    relay.ledger.polls.give_back(turns[0], "p7", 0)
+    assert relay.ledger.polls.take("crm-changes", "next", 1000).position == "p7"  # type: ignore[union-attr]
+
+
+def test_a_lease_lasts_from_the_last_page(relay: Relay) -> None:
+    """Between two pages nobody else is given the turn, however long the pages before took."""
+    until: list[int] = []
+    real = vendor(relay).poll
+
+    def look(position: str, source: SourceSettings, received_at: datetime) -> PollDialogue:
+        until.append(int(relay.ledger.store.client.hget("cr:{s:crm-changes}:poll", "until")))
+        relay.ledger.store.client.hset("cr:{s:crm-changes}:poll", "until", 1)  # the first page took almost all of the lease
+        return (yield from real(position, source, received_at))
+
+    vendor(relay).poll = look  # type: ignore[method-assign]
+    heard(relay, Polled(position="2", more=True), Polled(position="3"))
+    assert [each - relay.ledger.now_ms() > 50_000 for each in until] == [True, True]
+
+
+def test_an_undated_withdrawal_that_was_not_accepted_is_news_again(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was seen is remembered after its news is safe: a ledger that goes away in between costs a look, not a withdrawal."""
+    heard(relay, Polled(position="1", sightings=[sighting("given")]))
+    page = Polled(position="1", sightings=[sighting("withdrawn")])
+    with monkeypatch.context() as broken:
+        broken.setattr(relay.acceptor, "accept_many", lambda _: (_ for _ in ()).throw(LedgerUnavailable("away")))
+        with pytest.raises(LedgerUnavailable):
+            heard(relay, page)
+    assert told(relay, "mail") == []
+    assert heard(relay, page) == 1
+    assert told(relay, "mail") == ["withdrawn"]

@@ -102,3 +102,83 @@ def test_a_kind_that_sends_nothing_has_to_be_polled_and_takes_no_key():
         "consent.yaml:7: source send of kind contactsend can only be polled, so nobody posts for it; expected no keys",
         "consent.yaml:7: source send of kind contactsend can only be polled; expected poll",
     ]
+
+
+SPOKEN = """\
+version: 1
+sources:
+  platform: {kind: privacy_tools, keys: ["sha256:%s"], purposes: {test-hash: news}}
+purposes:
+  news: {title: News}
+  sms: {title: Text messages}
+destinations:
+  tools:
+    vendor: privacy_tools
+    credentials: {public_key: k, secret: s, client_id: c, client_secret: t}
+    options: {template_hash: test-hash}
+  crm: {vendor: webhook, base_url: "https://crm.example.org/hook", credentials: {secret: whsec_dGVzdC13ZWJob29rLXNpZ25pbmctc2VjcmV0LTAwMDE=}}
+triggers:
+  - {purposes: [sms], deliver_to: [crm]}
+  - {purposes: [news], when: {source: web}, deliver_to: [tools]}
+  - {purposes: [news], deliver_to: [crm]}
+""" % ("cd" * 32)
+SPOKEN = SPOKEN.replace("sources:\n", f'sources:\n  web: {{kind: native, keys: ["sha256:{"ab" * 32}"]}}\n')
+ECHO = ("consent.yaml:4: source platform hears privacy_tools, and no origin names tools, which is told of news: our own word coming back would count as news",)
+
+
+def test_a_source_of_a_vendor_that_is_told_should_say_for_whom_it_speaks() -> None:
+    """Also where its own events do not go there: what others said comes back from there as well."""
+    assert load(SPOKEN).warnings == ECHO
+    assert load(SPOKEN.replace("when: {source: web}, ", "")).warnings == ECHO
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("purposes: {test-hash: news}}", "purposes: {test-hash: news}, origin: [tools]}"),
+        ("  platform:", f'  platform-hook: {{kind: privacy_tools, url_keys: ["sha256:{"ef" * 32}"], origin: [tools]}}\n  platform:'),
+        ("purposes: {test-hash: news}}", "purposes: {test-hash: sms}}"),
+        ("kind: privacy_tools,", "kind: cmxorganize,"),
+    ],
+    ids=["it says so", "another source does", "it never hears what is told there", "another vendor"],
+)
+def test_what_cannot_be_our_own_word_is_not_warned_of(old: str, new: str) -> None:
+    """The destination has its speaker, or nothing that is told there can come by this source."""
+    assert load(SPOKEN.replace(old, new)).warnings == ()
+
+
+SEND = """\
+  send-changes:
+    kind: contactsend
+    purposes: {__cls1: news, __cls2: sms}
+    poll: {destination: send, every_seconds: 60}
+"""
+UNDATED = (
+    GOOD.replace("  shop:", f"{SEND}  shop:")
+    .replace("  news: {title: News}\n", "  news: {title: News}\n  sms: {title: Text messages}\n")
+    .replace(
+        "  crm:",
+        """  send:
+    vendor: contactsend
+    credentials: {api_key: k, user_key: u}
+    options: {source_id: 6, webform_code: "2300", registration_field: __cls1}
+  crm:""",
+    )
+    .replace("purposes: [news], deliver_to: [hub, crm]", "deliver_to: [hub, crm, send]")
+)
+
+
+def test_a_poll_that_shows_no_dates_is_warned_of() -> None:
+    """Its first look makes every withdrawal one of now, so a person should bring the state there in line before; not where each purpose has its date."""
+    warning = (
+        "consent.yaml:7: source send-changes shows states without saying since when: whoever stands withdrawn at send when it is polled for the first time "
+        "withdraws now, for every destination; bring its state in line before"
+    )
+    assert warning in load(UNDATED).warnings
+    one, both = (
+        UNDATED.replace("registration_field: __cls1}", f"registration_field: __cls1, changed_at_fields: {{{dates}}}}}")
+        for dates in ("__cls1: D1", "__cls1: D1, __cls2: D2")
+    )
+    assert warning in load(one).warnings
+    assert not any("since when" in each for each in load(both).warnings)
+    assert not any("hub-changes shows" in each for each in load(UNDATED).warnings)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import redis
 
-from pipeline.domain import IncomingEvent, Outcome, State, Subject
+from pipeline.domain import IncomingEvent, Outcome, Polled, State, Subject
 from pipeline.exchange import Work, WorkResult
 from pipeline.limits import traffic_of
-from pipeline.routing import Source
+from pipeline.routing import Pair, Poll, Routing, Source, with_partners
 from pipeline.trial import Trial, TrialRefused, TrialReport
 from pipeline.vendors.base import Rate
-from tests.support.relay import BASE_TIME, DirectExchange, Relay, adapter, destination, routing
+from tests.support.relay import BASE_TIME, DirectExchange, PlainAdapter, Relay, adapter, destination, routing
+from tests.unit.test_listen import PolledAdapter, sighting
 
 ANA = {"email": "ana@example.org"}
 SOURCE = Source(name="web")
@@ -257,3 +260,90 @@ def test_an_interrupted_test_leaves_the_mark_of_a_call_that_may_arrive(relay: Re
         tell(relay)
     client = relay.ledger.store.client
     assert (list(client.scan_iter(match="cr:{a:mail}:c:*")), len(list(client.scan_iter(match="cr:{a:mail}:m:*")))) == ([], 1)
+
+
+class MarkingAdapter(PlainAdapter):
+    """A vendor at which a source tells our writes from others' by a mark."""
+
+    def marks_own_writes(self, options: Mapping[str, Any]) -> bool:
+        return bool(options.get("marks", True))
+
+
+HEARD = Source(name="hooks", kind="plain", url_keys=("ab" * 32,), origin=("mail",))
+
+
+def spoken_for(client: redis.Redis, *sources: Source, kind: type[PlainAdapter] = PlainAdapter, **values: Any) -> Relay:
+    """`mail` is told, and these sources hear something."""
+    relay = build(client, kind, **values)
+    relay.rules = replace(relay.rules, sources={"web": SOURCE, **{each.name: each for each in sources}})
+    return relay
+
+
+@pytest.mark.parametrize("with_ledger", [True, False])
+def test_a_consent_that_would_come_back_is_not_tried(client: redis.Redis, *, with_ledger: bool) -> None:
+    """Its echo would be a consent for every destination: refused with who would hear it, and nothing is sent, also where no ledger is asked."""
+    relay = spoken_for(client, HEARD, Source(name="others", kind="plain", url_keys=("cd" * 32,), origin=("other",)))
+    with pytest.raises(TrialRefused) as refused:
+        tell(relay, with_ledger=with_ledger)
+    assert str(refused.value) == (
+        "hooks would hear this from mail as the person's own consent, and everybody would be told: "
+        "test a destination of its own, which no source hears, or let that source rest until the person is out of the list again"
+    )
+    assert calls(relay) == []
+
+
+def test_a_withdrawal_may_be_tried_although_it_comes_back(client: redis.Redis) -> None:
+    """What is heard of it stops more than was meant, and never less."""
+    relay = spoken_for(client, HEARD)
+    assert tell(relay, "withdrawn").is_taken
+    assert calls(relay) == ["withdrawn"]
+
+
+def test_a_consent_is_tried_where_our_own_write_is_known(client: redis.Redis) -> None:
+    """A mark lets the source pass it by; where the options leave none, it is refused."""
+    relay = spoken_for(client, HEARD, kind=MarkingAdapter)
+    assert tell(relay).is_taken
+    unmarked = spoken_for(client, HEARD, kind=MarkingAdapter, options={"marks": False})
+    with pytest.raises(TrialRefused, match="hooks would hear this from mail"):
+        tell(unmarked)
+    assert (calls(relay), calls(unmarked)) == (["given"], [])
+
+
+def paired(rules: Routing, *, enabled: bool) -> Routing:
+    """`mail` is kept equal with `other`, which is polled."""
+    polled = Source(name="other-changes", kind="plain", origin=("other",), poll=Poll(asked=rules.destinations["other"], every_seconds=60))
+    pair = Pair(name="both", contacthub="mail", contactsend="other", enabled=enabled)
+    return with_partners(replace(rules, sources={"web": SOURCE, polled.name: polled}, pairs={"both": pair}))
+
+
+def test_a_mark_does_not_travel_to_the_other_side_of_a_pair(client: redis.Redis) -> None:
+    """The copy there bears none, so the source of that side would hear it; while the pair is disabled nobody does."""
+    relay = build(client, MarkingAdapter)
+    relay.rules = paired(relay.rules, enabled=True)
+    with pytest.raises(TrialRefused, match="other-changes would hear this from mail"):
+        tell(relay)
+    assert calls(relay) == []
+    relay.rules = paired(relay.rules, enabled=False)
+    assert tell(relay).is_taken
+
+
+def test_a_source_by_which_nothing_can_come_does_not_stand_in_the_way(client: redis.Redis) -> None:
+    """Its keys were taken out while somebody tests."""
+    relay = spoken_for(client, replace(HEARD, url_keys=()))
+    assert tell(relay).is_taken
+
+
+def test_a_poll_sees_no_news_in_what_was_tried(client: redis.Redis) -> None:
+    """The state that a tried withdrawal left there is known as ours, so nobody is told of it."""
+    relay = build(client, PolledAdapter, is_polled=True)
+    mail = relay.rules.destinations["mail"]
+    relay.rules = replace(
+        relay.rules, sources={"web": SOURCE, "mail-changes": Source(name="mail-changes", origin=("mail",), poll=Poll(asked=mail, every_seconds=60))}
+    )
+    relay.vendors["mail"].answers = [(200, {"reference": "77"})]
+    assert tell(relay, "withdrawn").is_taken
+    assert isinstance(mail.adapter, PolledAdapter)
+    mail.adapter.pages = [Polled(position="1", sightings=[sighting("withdrawn")])]
+    assert relay.listen.run("mail-changes") == 0
+    relay.drain()
+    assert (mail.adapter.asked, relay.vendors["other"].calls) == ([""], [])

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pipeline.vendors import adapter_class, has_verb, vendor_names
 from pipeline.vendors.base import Adapter, Rate
 
-COLUMNS = ("vendor", "can be told", "finds a person by", "one state for each", "double opt-in", "read back", "session", "in one call", "limit")
+COLUMNS = ("vendor", "can be told", "is heard", "names a person by", "one state for each", "double opt-in", "read back", "session", "in one call", "limit")
+WAYS = {"hear": "by post", "poll": "by polling"}
 OPENING = """# What each vendor can do
 
 Printed from the vendor files by `.venv/bin/python -m tests.vendors.capability_table`; a test compares the two.
 
 - *can be told*: the states that the vendor can express. A withdrawal that cannot be expressed is a dead letter with an alert, never dropped.
-- *finds a person by*: one of these is enough, in this order of preference.
+- *is heard*: by what it posts to the relay, or by being polled.
+- *names a person by*: one of these is enough, in this order of preference.
 - *one state for each*: `purpose`, or `contact` where one state stops everything at once.
 - *read back*: the vendor's own state can be asked for.
 - *in one call*: how many people one call can carry.
@@ -19,33 +21,27 @@ Printed from the vendor files by `.venv/bin/python -m tests.vendors.capability_t
 
 
 def render() -> str:
-    """The page as it must stand in the documentation."""
-    adapters = [(name, adapter_class(name)) for name in vendor_names()]
-    rows = [_row(name, adapter) for name, adapter in adapters if adapter.capabilities.states]
-    sources = [_source(name, adapter) for name, adapter in adapters if adapter.capabilities.sends_events]
-    told = "\n".join(["| " + " | ".join(cells) + " |" for cells in (COLUMNS, ("---",) * len(COLUMNS), *rows)])
-    heard = "\n## Vendors that are heard\n\n" + "\n".join(sources) + "\n" if sources else ""
-    return f"{OPENING}\n{told}\n{heard}"
+    """The page as it must stand in the documentation: one row for each system, also for those that are only heard."""
+    rows = [_row(name, adapter_class(name)) for name in vendor_names()]
+    table = "\n".join(["| " + " | ".join(cells) + " |" for cells in (COLUMNS, ("---",) * len(COLUMNS), *rows)])
+    return f"{OPENING}\n{table}\n"
 
 
 def _row(name: str, adapter: type[Adapter]) -> tuple[str, ...]:
     can = adapter.capabilities
     return (
         f"[{adapter.title}](vendors/{name}.md) (`{name}`)",
-        ", ".join(sorted(can.states)),
+        ", ".join(sorted(can.states)) or "nothing",
+        " and ".join(way for verb, way in WAYS.items() if can.sends_events and has_verb(name, verb)) or "no",
         ", ".join(f"`{kind}`" for kind in can.identifiers),
-        can.scope,
-        _yes(can.double_opt_in),
-        _yes(can.reads_back),
-        _yes(can.signs_in),
-        f"{can.batch_size:,}",
-        _limit(adapter.rate),
+        *(_telling(adapter) if can.states else ("",) * len(COLUMNS[4:])),
     )
 
 
-def _source(name: str, adapter: type[Adapter]) -> str:
-    ways = [way for verb, way in (("hear", "by what it posts"), ("poll", "by polling")) if has_verb(name, verb)]
-    return f"- {adapter.title} (`{name}`), {' and '.join(ways)}, named by {', '.join(f'`{kind}`' for kind in adapter.capabilities.identifiers)}"
+def _telling(adapter: type[Adapter]) -> tuple[str, ...]:
+    """The columns that mean something only where a vendor is told."""
+    can = adapter.capabilities
+    return can.scope, _yes(can.double_opt_in), _yes(can.reads_back), _yes(can.signs_in), f"{can.batch_size:,}", _limit(adapter.rate)
 
 
 def _limit(rate: Rate) -> str:

@@ -40,6 +40,14 @@ def test_the_capability_table_is_current() -> None:
     assert (ROOT / "docs/capabilities.md").read_text(encoding="utf-8") == render()
 
 
+def test_every_system_has_one_row_in_the_capability_table() -> None:
+    """Also one that is only heard: it is told nothing."""
+    rows = [line.split(" | ") for line in render().splitlines() if line.startswith("| [")]
+    assert [cells[0].rpartition("(")[2] for cells in rows] == [f"`{name}`)" for name in vendor_names()]
+    assert {cells[0] for cells in rows if cells[1] == "nothing"} == {"| [cmxOrganize](vendors/cmxorganize.md) (`cmxorganize`)"}
+    assert {cells[0].rpartition("(")[2]: cells[2] for cells in rows}["`contacthub`)"] == "by post and by polling"
+
+
 @pytest.mark.parametrize("vendor", vendor_names())
 def test_a_vendor_file_is_short(vendor: str) -> None:
     """A vendor file says only what differs."""

@@ -93,6 +93,12 @@ class TestTell:
         }
         assert list(told.result) == [VendorResult(outcome=Outcome.APPLIED, vendor_reference="c1")]
 
+    def test_says_whether_its_writes_can_be_told_from_others(self) -> None:
+        """By the mark, which may be switched off for the destination or for one purpose."""
+        adapter = self.contract.adapter()
+        unmarked = self.contract.adapter(options={**self.contract.options, "mark_writes": False})
+        assert [adapter.marks_own_writes({}), adapter.marks_own_writes({"mark_writes": False}), unmarked.marks_own_writes({})] == [True, False, False]
+
     def test_creates_a_customer_with_the_withdrawal(self) -> None:
         """Somebody unknown who withdraws is kept with identifiers and the closed subscription, and no names."""
         told = self.tell(State.WITHDRAWN, answer(customer(entry(subscribed=False)), 201), options={"mark_writes": False})

@@ -37,7 +37,8 @@ def send(file: str, url: str | None, source: str | None, batch: int, only: str |
 
     With --only DESTINATION --test the first event that the routing would send there is told to that vendor, with no key and outside the ledger, and the
     answer is shown; --source is then the source it comes from. It is no rehearsal: a vendor with double opt-in sends its mail. Refused for a person who stands
-    otherwise in the ledger. Exits 1 if the vendor does not take it.
+    otherwise in the ledger, and for a consent where a source speaks for the destination: it would come back as a real one. A withdrawal that comes back there is
+    heard as one. Exits 1 if the vendor does not take it.
 
     \b
     Examples:

@@ -171,15 +171,17 @@ def _tell(trial: Trial, routing: Routing, only: str, chosen: Sequence[tuple[int,
         for place, event in chosen:
             reports.append((place, trial.tell(routing.destinations[only], event)))
     finally:
-        _show(only, reports)
+        _show(routing, only, reports)
     return reports
 
 
-def _show(only: str, reports: Sequence[tuple[int, TrialReport]]) -> None:
+def _show(routing: Routing, only: str, reports: Sequence[tuple[int, TrialReport]]) -> None:
     console = common.console()
     if reports:
         console.print(common.table(f"test of {only}", COLUMNS, [_row(place, report) for place, report in reports]))
-        console.print("Nothing of this is in the ledger, and no other destination heard of it.", soft_wrap=True)
+        speakers = " and ".join(source.name for source in routing.speakers_for(only))
+        heard = f"{speakers} may hear of it and tell the others." if speakers else "no other destination heard of it."
+        console.print(f"No event of this is in the ledger, and {heard}", soft_wrap=True)
 
 
 def _row(place: int, report: TrialReport) -> list[str]:
