@@ -3,8 +3,9 @@
 outcome               a given becomes                a withdrawal becomes                 counts as attempt
 applied, unchanged    delivered                      delivered (told again while a        yes
                                                      late write may still come)
-pending_confirmation  awaiting confirmation, in the  awaiting confirmation                yes
-                      end skipped
+pending_confirmation  awaiting confirmation, in the  awaiting confirmation; not found     yes
+                      end skipped                    confirmed: told again, in the end
+                                                     alert, tried on
 not_applicable        skipped                        dead, alert; skipped if a written    no
                                                      rule keeps the contact
 superseded            superseded                     superseded                           no
@@ -89,6 +90,8 @@ def decide(ending: Ending, destination: Destination, *, now_ms: int, random: Ran
             return _waiting(ending, replace(row, retell=True), ending.retell_at_ms)
         case Outcome.APPLIED | Outcome.UNCHANGED:
             return _final(ending, row, DeliveryStatus.DELIVERED, now_ms)
+        case Outcome.PENDING_CONFIRMATION | Outcome.UNAVAILABLE if withdrawn and ending.row.awaiting:
+            return _failed(ending, replace(row, awaiting=False), destination, result, now_ms, random)
         case Outcome.PENDING_CONFIRMATION:
             return _awaiting(ending, row, event, destination, now_ms)
         case Outcome.SUPERSEDED:
@@ -110,6 +113,7 @@ def decide(ending: Ending, destination: Destination, *, now_ms: int, random: Ran
 
 
 def _failed(ending: Ending, row: Row, destination: Destination, result: VendorResult, now_ms: int, random: Random) -> Decision:
+    """Tell it again on the schedule, until a `given` has failed for too long; a withdrawal raises the alert then, and goes on."""
     event, policy = ending.event, destination.retry
     if event is None:
         raise AssertionError("an outcome belongs to an event")
@@ -122,13 +126,11 @@ def _failed(ending: Ending, row: Row, destination: Destination, result: VendorRe
 
 
 def _awaiting(ending: Ending, row: Row, event: ConsentEvent, destination: Destination, now_ms: int) -> Decision:
-    """Look again, until a `given` has waited in vain: a person who does not confirm has not consented. A withdrawal waits on."""
+    """Look again, until a `given` has waited in vain: a person who does not confirm has not consented. A withdrawal is looked at once."""
     left_seconds = destination.confirmation_days * DAY_SECONDS - _age_seconds(ending.row, event, now_ms)
-    if event.state is State.WITHDRAWN:
-        left_seconds = CONFIRMATION_LOOK_SECONDS
-    elif left_seconds <= 0:
+    if event.state is State.GIVEN and left_seconds <= 0:
         return _final(ending, replace(row, outcome=Outcome.NOT_APPLICABLE.value, reason="not_confirmed"), DeliveryStatus.SKIPPED, now_ms)
-    look_seconds = min(left_seconds, CONFIRMATION_LOOK_SECONDS)
+    look_seconds = CONFIRMATION_LOOK_SECONDS if event.state is State.WITHDRAWN else min(left_seconds, CONFIRMATION_LOOK_SECONDS)
     return _waiting(ending, replace(row, awaiting=True), _in(look_seconds), status=DeliveryStatus.AWAITING_CONFIRMATION)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 import pytest
 import redis
@@ -346,6 +348,40 @@ def test_an_old_confirmation_confirms_no_newer_consent(client: redis.Redis) -> N
     assert relay.deliveries(again)["crm"][0] == "awaiting_confirmation"
     happen(relay, "given", 9, "crm-news")
     assert relay.deliveries(again)["crm"] == ("delivered", "confirmed")
+
+
+class UnsureAdapter(ReadableAdapter):
+    """A vendor that takes everything in without saying that it is done."""
+
+    def tell(self, instructions: list[Instruction]) -> TellDialogue:  # type: ignore[override]
+        results = yield from super().tell(instructions)
+        return [replace(each, outcome=Outcome.PENDING_CONFIRMATION) for each in results]
+
+
+class UnsureBlindAdapter(UnsureAdapter):
+    """One that cannot be asked either."""
+
+    capabilities = Capabilities()
+
+
+@pytest.mark.parametrize("kind", [UnsureAdapter, UnsureBlindAdapter])
+def test_a_withdrawal_that_nobody_confirms_is_told_again(client: redis.Redis, caplog: pytest.LogCaptureFixture, kind: type[PlainAdapter]) -> None:
+    """A look that finds the vendor at `given`, or finds nothing, has it told again; beyond its time it raises the alert, until a look finds it."""
+    crm = destination("crm", kind, retry=RetryPolicy(waits_seconds=(0.01,), give_up_after_seconds=0))
+    relay = Relay(client, routing([crm]))
+    holds(relay, State.GIVEN)
+    event = happen(relay, "withdrawn", 1)
+    assert (told(relay, "crm"), relay.deliveries(event)["crm"][0]) == (["withdrawn"], "awaiting_confirmation")
+    relay.again()
+    assert relay.deliveries(event)["crm"][0] == "waiting"
+    assert [record.alert for record in caplog.records if record.name == "pipeline.settle"] == ["withdrawal_overdue"]
+    relay.again()
+    assert (told(relay, "crm"), relay.deliveries(event)["crm"][0]) == (["withdrawn"] * 2, "awaiting_confirmation")
+    assert relay.figures().unaccounted == 0
+    holds(relay, State.WITHDRAWN)
+    relay.again()
+    assert relay.deliveries(event)["crm"][0] == ("delivered" if kind is UnsureAdapter else "waiting")
+    assert told(relay, "crm") == ["withdrawn"] * 2
 
 
 def test_a_confirmation_that_is_being_asked_about_is_left_to_its_answer(client: redis.Redis) -> None:

@@ -97,11 +97,10 @@ AWAITING = Row(attempts=1, awaiting=True, outcome="pending_confirmation", vendor
         ("given", 29 * DAY, "awaiting_confirmation", -HOUR_MS),
         ("given", 30 * DAY - 90, "awaiting_confirmation", -90_000),
         ("given", 30 * DAY, "skipped", 0),
-        ("withdrawn", 90 * DAY, "awaiting_confirmation", -HOUR_MS),
     ],
 )
 def test_a_consent_that_nobody_confirms_ends(state: str, age: float, status: str, at_ms: int):
-    """After confirmation_days it is skipped as not confirmed, and looked at right then; a withdrawal waits on."""
+    """After confirmation_days it is skipped as not confirmed, and looked at right then."""
     decision = made(state, "pending_confirmation", row=AWAITING, age_seconds=age, reason="not_confirmed_yet")
     assert (decision.status, decision.settlement.at_ms, decision.alert) == (status, at_ms, "")
     row = decision.settlement.row
@@ -115,6 +114,17 @@ def test_a_look_in_vain_leaves_it_awaiting(outcome: str):
     decision = made("given", outcome, row=AWAITING, age_seconds=5 * DAY, reason="x")
     assert (decision.settlement.verb, decision.settlement.row.awaiting, decision.settlement.row.attempts) == (WAIT, True, 1)
     assert (decision.settlement.row.outcome, decision.settlement.row.reason) == (outcome, "x")
+
+
+@pytest.mark.parametrize("outcome", ["pending_confirmation", "unavailable"])
+@pytest.mark.parametrize("age, alert", [(99.9, ""), (100, "withdrawal_overdue"), (90 * DAY, "withdrawal_overdue")])
+def test_a_withdrawal_that_is_not_found_confirmed_is_told_again(outcome: str, age: float, alert: str):
+    """One look in vain puts it back on its schedule, which raises the alert in the end: it never just awaits."""
+    decision = made("withdrawn", outcome, row=AWAITING, age_seconds=age, reason="not_confirmed_yet")
+    assert (decision.status, decision.settlement.verb, decision.alert) == ("waiting", WAIT, alert)
+    assert -10_000 <= decision.settlement.at_ms <= -200
+    row = decision.settlement.row
+    assert (row.awaiting, row.attempts, row.outcome, row.reason, row.vendor_reference) == (False, 1, outcome, "not_confirmed_yet", "ref")
 
 
 @pytest.mark.parametrize("attempts, longest", [(0, 10_000), (1, 20_000), (9, 20_000)])
