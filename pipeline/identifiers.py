@@ -27,7 +27,9 @@ COUNTRIES: Final = (frozenset(phonenumbers.SUPPORTED_REGIONS) | {"AQ", "BV", "GS
 """ISO 3166-1 alpha-2 codes, and XK, which is in common use for Kosovo."""
 
 _HASH_BYTES: Final = 15
-CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_LOST: Final = re.compile(r"[\ud800-\udfff\ufffd]")
+"""Half a character, or what stands for one that was lost on the way: two people could look alike by it."""
 _LOCAL_PART: Final = re.compile(r"[^\s\x00-\x20\x7f\"(),:;<>@\[\\\]]{1,64}")
 _DOMAIN: Final = re.compile(r"(?=.{4,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])")
 _NATIONAL_ID_SEPARATORS: Final = re.compile(r"[\s./_-]+")
@@ -135,7 +137,7 @@ def normalise_phone(text: str, country: str | None = None) -> str:
     is_international = text.startswith("+")
     if not is_international and country is None:
         raise ValueError("must start with + and the country code, or the country must be given")
-    if any(character.isalpha() for character in text) or len(text) > MAX_IDENTIFIER_LENGTH:
+    if any(character.isalpha() for character in text) or _LOST.search(text) or len(text) > MAX_IDENTIFIER_LENGTH:
         raise ValueError("must be one phone number in digits, without an extension")
     try:
         number = phonenumbers.parse(text, country)
@@ -252,7 +254,7 @@ def _is_national(number: phonenumbers.PhoneNumber, country: str | None) -> bool:
 
 
 def _has_invisible(text: str) -> bool:
-    """Whether there are control, format or separator characters other than a plain blank: two texts could look alike and differ."""
+    """Whether there are control, format or separator characters other than a plain blank, or lost ones: two texts could look alike and differ."""
     if text.isascii():
         return not text.isprintable()
-    return any(unicodedata.category(character)[0] in "CZ" for character in text if character != " ")
+    return _LOST.search(text) is not None or any(unicodedata.category(character)[0] in "CZ" for character in text if character != " ")

@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
+from pipeline import loose_json
 from pipeline.dates import DEFAULT_SKEW_SECONDS, require_past
 from pipeline.domain import IncomingEvent, State, Subject
 from pipeline.errors import FieldError, InvalidInput
@@ -35,6 +36,7 @@ JSON_TYPES: Final = ("application/json",)
 NDJSON_TYPES: Final = ("application/x-ndjson", "application/ndjson")
 
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:[.][0-9]{1,9})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})")
+HALF: Final = "must not contain half a character (a lone surrogate)"
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MESSAGES: Final = {
     "Missing data for required field.": "is required",
@@ -227,7 +229,7 @@ def read_batch(body: bytes, media_type: str, max_items: int = MAX_BATCH_ITEMS) -
         return [_read_line(line) for line in lines]
     if media_type not in JSON_TYPES:
         raise InvalidInput([FieldError("", "must be application/json or application/x-ndjson")], status=415)
-    items = read_json(body, MAX_DEPTH + 1)
+    items = _read_array(body)
     if not isinstance(items, list):
         raise InvalidInput([FieldError("", "must be an array of consent events")])
     _require_count(len(items), max_items)
@@ -240,6 +242,20 @@ def _unreadable(body: bytes, error: orjson.JSONDecodeError) -> str:
     except UnicodeDecodeError as wrong:
         return f"is not UTF-8 at byte {wrong.start + 1}"
     return f"is not valid JSON at line {error.lineno}, column {error.colno}"
+
+
+def _read_array(body: bytes) -> Any:
+    """The array; an item with half a character in it, which no vendor could be told of, is an InvalidInput in its place."""
+    try:
+        return read_json(body, MAX_DEPTH + 1)
+    except InvalidInput:
+        try:
+            items = loose_json.loads_halves(body)
+        except (ValueError, RecursionError):
+            items = None
+        if not isinstance(items, list) or _is_deeper(items, MAX_DEPTH + 1):
+            raise
+        return [item if loose_json.is_whole(item) else InvalidInput([FieldError("", HALF)]) for item in items]
 
 
 def _read_line(line: bytes) -> Any:

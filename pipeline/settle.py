@@ -90,10 +90,6 @@ def decide(ending: Ending, destination: Destination, *, now_ms: int, random: Ran
             return _waiting(ending, replace(row, retell=True), ending.retell_at_ms)
         case Outcome.APPLIED | Outcome.UNCHANGED:
             return _final(ending, row, DeliveryStatus.DELIVERED, now_ms)
-        case Outcome.PENDING_CONFIRMATION | Outcome.UNAVAILABLE if withdrawn and ending.row.awaiting:
-            return _failed(ending, replace(row, awaiting=False), destination, result, now_ms, random)
-        case Outcome.PENDING_CONFIRMATION:
-            return _awaiting(ending, row, event, destination, now_ms)
         case Outcome.SUPERSEDED:
             return _final(ending, row, DeliveryStatus.SUPERSEDED, now_ms, reference=ending.superseded_by)
         case Outcome.NOT_APPLICABLE | Outcome.UNSUPPORTED:
@@ -106,10 +102,10 @@ def decide(ending: Ending, destination: Destination, *, now_ms: int, random: Ran
             return _waiting(ending, row, _in(options.misconfigured_probe_seconds), alert="withdrawal_held_up" if withdrawn else "")
         case Outcome.THROTTLED:
             return _waiting(ending, row, _in(result.retry_after_seconds if result.retry_after_seconds is not None else 1.0))
-        case Outcome.UNAVAILABLE if ending.row.awaiting:
+        case Outcome.PENDING_CONFIRMATION | Outcome.UNAVAILABLE if _awaits(ending.row, event.state, result.outcome):
             return _awaiting(ending, row, event, destination, now_ms)
-        case Outcome.UNAVAILABLE:
-            return _failed(ending, row, destination, result, now_ms, random)
+        case Outcome.PENDING_CONFIRMATION | Outcome.UNAVAILABLE:
+            return _failed(ending, replace(row, awaiting=False), destination, result, now_ms, random)
 
 
 def _failed(ending: Ending, row: Row, destination: Destination, result: VendorResult, now_ms: int, random: Random) -> Decision:
@@ -123,6 +119,11 @@ def _failed(ending: Ending, row: Row, destination: Destination, result: VendorRe
     wait = max(wait_seconds(policy, row.attempts, random), result.retry_after_seconds or 0.0)
     overdue = event.state is State.WITHDRAWN and is_overdue(policy, age_seconds)
     return _waiting(ending, row, _in(wait), alert="withdrawal_overdue" if overdue else "")
+
+
+def _awaits(row: Row, state: State, outcome: Outcome) -> bool:
+    """Whether it awaits confirmation from now on; a withdrawal that a look did not find confirmed is told again instead."""
+    return state is State.GIVEN if row.awaiting else outcome is Outcome.PENDING_CONFIRMATION
 
 
 def _awaiting(ending: Ending, row: Row, event: ConsentEvent, destination: Destination, now_ms: int) -> Decision:

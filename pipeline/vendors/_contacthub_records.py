@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import orjson
 
+from pipeline import loose_json
 from pipeline.dates import require_past
 from pipeline.domain import IncomingEvent, State, Subject
 from pipeline.errors import FieldError, InvalidInput
@@ -33,7 +34,7 @@ def hear_page(notification: base.Notification, source: base.SourceSettings) -> l
     if notification.media_type != "application/json":
         raise InvalidInput([FieldError("", "must be application/json")], status=415)
     try:
-        page = orjson.loads(notification.body)
+        page = loose_json.loads(notification.body)
     except orjson.JSONDecodeError as error:
         raise InvalidInput([FieldError("", f"is not valid JSON at line {error.lineno}, column {error.colno}")], status=400) from None
     updates = page.get("updates") if isinstance(page, dict) else None

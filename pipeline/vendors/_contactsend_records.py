@@ -43,10 +43,11 @@ class Subscriber:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a search; `has_more` if there is another."""
+    """One page of a search; `unreadable` are the places of those that cannot be read, `has_more` says if there is another page."""
 
     subscribers: Sequence[Subscriber]
     has_more: bool
+    unreadable: Sequence[int] = ()
 
 
 def place(source_id: int, registration_field: str) -> str:
@@ -62,17 +63,18 @@ def subscriber_of(item: Any) -> Subscriber | None:
     return Subscriber(identifier, {one.key.lower(): str(one.value or "").strip() for one in item.attributes or [] if one.key})
 
 
-def page_of(returned: Any, number: int) -> Page | None:
-    """The page of that number as an answer shows it; None if one of its subscribers cannot be read.
+def page_of(returned: Any, number: int) -> Page:
+    """The page of that number as an answer shows it.
 
     Without the number of the last page, which is optional, an empty page ends the search, as in the vendor's own samples.
     """
     items = [subscriber_of(item) for item in (returned.currentPageItems if returned is not None else None) or [] if item is not None]
-    subscribers = [item for item in items if item is not None]
-    if len(subscribers) < len(items):
-        return None
     last = getattr(returned, "maxPageNumber", None)
-    return Page(subscribers, bool(subscribers) if last is None else number < last)
+    return Page(
+        [item for item in items if item is not None],
+        has_more=bool(items) if last is None else number < last,
+        unreadable=[place for place, item in enumerate(items) if item is None],
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +96,10 @@ class Reader:
     def polled(self, page: Page, number: int) -> Polled:
         """What a page says about the registration fields that the source ties to purposes, and where to go on."""
         heard = [one for subscriber in page.subscribers for one in self._hear(subscriber)]
+        unreadable = [InvalidInput([FieldError(f"currentPageItems.{place}", "has no identifier that could be read")]) for place in page.unreadable]
         return Polled(
             position=str(number + 1) if page.has_more else "",
-            events=[one for one in heard if not isinstance(one, Sighting)],
+            events=[*unreadable, *(one for one in heard if not isinstance(one, Sighting))],
             sightings=[one for one in heard if isinstance(one, Sighting)],
             more=page.has_more,
         )

@@ -30,6 +30,8 @@ SENDER, RECEIVER, PROTOCOL = "sender", "receiver", "protocol"
 _TYPE: Final = "{http://www.w3.org/2001/XMLSchema-instance}type"
 _SIDES: Final = {"Sender": SENDER, "Client": SENDER, "Receiver": RECEIVER, "Server": RECEIVER}
 _NOT_XML: Final = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_REFERENCE: Final = re.compile(r"&#(?:x([0-9a-fA-F]{1,6})|([0-9]{1,7}));")
+_LOST: Final = "\ufffd"
 _WORD_START: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NOT_WORD: Final = re.compile(r"[\W_]+")
 
@@ -110,14 +112,36 @@ def _parser() -> etree.XMLParser:
 
 def _body(content: bytes) -> Any:
     """The body element of an envelope, or None; a document type is refused before anything in it counts."""
-    try:
-        envelope = etree.fromstring(content, _parser())
-    except (etree.XMLSyntaxError, ValueError):
+    envelope = _parsed(content)
+    if envelope is None:
+        envelope = _parsed(_without_illegal(content))
+    if envelope is None:
         return None
     if envelope.getroottree().docinfo.doctype:
         return None
     bodies = [envelope.find(f"{{{namespace}}}Body") for namespace in ENVELOPES if envelope.tag == f"{{{namespace}}}Envelope"]
     return bodies[0] if bodies else None
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return etree.fromstring(content, _parser())
+    except (etree.XMLSyntaxError, ValueError):
+        return None
+
+
+def _without_illegal(content: bytes) -> bytes:
+    """With U+FFFD for what XML may not hold even as a reference: one record with a control character must not make its whole page unreadable."""
+    try:
+        text = content.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return content
+    return _NOT_XML.sub(_LOST, _REFERENCE.sub(_legal, text)).encode()
+
+
+def _legal(reference: re.Match[str]) -> str:
+    number = int(reference[1], 16) if reference[1] else int(reference[2])
+    return _LOST if number > 0x10FFFF or _NOT_XML.fullmatch(chr(number)) else reference[0]
 
 
 def _answer(operation: str, body: Any) -> Answer | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from pipeline import loose_json
 from pipeline.domain import Outcome, VendorResult
 
 
@@ -39,7 +40,7 @@ class VendorResponse:
     def json(self) -> Any:
         """The body as JSON, or None if it is not JSON (a cut body, an HTML error page)."""
         try:
-            return orjson.loads(self.body)
+            return loose_json.loads(self.body)
         except orjson.JSONDecodeError:
             return None
 

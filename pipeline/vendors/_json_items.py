@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from pipeline import loose_json
 from pipeline.errors import FieldError, InvalidInput
 from pipeline.vendors.base import Notification
 
@@ -18,7 +19,7 @@ def read_items(notification: Notification, *, most: int, one: str, many: str) ->
     if notification.media_type != "application/json":
         raise InvalidInput([FieldError("", "must be application/json")], status=415)
     try:
-        content = orjson.loads(notification.body)
+        content = loose_json.loads(notification.body)
     except orjson.JSONDecodeError as error:
         raise InvalidInput([FieldError("", f"is not valid JSON at line {error.lineno}, column {error.colno}")], status=400) from None
     if not isinstance(content, list):

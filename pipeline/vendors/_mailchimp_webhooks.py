@@ -51,13 +51,16 @@ def read(notification: Notification, source: SourceSettings) -> Sequence[Incomin
 
 
 def _form(notification: Notification) -> dict[str, str]:
-    """The fields of the form. What is read must stand there once; two readers could differ on which of two counts."""
+    """The fields of the form. What is read must stand there once; two readers could differ on which of two counts.
+
+    A field that is no text, such as a name with half a character, does not cost the word itself.
+    """
     if notification.media_type != FORM:
         raise InvalidInput([FieldError("", f"must be {FORM}")], status=415)
     if len(notification.body) > MOST_BYTES:
         raise InvalidInput([FieldError("", f"must have at most {MOST_BYTES} bytes")], status=413)
     try:
-        pairs = parse_qsl(notification.body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
+        pairs = parse_qsl(notification.body.decode(), keep_blank_values=True, errors="replace", max_num_fields=MOST_FIELDS)
     except UnicodeDecodeError:
         raise InvalidInput([FieldError("", "is not UTF-8")], status=400) from None
     except ValueError:

@@ -204,6 +204,8 @@ class Adapter(base.Adapter):
                 page = yield from self._page(request, number)
                 if isinstance(page, VendorResult):
                     return page
+                if page.unreadable:
+                    return base.unreadable()  # whoever it is may be the person
                 if any(one.text(key) is None for one in page.subscribers):
                     return UNKNOWN_ATTRIBUTE
                 found |= {one.identifier: one for one in page.subscribers if _is(kind, one.text(key), value)}
@@ -216,7 +218,7 @@ class Adapter(base.Adapter):
     def _page(self, request: VendorRequest, number: int) -> Generator[VendorRequest, VendorResponse, Page | VendorResult]:
         response = yield request
         answer = self._answer(request.operation, response)
-        return answer if isinstance(answer, VendorResult) else page_of(answer.returned, number) or base.unreadable()
+        return answer if isinstance(answer, VendorResult) else page_of(answer.returned, number)
 
     def _add(self, instruction: Instruction) -> Step:
         """Add the person; without an address there is nobody to be mailed, so nothing to add."""

@@ -32,7 +32,7 @@ ONLY_ADDRESS = Subject(email="ana@example.org")
 
 def envelope(content: str, status: int = 200) -> VendorResponse:
     text = f'<?xml version="1.0"?><S:Envelope xmlns:S="{SOAP}"><S:Header/><S:Body>{content}</S:Body></S:Envelope>'
-    return VendorResponse(status=status, body=text.encode())
+    return VendorResponse(status=status, body=text.encode("utf-8", "surrogatepass"))
 
 
 def answer(operation: str, returned: str = "", status: int = 200) -> VendorResponse:
@@ -511,6 +511,28 @@ class TestPoll:
         assert "anywhere" not in str(wrong)
         assert [one.reference for one in polled.sightings] == ["6"]
 
+    def test_one_subscriber_that_cannot_be_read_does_not_cost_the_others(self) -> None:
+        """He is reported by his place on the page, and the look goes on; told is nobody on such a page, as he may be the person."""
+        polled = self.poll(self.page(person("x"), person(6), last=None)).result
+        (wrong,) = polled.events
+        assert isinstance(wrong, InvalidInput)
+        assert [error.path for error in wrong.errors] == ["currentPageItems.0"]
+        assert ([one.reference for one in polled.sightings], polled.position) == (["6"], "2")
+        assert self.poll(self.page(person("x"), last=None)).result.more is True
+        told = replay(self.contract.adapter().tell([self.contract.instruction(State.WITHDRAWN)]), found(person("x")))
+        assert ([request.operation for request in told.sent], told.result) == (["findSubscribers"], [UNREADABLE])
+
+    @pytest.mark.parametrize("typed", ["&#x1;", "&#xD800;", "&#56320;", "&#x7FFFFF;", "\x0b", "\ud800", "\ufffe"])
+    def test_what_xml_may_not_hold_does_not_cost_the_page(self, typed: str) -> None:
+        """A control character or half a character in one record leaves the others readable; an identifier with it names nobody."""
+        persons = [person(5, EMAIL=f"a{typed}@example.org", CRM_ID="S-5"), person(6, CRM_ID=f"S{typed}"), person(7, EMAIL="b&#x69;a@example.org", CRM_ID="")]
+        polled = self.poll(self.page(*persons)).result
+        assert [(one.subject.email, one.subject.external_id) for one in polled.sightings] == [
+            (None, "S-5"),
+            ("ana@example.org", None),
+            ("bia@example.org", None),
+        ]
+
     @pytest.mark.parametrize(
         "said, expected",
         [
@@ -518,7 +540,8 @@ class TestPoll:
             (VendorResponse(status=503), result(Outcome.UNAVAILABLE, "http_503")),
             (answer("findSubscribers"), UNREADABLE),
             (found(person(), operation="findSubscribersBy", last=None).__class__(status=200, body=b"<html/>"), UNREADABLE),
-            (answer("findSubscribersBy", f"<return><currentPageItems>{person('x')}</currentPageItems></return>"), UNREADABLE),
+            (found(person(EMAIL="&#x1; &"), operation="findSubscribersBy"), UNREADABLE),
+            (found(person(), operation="findSubscribersBy").__class__(status=200, body=b"<a>&#xD800;\xff</a>"), UNREADABLE),
         ],
     )
     def test_a_page_that_cannot_be_read_says_why(self, said: VendorResponse, expected: VendorResult) -> None:

@@ -190,7 +190,6 @@ def test_merge_fields_may_repeat():
     "body, status, message",
     [
         (b"\xff=1", 400, "is not UTF-8"),
-        (b"type=%FF", 400, "is not UTF-8"),
         (b"a=1&" * 1_001, 413, "must have at most 1000 fields"),
         (b"type=" + b"x" * 262_144, 413, "must have at most 262144 bytes"),
     ],
