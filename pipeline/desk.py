@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from pipeline.domain import State, delivery_id
+from pipeline.domain import Outcome, State, delivery_id
 from pipeline.envelope import open_if_readable
 from pipeline.errors import ConsentRelayError
 from pipeline.fence import judge
@@ -22,6 +22,8 @@ BEAT_SECONDS = 30.0
 """Beat releases every second or two; without it for this long, waiting work does not progress."""
 STUCK_MS = 120_000
 """Work pushed or leased this long ago and not rescued means that nothing progresses."""
+
+FENCED = frozenset({Outcome.SUPERSEDED, Outcome.NOT_APPLICABLE})
 
 
 class Desk:
@@ -52,7 +54,7 @@ class Desk:
     def replay(self, ids: Sequence[str] | None = None, dry_run: bool = False, *, filter: Mapping[str, str] | None = None) -> ReplayReport:  # noqa: A002 (the contract's word)
         """Tell dead deliveries again, by id or by filter.
 
-        What a newer word has overtaken is not told: it is reported as skipped and, unless this is a dry run, closed as superseded.
+        What a newer word has overtaken, or a written rule keeps, is not told: it is reported as skipped and, unless this is a dry run, closed as that.
         """
         if ids is not None:
             letters, unknown = self._ledger.letters.by_id(ids)
@@ -65,8 +67,8 @@ class Desk:
         skipped = [{"delivery_id": name, "reason": "not_found"} for name in unknown]
         skipped += [{"delivery_id": _name(letter), "reason": reasons[_name(letter)]} for letter in letters if _name(letter) in reasons]
         if not dry_run:
-            # A superseded one goes the same way: the fence ends it without a word to the vendor.
-            self._ledger.letters.reopen([letter for letter in letters if reasons.get(_name(letter), "superseded") == "superseded"], reason="replayed")
+            # What the fence holds back goes the same way: it ends without a word to the vendor.
+            self._ledger.letters.reopen([letter for letter in letters if reasons.get(_name(letter), Outcome.SUPERSEDED) in FENCED], reason="replayed")
         return ReplayReport(replayed=[_name(letter) for letter in letters if _name(letter) not in reasons], skipped=skipped)
 
     def discard(self, ids: Sequence[str], reason: str) -> list[str]:

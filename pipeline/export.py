@@ -14,7 +14,7 @@ from typing import Any, Final
 from pipeline.domain import ConsentEvent, DeliveryStatus, State, delivery_id
 from pipeline.envelope import open_if_readable
 from pipeline.errors import ConfigurationError
-from pipeline.fence import TELL, Judgement, judge
+from pipeline.fence import TELL, Judgement, judge, sharing
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import DeadLetter, Row
 from pipeline.ledger.letters import EXPORTED, LetterFilter
@@ -44,7 +44,7 @@ class Exported:
 class Collected:
     """What goes into a file for one destination, and by delivery id what does not.
 
-    `overtaken`: a newer word says otherwise. `unreadable`: the payload is gone or cannot be opened. `unnamed`: kinds of identifier that the file cannot name.
+    `overtaken`: a newer word, or the written rule that keeps the contact, says otherwise. `unreadable`: the payload is gone or cannot be opened. `unnamed`: kinds of identifier that the file cannot name.
     """
 
     rows: dict[tuple[str, ...], None] = field(default_factory=dict, repr=False)
@@ -59,7 +59,7 @@ class Confirmed:
     """What a confirmation did (or would do), by delivery id.
 
     `outgrown`: more identifiers of the person are known by now than the file names, so it stays dead for the next file. `not_dead`: closed or replayed since;
-    `closed_before` are those of them that an earlier confirmation closed. `told_again`: newer `given` that the file undid.
+    `closed_before` are those of them that an earlier confirmation closed. `told_again`: each `given` that holds, and that the file undid.
     """
 
     closed: list[str] = field(default_factory=list)
@@ -71,11 +71,15 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Looked:
-    """A dead letter as things stand now; `event` is completed, None if it cannot be opened."""
+    """A dead letter as things stand now; `event` is completed, None if it cannot be opened.
+
+    `kept_by` are the `given` of other purposes by which the routing file keeps the contact: the file removes what they told as well.
+    """
 
     letter: DeadLetter
     event: ConsentEvent | None
     verdict: Judgement = TELL
+    kept_by: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -105,7 +109,7 @@ class RemovalExport:
         return collected
 
     def confirm(self, destination: str, exported: Sequence[Exported], file: str, *, dry_run: bool = False) -> Confirmed:
-        """Close the dead withdrawals that a file named, and tell again each newer `given` that the file undid.
+        """Close the dead withdrawals that a file named, and tell again each `given` that holds and that the file undid.
 
         One whose person is known by more identifiers than the file names is not closed. Raises ConfigurationError if the destination is gone.
         """
@@ -144,7 +148,9 @@ class RemovalExport:
             else:
                 reach = next(reaches)
                 completed = complete(event, reach, self._ledger.standings).event
-                yield _Looked(letter=letter, event=completed, verdict=judge(event, reach, settings, purposes))
+                words = [reach.newest(purpose) for purpose in sharing(event.purpose, settings, purposes) if purpose in settings.keep_contact_for]
+                kept_by = tuple(word.event_id for word in words if word is not None and word.state is State.GIVEN)
+                yield _Looked(letter=letter, event=completed, verdict=judge(event, reach, settings, purposes), kept_by=kept_by)
 
     def _sort_gone(self, destination: str, delivery_ids: Sequence[str], confirmed: Confirmed) -> None:
         """Tell what an earlier confirmation closed from what went another way."""
@@ -154,8 +160,8 @@ class RemovalExport:
             (confirmed.closed_before if result is not None and result.reason == EXPORTED else confirmed.not_dead).append(name)
 
     def _undone(self, destination: str, closed: Sequence[_Looked]) -> list[DeadLetter]:
-        """The deliveries of newer `given` that this destination was told, and that the file has removed again."""
-        newer = sorted({looked.verdict.superseded_by for looked in closed if looked.verdict.superseded_by})
+        """The deliveries of `given` that hold now, that this destination was told, and that the file has removed again."""
+        newer = sorted({event_id for looked in closed for event_id in (looked.verdict.superseded_by, *looked.kept_by) if event_id})
         found = []
         for event in self._ledger.events.load(newer, payloads=False):
             result = event.results.get(destination) if event else None

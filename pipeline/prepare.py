@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 from pipeline.domain import ConsentEvent, Instruction, Outcome, State, VendorResult, delivery_id
 from pipeline.envelope import open_if_readable
+from pipeline.fence import Judgement, judge
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Leased
 from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.standings import Merge, Reach
 from pipeline.routing import Destination, Routing
-from pipeline.settle import Ending
+from pipeline.settle import WRITTEN_RULES, Ending
 from pipeline.subjects import COMPLETION_DEPTH, Completed, complete
 from pipeline.vault import Vault
 
@@ -74,21 +75,13 @@ class Preparer:
                 endings.append(_ending(each, opened, Outcome.NOT_APPLICABLE, "missing_identifier"))
         for task_or_ending in self._complete(destination, incomplete) if incomplete else ():
             (tasks if isinstance(task_or_ending, Task) else endings).append(task_or_ending)  # type: ignore[arg-type]
-        return tasks, self._overtaken(endings) if endings else endings
+        return tasks, self._overtaken(destination, endings) if endings else endings
 
-    def _overtaken(self, endings: Sequence[Ending]) -> list[Ending]:
-        """What a newer word has overtaken ends by that, whatever else would have become of it: it is no dead letter, and awaits nothing."""
+    def _overtaken(self, destination: Destination, endings: Sequence[Ending]) -> list[Ending]:
+        """What a newer word has overtaken, or a written rule keeps, ends by that, whatever else would have become of it: it is no dead letter, and awaits nothing."""
+        purposes = self._routing().purposes_of(destination.name)
         reaches = iter(self._ledger.standings.reach([ending.event.identifier_keys.values() for ending in endings if ending.event is not None]))
-        judged = []
-        for ending in endings:
-            event = ending.event
-            newest = next(reaches).newest(event.purpose) if event is not None else None
-            if event is not None and newest is not None and newest.state is not event.state and newest.encode() > event.word.encode():
-                result = VendorResult(outcome=Outcome.SUPERSEDED, reason="newer_word")
-                judged.append(replace(ending, result=result, superseded_by=newest.event_id))
-            else:
-                judged.append(ending)
-        return judged
+        return [_as_judged(ending, judge(ending.event, next(reaches), destination, purposes)) if ending.event is not None else ending for ending in endings]
 
     def named(self, destination: str, event_ids: Iterable[str]) -> dict[str, frozenset[str]]:
         """The identifiers (keys) that each of these events itself names, of those events that are delivered to the destination."""
@@ -172,6 +165,13 @@ def instruction_of(destination: Destination, event: ConsentEvent) -> Instruction
 def contact_keys_of(destination: Destination, event: ConsentEvent) -> tuple[str, ...]:
     """The keys of every identifier that the vendor would be sent."""
     return tuple(event.identifier_keys[kind] for kind in destination.adapter.contact_of(event.subject))
+
+
+def _as_judged(ending: Ending, judgement: Judgement) -> Ending:
+    result = judgement.result
+    if result is not None and (result.outcome is Outcome.SUPERSEDED or result.reason in WRITTEN_RULES):
+        return replace(ending, result=result, superseded_by=judgement.superseded_by)
+    return ending
 
 
 def _ending(leased: Leased, event: ConsentEvent, outcome: Outcome, reason: str) -> Ending:

@@ -141,17 +141,19 @@ class DestinationReader:
 
         The options of every purpose it is told of must do; without any, its own must.
         """
-        built: list[Adapter] = []
+        built: dict[int, Adapter] = {}
         complaints: list[str] = []
         for index, options in enumerate(variants):
             try:
-                built.append(declared(base_url=base_url, credentials=credentials, options=options))
+                built[index] = declared(base_url=base_url, credentials=credentials, options=options)
             except ConfigurationError as error:
                 if index > 0 or len(variants) == 1:
                     complaints.append(str(error))
+        if not complaints and (conflict := declared.conflict([adapter for index, adapter in built.items() if index > 0])):
+            complaints.append(conflict)
         for complaint in dict.fromkeys(complaints):
             self.lines.complain(node, complaint)
-        return built[0] if built and not complaints else None
+        return next(iter(built.values())) if built and not complaints else None
 
     def _base_url(self, node: yaml.Node | None, name: str) -> str | None:
         text = self.lines.text(node, f"base_url of {name}")

@@ -224,6 +224,11 @@ class Adapter:
         """
         return ""
 
+    @classmethod
+    def conflict(cls, by_purpose: Sequence[Adapter]) -> str | None:  # noqa: ARG003 (for subclasses)
+        """What is wrong between the options of the purposes of one destination, each good by itself; None if nothing is."""
+        return None
+
     def option(self, options: Mapping[str, Any], name: str) -> Any:
         """One option as it holds for an instruction: the instruction's own, else the destination's."""
         return options[name] if name in options else self.settings[name]

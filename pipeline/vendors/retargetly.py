@@ -9,6 +9,7 @@ https://desk.retargetly.com/l/en/article/0hgnpy3bbu-file-format-specs; what it t
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -55,7 +56,10 @@ class Adapter(RemovesByFile):
         ),
         "removal_separator": Option(description="what stands between two segments of one row (assumed)", default=","),
     }
-    capabilities = Capabilities(states=frozenset({State.GIVEN}), identifiers=("email", "phone", "national_id"), batch_size=MOST_ITEMS, max_calls=MOST_CALLS)
+    # A person is in a segment or not: purposes that share their segments share its state, others do not touch each other (`place_of`, `conflict`).
+    capabilities = Capabilities(
+        states=frozenset({State.GIVEN}), identifiers=("email", "phone", "national_id"), scope="contact", batch_size=MOST_ITEMS, max_calls=MOST_CALLS
+    )
     rate = Rate(calls=40, per_seconds=8.0, concurrent=4)  # Five a second, assumed; a window in which four dialogues of eight calls have room.
     removal_columns = ("device_type", "device_id", "segments", "remove_segments", "country_code")
 
@@ -72,6 +76,18 @@ class Adapter(RemovesByFile):
             raise ConfigurationError(f"option 'batch_size' must be from 1 to {MOST_ITEMS}")
         _check_removals(self.settings)
         self._misconfigured, self._busy = (frozenset(map(str, self.settings[name])) for name in ("misconfigured_codes", "busy_codes"))
+
+    def place_of(self, options: Mapping[str, Any]) -> str:
+        return ",".join(map(str, sorted(set(self.option(options, "segment_ids")))))
+
+    @classmethod
+    def conflict(cls, by_purpose: Sequence[base.Adapter]) -> str | None:
+        """Segments of two purposes are the same, sent by the same hashes, or have none in common: else a file could not remove one without the other."""
+        for one, other in itertools.combinations([each.settings for each in by_purpose], 2):
+            segments, others = set(one["segment_ids"]), set(other["segment_ids"])
+            if segments & others and (segments != others or set(one["hashes"]) != set(other["hashes"])):
+                return "purposes with a segment in common must have all their 'segment_ids' and 'hashes' in common"
+        return None
 
     def batch_size(self, state: State) -> int:  # noqa: ARG002 (the same for both)
         return int(self.settings["batch_size"])

@@ -113,7 +113,7 @@ def test_the_next_withdrawal_is_a_new_one(stack: Stack, tmp_path: Path) -> None:
     assert listed(stack) == [second]
     accept(stack, "given", 13)
     left_out = stack.consent(*COMMAND, "--output", str(tmp_path / "second.tsv"))
-    assert (left_out.returncode, f"{second}.retargetly-crm: left out, because a newer word says otherwise" in left_out.stderr) == (0, True)
+    assert (left_out.returncode, f"{second}.retargetly-crm: left out, because a newer word or a written rule says otherwise" in left_out.stderr) == (0, True)
     assert not (tmp_path / "second.tsv").exists()
     assert stack.consent("dead", "replay", f"{second}.retargetly-crm").returncode == 1
     stack.wait_complete([second])

@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 import redis
 
+from pipeline.desk import Desk
 from pipeline.domain import Instruction, State
 from pipeline.errors import ConfigurationError
 from pipeline.export import Collected, Confirmed, Exported, RemovalExport
@@ -207,6 +208,74 @@ def test_a_consent_that_the_file_undid_is_told_again(relay: Relay) -> None:
     assert relay.vendors["crm"].held == {("ana@example.org", "news"): "given"}
     assert relay.deliveries(given) == {"crm": ("delivered", None)}
     assert relay.figures().unaccounted == 0
+
+
+class SharedFeedAdapter(FeedAdapter):
+    """A vendor that has one state for all purposes of a person."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(states=frozenset({State.GIVEN}), identifiers=("email",), scope="contact")
+
+    def _removal(self, instruction: Instruction) -> Removal:
+        return Removal(rows=tuple(("email", value, "all") for value in self.contact_of(instruction.subject).values()))
+
+
+def shared_relay(client: redis.Redis, *keep: str) -> Relay:
+    return Relay(client, routing([destination("crm", SharedFeedAdapter, keep_contact_for=frozenset(keep))]))
+
+
+def test_who_withdrew_one_of_two_purposes_with_one_state_is_removed_and_not_added_again(client: redis.Redis) -> None:
+    """Without a written rule the withdrawal wins: the file removes the person, and the other purpose's consent is not told, now or later."""
+    relay = shared_relay(client)
+    relay.event("given", 1, purpose="sms", email="ana@example.org")
+    relay.drain()
+    withdraw(relay, 2, email="ana@example.org")
+    collected = exporter(relay).collect("crm")
+    assert list(collected.rows) == [("email", "ana@example.org", "all")]
+    assert confirm(relay, collected).told_again == []
+    later = relay.event("given", 3, purpose="sms", email="ana@example.org")
+    relay.drain()
+    assert relay.deliveries(later) == {"crm": ("skipped", "contact_withdrawn")}
+    assert [(call["purpose"], call["state"]) for call in relay.vendors["crm"].calls] == [("sms", "given")]
+
+
+def test_a_written_rule_keeps_who_withdrew_out_of_the_file(client: redis.Redis) -> None:
+    """While the kept purpose is given a withdrawal of another is skipped and no dead letter; once that is withdrawn too, the file removes the person."""
+    relay = shared_relay(client, "sms")
+    relay.event("given", 1, purpose="sms", email="ana@example.org")
+    kept = relay.event("withdrawn", 2, email="ana@example.org")
+    relay.drain()
+    assert (relay.deliveries(kept), dead(relay)) == ({"crm": ("skipped", "contact_kept")}, [])
+    last = relay.event("withdrawn", 3, purpose="sms", email="ana@example.org")
+    relay.drain()
+    assert (dead(relay), list(exporter(relay).collect("crm").rows)) == ([last], [("email", "ana@example.org", "all")])
+
+
+def test_a_dead_withdrawal_that_a_later_consent_keeps_is_left_out_and_can_be_closed(client: redis.Redis) -> None:
+    """The file would undo a consent that the routing file keeps; a replay closes the dead letter without a call."""
+    relay = shared_relay(client, "sms")
+    event_id = withdraw(relay, 1, email="ana@example.org")
+    relay.event("given", 2, purpose="sms", email="ana@example.org")
+    relay.drain()
+    collected = exporter(relay).collect("crm")
+    assert (list(collected.rows), collected.overtaken) == ([], [f"{event_id}.crm"])
+    calls = len(relay.vendors["crm"].calls)
+    report = Desk(relay.ledger, relay.vault, lambda: relay.rules).replay([f"{event_id}.crm"])
+    assert (report.replayed, report.skipped) == ([], [{"delivery_id": f"{event_id}.crm", "reason": "not_applicable"}])
+    relay.again()
+    assert (relay.deliveries(event_id), dead(relay), len(relay.vendors["crm"].calls)) == ({"crm": ("skipped", "contact_kept")}, [], calls)
+
+
+def test_a_kept_consent_that_the_file_undid_is_told_again(client: redis.Redis) -> None:
+    """Given for the kept purpose between export and confirmation: the file removed the person all the same."""
+    relay = shared_relay(client, "sms")
+    event_id = withdraw(relay, 1, email="ana@example.org")
+    collected = exporter(relay).collect("crm")
+    given = relay.event("given", 2, purpose="sms", email="ana@example.org")
+    relay.drain()
+    relay.vendors["crm"].held.clear()
+    assert confirm(relay, collected) == Confirmed(closed=[f"{event_id}.crm"], told_again=[f"{given}.crm"])
+    relay.again()
+    assert relay.vendors["crm"].held == {("ana@example.org", "sms"): "given"}
 
 
 def test_a_destination_that_is_gone_confirms_nothing(relay: Relay) -> None:

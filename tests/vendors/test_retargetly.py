@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import orjson
 import pytest
+import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.domain import Instruction, Outcome, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError
+from pipeline.fence import sharing
 from pipeline.identifiers import normalise_national_id, normalise_phone
+from pipeline.routing import Routing, Source
+from pipeline.routing_file import load_routing
 from pipeline.vendors._removing import Removal
 from pipeline.vendors.base import VendorResponse, missing_identifier
 from pipeline.vendors.retargetly import HASH_KEYS, MOST_CALLS
 from tests.sandboxes import SandboxHandle, start_sandboxes
+from tests.support.relay import Relay
 from tests.vendors.contract import PERSON, UNREADABLE, VendorContract, result
 from tests.vendors.drivers import DirectDriver, replay
 from workers.exporting import write_removals
@@ -310,6 +316,57 @@ class TestSandbox:
         adapter = self.contract.adapter(sandbox.url("retargetly"), credentials={"public_key": "test-other"})
         assert self.contract.tell(DirectDriver(), adapter, self.contract.instruction()) == [result(Outcome.MISCONFIGURED, "http_401")]
         assert sandbox.states("retargetly") == {}
+
+
+class TestSegments:
+    """Purposes that share their segments share one state there."""
+
+    def routed(self, options: str, by_purpose: str) -> Routing:
+        text = f"""\
+version: 1
+sources: {{}}
+purposes: {{news: {{}}, offers: {{}}, events: {{}}}}
+destinations:
+  crm: {{vendor: retargetly, credentials: {{public_key: test-key}}, options: {options}, options_by_purpose: {by_purpose}}}
+triggers: [{{deliver_to: crm}}]
+"""
+        return load_routing(text, filename="consent.yaml", environment={})
+
+    @pytest.mark.parametrize(
+        "options, by_purpose, shared",
+        [
+            ("{segment_ids: [1]}", "{}", ["events", "offers"]),
+            ("{segment_ids: [1, 2]}", "{offers: {segment_ids: [2, 1]}, events: {segment_ids: [3]}}", ["offers"]),
+            ("{segment_ids: [1, 2]}", "{offers: {segment_ids: [3]}, events: {segment_ids: [4], hashes: [ml_sh2]}}", []),
+            ("{}", "{news: {segment_ids: [1]}, offers: {segment_ids: [2]}, events: {segment_ids: [1]}}", ["events"]),
+        ],
+    )
+    def test_only_purposes_with_the_same_segments_share_a_state(self, options: str, by_purpose: str, shared: list[str]) -> None:
+        """From the routing file: a withdrawal holds back the consents of those purposes that would put the person back, and of no others."""
+        routing = self.routed(options, by_purpose)
+        assert sharing("news", routing.destinations["crm"], routing.purposes_of("crm")) == shared
+
+    @pytest.mark.parametrize(
+        "by_purpose",
+        [
+            "{offers: {segment_ids: [2, 3]}}",
+            "{offers: {segment_ids: [1]}}",
+            "{offers: {hashes: [nid_sh2]}}",
+        ],
+    )
+    def test_segments_that_are_shared_in_part_stop_the_start(self, by_purpose: str) -> None:
+        """No file could remove a person from what one purpose alone put him into; nor by hashes that only the other sends."""
+        with pytest.raises(ConfigurationError, match="a segment in common must have all their 'segment_ids' and 'hashes' in common"):
+            self.routed("{segment_ids: [1, 2]}", by_purpose)
+
+    def test_a_consent_does_not_put_back_who_withdrew_another(self, client: redis.Redis) -> None:
+        """Two purposes, one segment: withdrawn for one, the consent of the other is skipped, and nothing is sent."""
+        relay = Relay(client, replace(self.routed("{segment_ids: [13600]}", "{}"), sources={"web": Source(name="web")}))
+        relay.event("withdrawn", 2, email="ana@example.org")
+        given = relay.event("given", 3, purpose="offers", email="ana@example.org")
+        relay.drain()
+        assert relay.deliveries(given) == {"crm": ("skipped", "contact_withdrawn")}
+        assert relay.vendors["crm"].calls == []
 
 
 ALL_TYPES = {"ml": "email", "nid": "external_id", "mb": "external_id"}

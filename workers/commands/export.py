@@ -169,7 +169,7 @@ def _show_collected(reports: Sequence[dict[str, Any]], dry_run: bool) -> None:
             click.echo(
                 f"  file      {report['file']}\n  manifest  {report['manifest']}\n  hand over the file; once it was taken, --confirm {report['manifest']}"
             )
-        _name(report["overtaken"], "left out, because a newer word says otherwise (`consent dead replay` closes them)")
+        _name(report["overtaken"], "left out, because a newer word or a written rule says otherwise (`consent dead replay` closes them)")
         _name(report["unreadable"], "cannot be opened: the payload is gone, or its vault key is missing")
         for name, kinds in report["unnamed"].items():
             why = f"the file cannot name a person by {' and '.join(kinds)}" if kinds else "the vendor was sent nothing that names this person"
@@ -182,7 +182,7 @@ def _show_confirmed(reports: Sequence[dict[str, Any]], dry_run: bool) -> None:
         click.echo(f"{report['destination']}: {_number(len(report['closed']), 'dead withdrawal')} {verb} as exported in {report['file']}")
         _name(report["closed_before"], "closed by an earlier confirmation")
         _name(report["not_dead"], "not dead any more: replayed or discarded since")
-        _name(report["told_again"], "a newer given that the file undid, told again")
+        _name(report["told_again"], "a given that the file undid, told again")
         _name(report["outgrown"], "stays dead: more is known of the person by now than the file named, export again")
 
 
