@@ -2,6 +2,9 @@
 
 Commit (event, dedup key and "to fan out" mark in one atomic write), wait until that is durable, merge the standings, ask for fan-out.
 A crash in between heals: the open index brings the event back and fan-out merges again.
+
+Without an idempotency key the content is the key, and a date of low precision makes two withdrawals of one day equal in content. If the person gave in
+between, the second one is a new word, or it would be lost as a duplicate; a repeat of the first that comes as late counts as one too, which stops more than it had to.
 """
 
 from __future__ import annotations
@@ -24,6 +27,15 @@ from pipeline.vault import Vault
 
 FAN_OUT_CHUNK = 250
 """Events in one fan_out message at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """An event that is durable and merged; `fact` is what the commit answered: True if it is new, the first facts of a duplicate, False for a reused key."""
+
+    event: ConsentEvent
+    fact: Facts | bool
+    status: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +81,43 @@ class Acceptor:
         events = place_heard(
             self._ledger, [_heard(source, incoming, event) for (source, incoming), event in zip(items, events, strict=True)], self._echo_seconds
         )
-        facts = self._commit([source for source, _ in items], events, hashes)
-        events = [_as_first_accepted(event, fact) for event, fact in zip(events, facts, strict=True)]
-        statuses = self._merge([(source, event) for (source, _), event in zip(items, events, strict=True)], facts)
-        self._announce([event for event, fact in zip(events, facts, strict=True) if fact is True])
-        self._heard_again([event for (source, _), event, fact in zip(items, events, facts, strict=True) if isinstance(fact, Facts) and source.echoes])
+        sources = [source for source, _ in items]
+        taken = self._take(sources, events, hashes)
+        if again := self._said_again(items, taken, hashes, received_at):
+            anew = self._take([sources[place] for place in again], list(again.values()), [hashes[place] for place in again])
+            for place, each in zip(again, anew, strict=True):
+                taken[place] = each
+        self._announce([each.event for each in taken if each.fact is True])
+        self._heard_again([each.event for source, each in zip(sources, taken, strict=True) if isinstance(each.fact, Facts) and source.echoes])
         return [
-            KeyReused("this idempotency key was used for other content") if fact is False else Accepted(event_id=event.event_id, status=status)
-            for event, fact, status in zip(events, facts, statuses, strict=True)
+            KeyReused("this idempotency key was used for other content") if each.fact is False else Accepted(event_id=each.event.event_id, status=each.status)
+            for each in taken
         ]
+
+    def _take(self, sources: Sequence[Source], events: Sequence[ConsentEvent], hashes: Sequence[str]) -> list[_Taken]:
+        """Commit events, wait until they are durable, and merge them."""
+        facts = self._commit(sources, events, hashes)
+        placed = [_as_first_accepted(event, fact) for event, fact in zip(events, facts, strict=True)]
+        statuses = self._merge(list(zip(sources, placed, strict=True)), facts)
+        return [_Taken(event, fact, status) for event, fact, status in zip(placed, facts, statuses, strict=True)]
+
+    def _said_again(
+        self, items: Sequence[tuple[Source, IncomingEvent]], taken: Sequence[_Taken], hashes: Sequence[str], received_at: datetime
+    ) -> dict[int, ConsentEvent]:
+        """The duplicates, by place, that are a new word: withdrawals that may have been said after the `given` that stands since the first one.
+
+        Their key is the content and that `given`, so that a repeat finds them.
+        """
+        suspects = [place for place, ((_, incoming), each) in enumerate(zip(items, taken, strict=True)) if _may_be_new(incoming, each.fact)]
+        reaches = self._ledger.standings.reach([taken[place].event.identifier_keys.values() for place in suspects]) if suspects else []
+        found = {}
+        for place, reach in zip(suspects, reaches, strict=True):
+            (source, incoming), event = items[place], taken[place].event
+            newest, order_us = reach.newest(event.purpose), us_from_utc(order_time(incoming, received_at))
+            if newest is not None and newest.state is State.GIVEN and event.order_us < newest.order_us <= order_us:
+                event_id = self._hasher.event_id(source.name, f"c\0{hashes[place]}\0{newest.event_id}")
+                found[place] = replace(event, event_id=event_id, order_us=order_us)
+        return found
 
     def _identified(self, source: Source, incoming: IncomingEvent, content_hash: str, received_at: datetime) -> ConsentEvent:
         key = f"k\0{incoming.idempotency_key}" if incoming.idempotency_key else f"c\0{content_hash}"
@@ -154,6 +194,13 @@ def order_time(incoming: IncomingEvent, received_at: datetime) -> datetime:
 
 def _heard(source: Source, incoming: IncomingEvent, event: ConsentEvent) -> HeardEvent:
     return HeardEvent(source=source, event=event, latest_us=us_from_utc(min(incoming.event_time_end or incoming.event_time, event.received_at)))
+
+
+def _may_be_new(incoming: IncomingEvent, fact: Facts | bool) -> bool:
+    """Whether a duplicate is a withdrawal whose time, not its key, leaves open that it was said later than its original."""
+    if not isinstance(fact, Facts) or incoming.idempotency_key or incoming.state is not State.WITHDRAWN or incoming.event_time_end is None:
+        return False
+    return us_from_utc(incoming.event_time_end) > fact.order_us
 
 
 def _as_first_accepted(event: ConsentEvent, fact: Facts | bool) -> ConsentEvent:

@@ -167,6 +167,85 @@ def test_bare_date_of_a_withdrawal_beats_a_given_of_that_day(relay: Relay):
     assert standing(relay, email="ben@example.org").state is State.WITHDRAWN
 
 
+def by_day(state: str = "withdrawn", key: str | None = None) -> IncomingEvent:
+    """Dated by a bare date: the day that began twelve hours before the base time."""
+    return incoming(state, -12 * 60, end=12 * 60, key=key)
+
+
+def at(relay: Relay, hour: float, event: IncomingEvent, source: int = 0) -> Accepted:
+    """Accept an event that is received so many hours after the base time, and carry everything out."""
+    relay.acceptor._now = lambda: BASE_TIME + timedelta(hours=hour)
+    (answer,) = accept(relay, event, source=source)
+    relay.drain()
+    return answer
+
+
+def told(relay: Relay) -> list[str]:
+    return [call["state"] for call in relay.vendors["mail"].calls]
+
+
+def test_second_withdrawal_of_a_day_is_no_duplicate(relay: Relay):
+    """Withdrawn by date, given, and withdrawn by the same date: the same content is a new word and told; its repeat changes nothing."""
+    first = at(relay, 1, by_day())
+    at(relay, 2, incoming(minute=100), source=1)
+    second = at(relay, 3, by_day())
+    assert (first.status, second.status, told(relay)) == ("accepted", "accepted", ["withdrawn", "given", "withdrawn"])
+    assert standing(relay, email=ANA).event_id == second.event_id != first.event_id
+    assert relay.ledger.event(second.event_id)["order_time"] == "2026-01-05T15:00:00Z"
+    assert at(relay, 4, by_day()) == Accepted(event_id=first.event_id, status="duplicate")
+    at(relay, 5, incoming(minute=250, key="b"), source=1)
+    assert at(relay, 6, by_day()).event_id not in {first.event_id, second.event_id}
+    assert told(relay)[3:] == ["given", "withdrawn"]
+    assert relay.figures().unaccounted == 0
+
+
+@pytest.mark.parametrize(
+    "repeated, between, given_minute",
+    [
+        (by_day(), False, 0),
+        (by_day(key="k"), True, 100),
+        (by_day("given"), True, 100),
+        (incoming("withdrawn", 0, key=None), True, 100),
+        (incoming("withdrawn", 0, end=0, key=None), True, 100),
+        (by_day(), True, 13 * 60),  # on the next day: the withdrawal was said before it, whenever on its day
+        (by_day(), True, -1),  # older than the first one
+    ],
+)
+def test_repeat_that_can_be_no_new_word_stays_a_duplicate(relay: Relay, repeated: IncomingEvent, between: bool, given_minute: float):
+    """With a key of its own, with an exact time, as a consent, or without a consent in between that it may have followed; nothing is told."""
+    first = at(relay, 1, repeated)
+    if between:
+        at(relay, 14, incoming(minute=given_minute, key="other"), source=1)
+    before = told(relay)
+    assert at(relay, 15, repeated) == Accepted(event_id=first.event_id, status="duplicate")
+    assert told(relay) == before
+
+
+def test_crash_while_a_second_withdrawal_of_a_day_is_taken_heals(relay: Relay, monkeypatch: pytest.MonkeyPatch):
+    """If its merge fails nothing is answered; sent again it is the same event, merged before the answer, and told once."""
+    at(relay, 1, by_day())
+    at(relay, 2, incoming(minute=100), source=1)
+    merge, merges = relay.ledger.standings.merge, []
+
+    def fail_second(items):
+        merges.append(items)
+        return merge(items) if len(merges) == 1 else _away()
+
+    monkeypatch.setattr(relay.ledger.standings, "merge", fail_second)
+    with pytest.raises(LedgerUnavailable):
+        at(relay, 3, by_day())
+    monkeypatch.setattr(relay.ledger.standings, "merge", merge)
+    counted = relay.ledger.events.counts()["accepted"]
+    answer = at(relay, 4, by_day())
+    assert (answer.status, relay.ledger.events.counts()["accepted"]) == ("duplicate", counted)
+    assert standing(relay, email=ANA).event_id == answer.event_id
+    assert relay.ledger.event(answer.event_id)["order_time"] == "2026-01-05T15:00:00Z"
+    relay.again(2)
+    relay.hurry(pushed=True)
+    relay.again()
+    assert told(relay) == ["withdrawn", "given", "withdrawn"]
+
+
 def test_ledger_that_fails_before_the_commit_takes_nothing(relay: Relay, monkeypatch: pytest.MonkeyPatch):
     """If the commit fails there is no answer, no word and no message."""
     monkeypatch.setattr(relay.ledger.events, "commit", _away)
