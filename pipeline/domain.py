@@ -104,7 +104,8 @@ class IncomingEvent:
     """A consent event as a source parsed it, before the relay has given it an id.
 
     `event_time` is the earliest instant it can mean and `event_time_end` the latest (equal unless the source's
-    precision is lower, such as a bare date). `idempotency_key` None means that the content is the key.
+    precision is lower, such as a bare date). `idempotency_key` None means that the content is the key; with `profile_is_beside` that is without the
+    profile, which a system shows beside what the person said: another name does not make an old consent a new one.
     """
 
     subject: Subject
@@ -115,6 +116,7 @@ class IncomingEvent:
     idempotency_key: str | None = field(default=None, repr=False)
     group: str | None = None
     profile: Mapping[str, str] = field(default_factory=dict, repr=False)
+    profile_is_beside: bool = False
     evidence: Mapping[str, str] = field(default_factory=dict, repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -200,7 +202,7 @@ class Sighting:
     """A state that a polled vendor shows without saying since when: only a change against what was seen there before is a word of the person.
 
     `place` and `reference` name the thing seen: the list, as `Adapter.place_of` has it, and the person there, as a `VendorResult` of a tell refers to them.
-    They are kept as a keyed hash only.
+    They are kept as a keyed hash only. `profile` is what a `given` says of the person besides.
     """
 
     place: str
@@ -208,6 +210,7 @@ class Sighting:
     subject: Subject
     purpose: str
     state: State
+    profile: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ A wrong value raises ValueError with a text that says what was expected and neve
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import re
 import unicodedata
@@ -80,7 +81,7 @@ class Hasher:
         return self._hash(f"thing\0{place}\0{reference}".encode())
 
     def content_hash(self, event: IncomingEvent) -> str:
-        """The hash of all that an event says, without its idempotency key and its receipt; equal instants in other zones are equal."""
+        """The hash of all that an event says, without its idempotency key, its receipt and what stands beside; equal instants in other zones are equal."""
         content = {
             "subject": {**event.subject.identifiers(), "country": event.subject.country},
             "purpose": event.purpose,
@@ -88,7 +89,7 @@ class Hasher:
             "event_time": format_time(event.event_time),
             "event_time_end": format_time(event.event_time_end or event.event_time),
             "group": event.group,
-            "profile": dict(event.profile),
+            "profile": {} if event.profile_is_beside else dict(event.profile),
             "evidence": dict(event.evidence),
             "metadata": dict(event.metadata),
         }
@@ -111,6 +112,16 @@ def checked_text(text: str, max_length: int = MAX_TEXT_LENGTH) -> str:
     if CONTROL.search(text):
         raise ValueError("must not contain control characters")
     return text
+
+
+def readable_texts(raw: Mapping[str, Any]) -> dict[str, str]:
+    """Those of the values that are texts to be passed on; the others count as absent, since nobody is there to be told that they are wrong."""
+    texts = {}
+    for name, value in raw.items():
+        with contextlib.suppress(ValueError):
+            if isinstance(value, str) and value.strip() and not _LOST.search(value):
+                texts[name] = checked_text(value.strip())
+    return texts
 
 
 def normalise_email(text: str) -> str:

@@ -32,7 +32,7 @@ class Sightings:
         asked_at = utc_from_us(asked_ms * 1000)
         since = min(utc_from_us(swept_ms * 1000), asked_at) if swept_ms else asked_at
         return [
-            IncomingEvent(subject=each.subject, purpose=each.purpose, state=each.state, event_time=since, event_time_end=asked_at)
+            IncomingEvent(subject=each.subject, purpose=each.purpose, state=each.state, event_time=since, event_time_end=asked_at, profile=each.profile)
             for each, known in changed
             if swept_ms or known or each.state is State.WITHDRAWN
         ]

@@ -17,13 +17,15 @@ from pipeline import loose_json
 from pipeline.dates import require_past
 from pipeline.domain import IncomingEvent, State, Subject
 from pipeline.errors import FieldError, InvalidInput
-from pipeline.identifiers import normalise_email, normalise_external_id, normalise_phone
+from pipeline.identifiers import normalise_email, normalise_external_id, normalise_phone, readable_texts
 from pipeline.vendors import base
 
 MARK: Final = "consent-relay"
 """Key of the preference that tells which state and date of a subscription a relay wrote."""
 STATE: Final = {True: State.GIVEN, False: State.WITHDRAWN}
 OWN_DATE: Final = {State.GIVEN: "startDate", State.WITHDRAWN: "endDate"}
+NAMES: Final = {"first_name": "firstName", "last_name": "lastName"}
+"""Our names of a profile, and theirs within `base`."""
 CHANGES: Final = frozenset({"CREATE", "UPDATE"})
 """A deleted customer has said nothing, so `DELETE` is no word of his."""
 MOST_UPDATES: Final = 4000
@@ -116,7 +118,9 @@ def _word(customer: Mapping[str, Any], held: Mapping[str, Any], purpose: str, re
     else:
         said_at = _given_at(customer, held)
         require_past(said_at, received_at, source.allowed_skew_seconds)
-    return IncomingEvent(subject=subject, purpose=purpose, state=STATE[flag], event_time=said_at)
+    base_part = part(customer, "base")
+    profile = readable_texts({ours: base_part.get(theirs) for ours, theirs in NAMES.items()}) if flag else {}
+    return IncomingEvent(subject=subject, purpose=purpose, state=STATE[flag], event_time=said_at, profile=profile, profile_is_beside=True)
 
 
 def _given_at(customer: Mapping[str, Any], held: Mapping[str, Any]) -> datetime:

@@ -14,10 +14,11 @@ from zoneinfo import ZoneInfo
 
 from pipeline.domain import IncomingEvent, Polled, Sighting, State, Subject
 from pipeline.errors import FieldError, InvalidInput
-from pipeline.identifiers import normalise_email, normalise_external_id, normalise_phone
+from pipeline.identifiers import normalise_email, normalise_external_id, normalise_phone, readable_texts
 from pipeline.vendors.base import SourceSettings
 
 STATE: Final = {1: State.GIVEN, -1: State.WITHDRAWN}
+PROFILE: Final = ("name", "first_name", "last_name", "salutation", "title", "name_prefix", "language")
 VALUE: Final = {state: value for value, state in STATE.items()}
 
 
@@ -88,8 +89,8 @@ class Reader:
     received_at: datetime
 
     def attributes(self) -> list[str]:
-        """The attributes that must be asked for: no more of a person than names him and says what he wants."""
-        named = [self.fields[kind] for kind in ("email", "external_id", "phone") if kind in self.fields]
+        """The attributes that must be asked for: no more of a person than names him, what the mapping has of his profile, and what he wants."""
+        named = [self.fields[name] for name in ("email", "external_id", "phone", *PROFILE) if name in self.fields]
         dates = [self.changed_at_fields[name] for name in self.source.purposes if name in self.changed_at_fields]
         return list(dict.fromkeys([*named, *self.source.purposes, *dates]))
 
@@ -114,16 +115,20 @@ class Reader:
                 yield InvalidInput([FieldError(f"subscribers.{subscriber.identifier}", "has no address or external id that could be read")])
                 return
             said_at = self.changed_at(subscriber, registration_field)
+            profile = self._profile(subscriber) if state is State.GIVEN else {}
             if said_at is None:
                 where, reference = place(self.source_id, registration_field), str(subscriber.identifier)
-                yield Sighting(place=where, reference=reference, subject=subject, purpose=purpose, state=state)
+                yield Sighting(place=where, reference=reference, subject=subject, purpose=purpose, state=state, profile=profile)
             else:
-                yield IncomingEvent(subject=subject, purpose=purpose, state=state, event_time=said_at)
+                yield IncomingEvent(subject=subject, purpose=purpose, state=state, event_time=said_at, profile=profile, profile_is_beside=True)
 
     def changed_at(self, subscriber: Subscriber, registration_field: str) -> datetime | None:
         """When a registration field changed last; None if nothing says so, or if that cannot be read or has not come yet."""
         said_at = instant(subscriber.text(self.changed_at_fields.get(registration_field, "")), self.source.time_zone)
         return said_at if said_at and said_at <= self.received_at else None
+
+    def _profile(self, subscriber: Subscriber) -> dict[str, str]:
+        return readable_texts({name: subscriber.text(self.fields[name]) for name in PROFILE if name in self.fields})
 
     def _subject(self, subscriber: Subscriber) -> Subject:
         """Who a subscriber is; what cannot be read names nobody and does not hold up the rest."""

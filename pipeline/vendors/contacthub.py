@@ -19,7 +19,7 @@ import orjson
 from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, Polled, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError, InvalidInput
 from pipeline.vendors import base
-from pipeline.vendors._contacthub_records import MARK, OWN_DATE, STATE, dicts, flag_of, hear_page, instant, mark_of, part, stamp, subscription_of
+from pipeline.vendors._contacthub_records import MARK, NAMES, OWN_DATE, STATE, dicts, flag_of, hear_page, instant, mark_of, part, stamp, subscription_of
 from pipeline.vendors.base import Capabilities, Held, Option, Rate, VendorRequest, VendorResponse
 
 UNREADABLE_CUSTOMER: Final = frozenset({403, 404, 405})
@@ -36,7 +36,6 @@ PAGE_SIZE: Final = 50
 KINDS: Final = ("DIGITAL_MESSAGE", "SERVICE", "OTHER")
 FLAGS: Final = ("subscribed", "enable")
 CONSENT: Final = re.compile(r"(?:marketing|profiling|softSpam|thirdPartyTransfer)(?:\.[A-Za-z]+){1,2}")
-NAMES: Final = {"first_name": "firstName", "last_name": "lastName"}
 
 Step = Generator[VendorRequest, VendorResponse, VendorResult]
 

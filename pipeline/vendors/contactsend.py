@@ -20,7 +20,7 @@ from pipeline.domain import EMPTY, Instruction, Outcome, State, Subject, VendorR
 from pipeline.errors import ConfigurationError
 from pipeline.vendors import _contactsend_soap as soap
 from pipeline.vendors import base
-from pipeline.vendors._contactsend_records import VALUE, Page, Reader, Subscriber, page_of, place, subscriber_of
+from pipeline.vendors._contactsend_records import PROFILE, VALUE, Page, Reader, Subscriber, page_of, place, subscriber_of
 from pipeline.vendors.base import Capabilities, Held, Option, Rate, SignIn, SourceSettings, VendorRequest, VendorResponse
 
 MOST_PAGES: Final = 2
@@ -43,7 +43,6 @@ BY_SIDE: Final = {
     soap.PROTOCOL: VendorResult(outcome=Outcome.MISCONFIGURED, reason="fault_protocol"),
 }
 IDENTIFIERS: Final = ("email", "external_id")
-PROFILE: Final = ("name", "first_name", "last_name", "salutation", "title", "name_prefix", "language")
 FIELDS: Final = (*IDENTIFIERS, "phone", "national_id", "country", *PROFILE)
 FAULTS: Final = {"address_faults": ADDRESS, "locked_faults": LOCKED, "signed_out_faults": SIGNED_OUT, "denied_faults": DENIED}
 """The options that tell faults apart by their words, in the order in which they are tried."""

@@ -66,6 +66,73 @@ def test_without_the_connector_the_relay_keeps_both_equal(client: redis.Redis, s
     two.exchange.close()
 
 
+@pytest.fixture
+def alone(client: redis.Redis, sandboxes: SandboxHandle) -> Iterator[TwoWay]:
+    """Both systems without their connector, after the first sweep."""
+    two = TwoWay(client, sandboxes, delay_seconds=0.001, natively=False)
+    two.work()
+    yield two
+    two.exchange.close()
+
+
+def names(two: TwoWay) -> tuple[list[tuple[str | None, str | None]], list[tuple[str | None, str | None]]]:
+    """First and last names of everybody at Contacthub and at Contactsend."""
+    customers, subscribers = two.sandboxes.state("contacthub")["customers"], two.sandboxes.state("contactsend")["subscribers"]
+    hub = [(one["base"].get("firstName"), one["base"].get("lastName")) for one in customers.values()]
+    return hub, [(one.get("NOME"), one.get("COGNOME")) for one in subscribers.values()]
+
+
+def test_a_name_at_contacthub_arrives_at_contactsend(alone: TwoWay) -> None:
+    """Somebody who subscribes there is added here with the mapped attributes."""
+    alone.say("hub", GIVEN, first_name="Ana", last_name="Placeholder")
+    alone.settle()
+    assert alone.states() == ("given",) * 3
+    assert names(alone) == ([("Ana", "Placeholder")],) * 2
+
+
+def test_a_name_at_contactsend_arrives_at_contacthub(alone: TwoWay) -> None:
+    """And the other way round."""
+    alone.say("send", GIVEN, first_name="Ana", last_name="Placeholder")
+    alone.settle()
+    assert alone.states() == ("given",) * 3
+    assert names(alone) == ([("Ana", "Placeholder")],) * 2
+
+
+def test_a_withdrawal_carries_no_name(alone: TwoWay) -> None:
+    """Who is added because of it is added by address alone."""
+    alone.say("hub", WITHDRAWN, first_name="Ana", last_name="Placeholder")
+    alone.settle()
+    assert alone.states() == ("withdrawn",) * 3
+    assert names(alone) == ([("Ana", "Placeholder")], [(None, None)])
+
+
+def test_what_a_record_says_already_is_not_overwritten(alone: TwoWay) -> None:
+    """Another name on the other side stays; Contacthub is given what it lacks, Contactsend's record is left as it is."""
+    alone.say("hub", WITHDRAWN, first_name="Anna")
+    alone.settle()
+    alone.relay.acceptor._echo_seconds = 0.0
+    alone.say("send", GIVEN, first_name="Ana", last_name="Placeholder")
+    alone.settle()
+    assert alone.states() == ("given",) * 3
+    assert names(alone) == ([("Anna", "Placeholder")], [("Ana", "Placeholder")])
+    alone.say("hub", WITHDRAWN)
+    alone.settle()
+    alone.say("hub", GIVEN, first_name="Hanna")
+    alone.settle()
+    assert alone.states() == ("given",) * 3
+    assert names(alone) == ([("Hanna", "Placeholder")], [("Ana", "Placeholder")])
+
+
+def test_another_name_is_no_other_consent(alone: TwoWay) -> None:
+    """A customer who is renamed shows the old consent again: it is a duplicate, and nothing is told."""
+    alone.say("hub", GIVEN, first_name="Ana")
+    alone.settle()
+    calls, accepted = alone.our_calls(), alone.relay.ledger.events.counts()["accepted"]
+    alone.sandboxes.place("contacthub", email=EMAIL, more={"base": {"firstName": "Anna"}})
+    alone.settle()
+    assert (alone.our_calls(), alone.relay.ledger.events.counts()["accepted"]) == (calls, accepted)
+
+
 def test_a_consent_that_the_connector_copies_late_does_not_outlive_the_withdrawal(client: redis.Redis, sandboxes: SandboxHandle) -> None:
     """Given on the form, told to one side, and withdrawn before the copy turns up at the other, where it looks newer than it is: the person has withdrawn, everywhere."""
     two = TwoWay(client, sandboxes, delay_seconds=0.3)

@@ -20,6 +20,7 @@ from tests.support.relay import Relay
 
 EMAIL = "ana@example.org"
 CODE = "230004001355"
+NAMES = {"contacthub": {"first_name": "firstName", "last_name": "lastName"}, "contactsend": {"first_name": "NOME", "last_name": "COGNOME"}}
 WRITES = frozenset({"modifySubscriberSubscriptionStatus", "addSubscriber"})
 
 ROUTING = """
@@ -48,7 +49,7 @@ destinations:
     base_url: {send_url}
     allow_private_network: true
     credentials: {{api_key: test-contactsend-api-key, user_key: test-contactsend-user-key}}
-    options: {{source_id: 6, webform_code: "{code}", registration_field: __cls1}}
+    options: {{source_id: 6, webform_code: "{code}", registration_field: __cls1, fields: {{email: EMAIL, first_name: NOME, last_name: COGNOME}}}}
     rate: {{calls: 1000, per_seconds: 1, concurrent: 4}}
 pairs:
   hub-and-send: {{contacthub: hub, contactsend: send}}
@@ -70,8 +71,8 @@ class TwoWay:
         self.exchange = Exchange(CurlTransport(), Sessions(), total_timeout_seconds=5)
         self.relay = Relay(client, self.rules, seconds=1.0, exchange=self.exchange)
 
-    def say(self, where: str, state: State) -> None:
-        """The person says `given` or `withdrawn` on our form, at Contacthub or at Contactsend, now."""
+    def say(self, where: str, state: State, **names: str) -> None:
+        """The person says `given` or `withdrawn` on our form, at Contacthub or at Contactsend, now; `names` are put into the record there."""
         if where == "web":
             now = self.relay.ledger.now()
             self.relay.acceptor.accept_many(
@@ -81,9 +82,11 @@ class TwoWay:
             stamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "+0000"
             dates = {"startDate": stamp, "endDate": None} if state is State.GIVEN else {"startDate": None, "endDate": stamp}
             entry = {"id": "newsletter", "kind": "DIGITAL_MESSAGE", "subscribed": state is State.GIVEN, **dates}
-            self.sandboxes.place("contacthub", email=EMAIL, subscriptions=[entry])
+            more = {"base": {NAMES["contacthub"][name]: text for name, text in names.items()}}
+            self.sandboxes.place("contacthub", email=EMAIL, subscriptions=[entry], more=more)
         else:
-            self.sandboxes.place("contactsend", attributes={"EMAIL": EMAIL, "__cls1": "1" if state is State.GIVEN else "-1"})
+            more = {NAMES["contactsend"][name]: text for name, text in names.items()}
+            self.sandboxes.place("contactsend", attributes={"EMAIL": EMAIL, "__cls1": "1" if state is State.GIVEN else "-1", **more})
 
     def work(self) -> None:
         """Poll both, and carry out everything that is there to be done."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ import pytest
 
 from pipeline.domain import IncomingEvent, Outcome, State, Subject, VendorResult
 from pipeline.errors import InvalidInput
+from pipeline.identifiers import Hasher
 from pipeline.vendors import contacthub
 from pipeline.vendors.base import Held, Notification, SourceSettings, VendorRequest, VendorResponse
 from tests.sandboxes import SandboxHandle, start_sandboxes
@@ -281,14 +283,30 @@ class TestHear:
 
     @pytest.mark.parametrize("operation", ["CREATE", "UPDATE"])
     def test_hears_each_subscription_with_a_purpose(self, operation: str) -> None:
-        """Every subscription tied to a purpose is a word of the customer, dated by its own start or end."""
+        """Every subscription tied to a purpose is a word of the customer, dated by its own start or end; a consent brings his names, a withdrawal does not."""
         person = customer(entry(subscribed=False), {"id": "sms", "subscribed": True, "startDate": day(7)}, {"id": "other", "subscribed": True})
         person["base"]["contacts"]["mobilePhone"] = "347 123 4567"
         subject = Subject(external_id="person-4711", email="ana@example.org", phone="+393471234567", country="IT")
         assert hear(update(person, operation)) == [
-            IncomingEvent(subject=subject, purpose="newsletter", state=State.WITHDRAWN, event_time=SAID_AT),
-            IncomingEvent(subject=subject, purpose="marketing-sms", state=State.GIVEN, event_time=datetime(2026, 1, 7, tzinfo=UTC)),
+            IncomingEvent(subject=subject, purpose="newsletter", state=State.WITHDRAWN, event_time=SAID_AT, profile_is_beside=True),
+            IncomingEvent(
+                subject=subject,
+                purpose="marketing-sms",
+                state=State.GIVEN,
+                event_time=datetime(2026, 1, 7, tzinfo=UTC),
+                profile={"first_name": "Ana", "last_name": "Placeholder"},
+                profile_is_beside=True,
+            ),
         ]
+
+    @pytest.mark.parametrize("name", [None, "", " ", 5, ["Ana"], "An\x00a", "A" * 1_001, "An\N{REPLACEMENT CHARACTER}"])
+    def test_a_name_of_no_use_is_left_out(self, name: Any) -> None:
+        """It does not hold up the consent, nor the other name."""
+        person = customer(entry(subscribed=True))
+        person["base"]["firstName"] = name
+        (heard,) = hear(update(person))
+        assert isinstance(heard, IncomingEvent)
+        assert heard.profile == {"last_name": "Placeholder"}
 
     @pytest.mark.parametrize("operation, kind", [("DELETE", "CUSTOMER"), ("UPDATE", "EVENT")])
     def test_other_changes_say_nothing(self, operation: str, kind: str) -> None:
@@ -356,11 +374,14 @@ class TestHear:
         assert [one.state for one in hear(*held) if isinstance(one, IncomingEvent)] == [State.WITHDRAWN]
 
     def test_what_repeats_is_the_same_word(self) -> None:
-        """The stream shows whole customers: another change of theirs repeats the word, equal in everything, so that it is a duplicate."""
+        """The stream shows whole customers: another change of theirs, be it of the name, repeats the word with the same content, so that it is a duplicate."""
         person = customer(entry(subscribed=True))
         changed = {**person, "base": {**person["base"], "firstName": "Anna"}, "updatedAt": day(20)}
         first, second = hear(update(person), update(changed))
-        assert first == second
+        assert isinstance(first, IncomingEvent)
+        assert isinstance(second, IncomingEvent)
+        assert (replace(first, profile={}), second.profile["first_name"]) == (replace(second, profile={}), "Anna")
+        assert Hasher(b"pepper").content_hash(first) == Hasher(b"pepper").content_hash(second)
 
     def test_what_cannot_be_read_names_nobody(self) -> None:
         """A phone or address of no use does not hold up the withdrawal of somebody who is named otherwise."""

@@ -434,7 +434,7 @@ class TestPoll:
         return found(*persons, page=page, last=last, operation="findSubscribersBy")
 
     def test_asks_for_no_more_than_it_needs(self) -> None:
-        """A page in a fixed order with what names a person and the fields of the source, not the whole record."""
+        """A page in a fixed order with what names a person, the names that are mapped, and the fields of the source, not the whole record."""
         (request,) = self.poll().sent
         assert request.operation == "findSubscribersBy"
         assert sent_texts(request) == {
@@ -446,7 +446,7 @@ class TestPoll:
             "currentPage": "1",
             "pageSize": "100",
         }
-        assert [one.text for one in ET.fromstring(request.body).iter("selectedAttribute")] == ["EMAIL", "CRM_ID", "__cls1"]
+        assert [one.text for one in ET.fromstring(request.body).iter("selectedAttribute")] == ["EMAIL", "CRM_ID", "NOME", "COGNOME", "__cls1"]
         assert b"sort" not in self.poll(sort_order="").sent[0].body
 
     def test_shows_states(self) -> None:
@@ -466,6 +466,16 @@ class TestPoll:
                 Sighting(place="6/__cls1", reference="6", subject=Subject(email="bia@example.org", country="IT"), purpose="newsletter", state=State.WITHDRAWN),
             ],
         )
+
+    @pytest.mark.parametrize("dates", [{}, {"__cls1": "__cls1_at"}])
+    def test_a_consent_brings_the_mapped_names(self, dates: dict[str, str]) -> None:
+        """With a date or without; those that are empty or of no use are left out, and a withdrawal brings none."""
+        at = {"__cls1_at": "2026-01-05 13:00:00"}
+        persons = [person(5, NOME=" Ana ", COGNOME="", CELLULARE="x", **at), person(6, NOME="Bia", COGNOME="B" * 1_001, __cls1=-1, **at)]
+        polled = self.poll(self.page(*persons), changed_at_fields=dates).result
+        given, withdrawn = polled.events if dates else polled.sightings
+        assert (given.profile, withdrawn.profile) == ({"first_name": "Ana"}, {})
+        assert "Ana" not in repr(given)
 
     def test_every_field_of_the_source_is_a_purpose(self) -> None:
         """One page serves all purposes of a source."""
@@ -498,7 +508,9 @@ class TestPoll:
         replayed = self.poll(self.page(*persons), changed_at_fields={"__cls1": "__cls1_at"})
         assert [one.text for one in ET.fromstring(replayed.sent[0].body).iter("selectedAttribute")][-1] == "__cls1_at"
         subject = Subject(email="ana@example.org", external_id="person-4711", country="IT")
-        event = IncomingEvent(subject=subject, purpose="newsletter", state=State.WITHDRAWN, event_time=datetime(2026, 1, 5, 12, tzinfo=UTC))
+        event = IncomingEvent(
+            subject=subject, purpose="newsletter", state=State.WITHDRAWN, event_time=datetime(2026, 1, 5, 12, tzinfo=UTC), profile_is_beside=True
+        )
         assert replayed.result.events == [event, event]
         assert [one.reference for one in replayed.result.sightings] == ["3", "4", "5", "6"]
 
