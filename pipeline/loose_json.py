@@ -16,16 +16,18 @@ def loads(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        try:
-            text = json.dumps(loads_halves(body), ensure_ascii=False)
-            return orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-        except (ValueError, RecursionError):
+        value = loads_halves(body)
+        if value is None:
             raise error from None
+        return orjson.loads(json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def loads_halves(body: bytes) -> Any:
-    """The value with its halves of characters as they are; `is_whole` tells what is without. Raises ValueError or RecursionError."""
-    return json.loads(body.decode("utf-8", "surrogatepass"), parse_constant=_refuse, parse_float=_finite)
+    """The value with its halves of characters as they are, None for what is no JSON; `is_whole` tells what is without."""
+    try:
+        return json.loads(body.decode("utf-8", "surrogatepass"), parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return None
 
 
 def is_whole(value: Any) -> bool:

@@ -36,7 +36,6 @@ JSON_TYPES: Final = ("application/json",)
 NDJSON_TYPES: Final = ("application/x-ndjson", "application/ndjson")
 
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:[.][0-9]{1,9})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})")
-HALF: Final = "must not contain half a character (a lone surrogate)"
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MESSAGES: Final = {
     "Missing data for required field.": "is required",
@@ -249,13 +248,10 @@ def _read_array(body: bytes) -> Any:
     try:
         return read_json(body, MAX_DEPTH + 1)
     except InvalidInput:
-        try:
-            items = loose_json.loads_halves(body)
-        except (ValueError, RecursionError):
-            items = None
+        items = loose_json.loads_halves(body)
         if not isinstance(items, list) or _is_deeper(items, MAX_DEPTH + 1):
             raise
-        return [item if loose_json.is_whole(item) else InvalidInput([FieldError("", HALF)]) for item in items]
+        return [item if loose_json.is_whole(item) else InvalidInput([FieldError("", "must not contain half a character (a lone surrogate)")]) for item in items]
 
 
 def _read_line(line: bytes) -> Any:
