@@ -102,13 +102,13 @@ def warm_up(stub: Stub, producer: Producer, still_runs: Callable[[], None], even
 
 def end_to_end(stub: Stub, producer: Producer, processes: Mapping[str, Process], events: int, still_runs: Callable[[], None]) -> dict[str, float]:
     """From the first event of the producer to the last of 3 calls for each, and what is found when looking again."""
-    base, wanted = stub.count(), events * len(VENDORS)
+    mark, base, wanted = stub.mark(), stub.count(), events * len(VENDORS)
     meter = Meter({**processes, "producer": producer.process, "stub": stub.process})
     producer.begin()
     complete = stub.wait_for(base + wanted, still_runs)
     ended_at, used, told = time.time(), meter.used(), stub.count() - base
     report = producer.report()
-    return {**rates(told, ended_at - report["begun_at"], used), **oddities(wanted, told, complete, stub.repeats(base + wanted))}
+    return {**rates(told, ended_at - report["begun_at"], used), **oddities(wanted, told, complete, stub.repeats(base + wanted, mark))}
 
 
 def rates(told: int, seconds: float, used: Mapping[str, float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from benchmarks.processes import Failed, Process, running
 from workers.embedded import free_port
@@ -22,6 +22,8 @@ LOOK_SECONDS: Final = 0.02
 STALL_SECONDS: Final = 20.0
 LATE_SECONDS: Final = 1.5
 """How long after the last expected event it is looked once more, for repeats."""
+FLUSH_SECONDS: Final = 0.6
+"""By then nginx has written out what it buffers of its log."""
 NGINX: Final = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log warn; {user}
 events {{ worker_connections 1024; }}
@@ -64,13 +66,22 @@ class Stub:
         self._asked += 1
         return int(text[2].split()[2]) - self._asked
 
-    def arrivals(self) -> list[Arrival]:
-        """Every call so far, in the order of arrival."""
+    def mark(self) -> int:
+        """Where the record of arrivals ends now; `arrivals` begins there."""
         if self._log is None:
-            lines = self._get("/_log").decode().splitlines()
+            return int(json.loads(self._get("/_counts"))["calls"])
+        time.sleep(FLUSH_SECONDS)
+        return self._log.stat().st_size
+
+    def arrivals(self, mark: int = 0) -> list[Arrival]:
+        """Every call since the mark, in the order of arrival."""
+        if self._log is None:
+            lines = self._get("/_log").decode().splitlines()[mark:]
         else:
-            time.sleep(0.6)  # nginx writes its buffer out by then
-            lines = self._log.read_text().splitlines()
+            time.sleep(FLUSH_SECONDS)
+            with self._log.open() as file:
+                file.seek(mark)
+                lines = file.read().splitlines()
         return [Arrival(float(at), path, message_id) for at, path, message_id in (line.split(" ", 2) for line in lines)]
 
     def wait_for(self, wanted: int, still_runs: Callable[[], None] = lambda: None) -> bool:
@@ -85,10 +96,10 @@ class Stub:
             time.sleep(LOOK_SECONDS)
         return True
 
-    def repeats(self, wanted: int) -> int:
-        """Events beyond what was wanted, looked for a little later."""
+    def repeats(self, wanted: int, mark: int) -> int:
+        """What came too often, looked for a little later: calls with an id that was seen before, or where a call carries many events, events beyond what was wanted."""
         time.sleep(LATE_SECONDS)
-        return self.count() - wanted
+        return max(0, self.count() - wanted) if self._log is None else repeated(self.arrivals(mark))
 
     def _get(self, path: str) -> bytes:
         self._connection.request("GET", path)
@@ -148,7 +159,3 @@ def _await_answer(stub: Stub) -> None:
         else:
             return
 
-
-def facts(stub: Stub) -> dict[str, Any]:
-    """What kind it is, for the report."""
-    return {"kind": stub.kind, "address": "127.0.0.1"}

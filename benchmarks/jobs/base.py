@@ -69,7 +69,7 @@ def relay_backlog(context: Context, stub: Stub, name: str, *, worker_processes: 
     """Ours emptying a backlog that was accepted while no worker ran, from the first call to the last: the starting of processes is not counted."""
     with running_relay(context, three_vendors(stub), worker_processes=worker_processes) as relay:
         relay.start("serve")
-        base, count = stub.count(), context.count(name)
+        mark, base, count = stub.mark(), stub.count(), context.count(name)
         wanted = count * len(VENDORS)
         producer = relay.load(count=count, run=context.run(), batch=BATCH, connections=4)
         producer.begin()
@@ -82,7 +82,7 @@ def relay_backlog(context: Context, stub: Stub, name: str, *, worker_processes: 
         begun_at, meter = time.time(), Meter({**relay.processes, "stub": stub.process})
         complete = stub.wait_for(base + wanted, relay.check)
         seconds, used, told = time.time() - begun_at, meter.used(), stub.count() - base
-        values = {**rates(told - first, seconds, used), **oddities(wanted, told, complete, stub.repeats(base + wanted))}
+        values = {**rates(told - first, seconds, used), **oddities(wanted, told, complete, stub.repeats(base + wanted, mark))}
     context.paces[name] = values["deliveries_per_second"] / len(VENDORS)
     return total_cpu(dict(values), OURS_PARTS)
 
@@ -100,7 +100,7 @@ def peer_end_to_end(context: Context, stub: Stub, name: str, *, everysec: bool =
 def limit_backlog(context: Context, stub: Stub, name: str) -> Mapping[str, float]:
     """A bare loop emptying a ready backlog, from the word to begin to the last call."""
     with running_store(context.folder) as store:
-        count, base = context.count(name), stub.count()
+        mark, base, count = stub.mark(), stub.count(), context.count(name)
         run = context.run()
         with store.client() as client:
             fill(client, [event(run, number) for number in range(count)])
@@ -114,7 +114,7 @@ def limit_backlog(context: Context, stub: Stub, name: str) -> Mapping[str, float
             wanted = count * len(VENDORS)
             complete = stub.wait_for(base + wanted)
             seconds, used, told = time.time() - begun_at, meter.used(), stub.count() - base
-        values = {**rates(told, seconds, used), **oddities(wanted, told, complete, stub.repeats(base + wanted))}
+        values = {**rates(told, seconds, used), **oddities(wanted, told, complete, stub.repeats(base + wanted, mark))}
     context.paces[name] = values["deliveries_per_second"] / len(VENDORS)
     return total_cpu(dict(values), ("store", "loop-1", "loop-2"))
 

@@ -81,13 +81,14 @@ def _behind(context: Context, stub: Stub, relay: Relay, backlog: int) -> dict[st
 
 def _paced(stub: Stub, producer: Producer, count: int, *, patience_seconds: float = 10) -> dict[str, float]:
     """Post at a pace, wait for all of it to be told, and compare the times of posting and of arrival."""
+    mark = stub.mark()
     producer.begin()
     posted = producer.report()["posted_at"]
     if len(posted) != count:
         raise Failed(f"{count - len(posted)} of {count} events were not accepted")
     until = time.monotonic() + patience_seconds
     while True:
-        arrivals = of_events(stub.arrivals(), posted)
+        arrivals = of_events(stub.arrivals(mark), posted)
         delays = waits(arrivals, posted)
         if len(delays) == count * len(VENDORS) or time.monotonic() > until:
             break

@@ -42,14 +42,15 @@ def run(context: Context) -> Figures:
     with running_stub(context.folder) as stub, running_relay(context, _routing(stub, enabled=False)) as relay:
         relay.start()
         with relay.store.client() as client:
-            empty = families(client)
+            empty, used = families(client), used_memory(client)
             context.say(f"{count:,} unfinished events")
             producer = relay.load(count=count, run=context.run(), batch=BATCH, connections=4)
             producer.begin()
             if producer.report()["accepted"] != count:
                 raise Failed("the events were not accepted")
             _settle(relay, client, lambda: planned(client) >= count * len(VENDORS))
-            add(figures, UNFINISHED, per_event(families(client), empty, count))
+            grown = (used_memory(client) - used) / count
+            add(figures, UNFINISHED, {**per_event(families(client), empty, count), "bytes_of_the_whole_server": grown})
             context.say(f"{count:,} finished events")
             _tell_all(stub, relay, count)
             _settle(relay, client, lambda: planned(client) == 0)
@@ -72,6 +73,11 @@ def families(client: Any) -> dict[str, float]:
             for name, size in zip(chunk, pipe.execute(), strict=True):
                 totals[family(name.decode())] += size or 0
     return dict(totals)
+
+
+def used_memory(client: Any) -> float:
+    """What the server says it uses for everything, the broker's database and its own overhead included."""
+    return float(client.info("memory")["used_memory"])
 
 
 def family(name: str) -> str:

@@ -30,7 +30,7 @@ def measure(context: Context, stub: Stub) -> Mapping[str, float]:
     text = routing({"newsletter": [destination("slow", f"{stub.url}/slow/one", concurrent=CONNECTIONS)]})
     with running_relay(context, text, worker_processes=1) as relay:
         relay.start("serve")
-        base, count = stub.count(), int(MOST_PER_SECOND * context.seconds * 1.5)
+        mark, base, count = stub.mark(), stub.count(), int(MOST_PER_SECOND * context.seconds * 1.5)
         producer = relay.load(count=count, run=context.run(), batch=BATCH, connections=4)
         producer.begin()
         if producer.report()["accepted"] != count:
@@ -42,7 +42,7 @@ def measure(context: Context, stub: Stub) -> Mapping[str, float]:
         begun_at, meter = time.time(), Meter(relay.processes)
         complete = stub.wait_for(base + count, relay.check)
         seconds, told = time.time() - begun_at, stub.count() - base
-        return {**rates(told - first, seconds, meter.used()), **oddities(count, told, complete, stub.repeats(base + count))}
+        return {**rates(told - first, seconds, meter.used()), **oddities(count, told, complete, stub.repeats(base + count, mark))}
 
 
 JOBS: Final = (

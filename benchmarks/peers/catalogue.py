@@ -17,6 +17,9 @@ ENVIRONMENT: Final = ".venv-bench"
 SAQ_ENVIRONMENT: Final = ".venv-bench-saq"
 PACKAGES: Final = ("celery", "kombu", "dramatiq", "taskiq", "taskiq-redis", "saq", "aiohttp", "requests", "pycurl", "falcon", "granian", "uvloop", "redis")
 
+BOOT_SECONDS: Final = 2.5
+"""Workers have started by then; SAQ runs a job twice that it finds while it starts."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
@@ -109,6 +112,7 @@ def running_peer(folder: Path, peer: Peer, stub: Stub, *, everysec: bool = False
         runner = RunningPeer(folder / f"{peer.title.replace(' ', '-')}-{time.monotonic_ns()}", peer, {"BENCH_REDIS_URL": store.url, "BENCH_STUB_URL": stub.url})
         runner.processes["store"] = store.process
         try:
+            time.sleep(BOOT_SECONDS)
             yield runner
         finally:
             runner.processes["worker"].stop()
