@@ -36,7 +36,7 @@ def main() -> None:
 @main.command()
 @click.option("--jobs", default="".join(JOBS), show_default=True, help="Letters of the jobs to run.")
 @click.option("--rounds", default=None, type=click.IntRange(1, 20), help="Rounds of every comparison; 3, or 1 with --quick.")
-@click.option("--seconds", default=None, type=click.FloatRange(0.5, 60), help="About how long a round takes; 5, or 2 with --quick.")
+@click.option("--seconds", default=None, type=click.FloatRange(0.5, 60), help="About how long a round takes; 5, or 1.5 with --quick.")
 @click.option("--quick", is_flag=True, help="One short round of each: under 3 minutes.")
 @click.option("--keep", is_flag=True, help="Keep the stored figures of the jobs that are not run.")
 def run(jobs: str, rounds: int | None, seconds: float | None, quick: bool, keep: bool) -> None:
@@ -51,7 +51,7 @@ def run(jobs: str, rounds: int | None, seconds: float | None, quick: bool, keep:
     def say(text: str) -> None:
         console.print(f"[{time.monotonic() - begun_at:6.1f} s] {text}", markup=False, highlight=False)
 
-    context = Context(folder=folder, rounds=rounds or (1 if quick else 3), seconds=seconds or (2.0 if quick else 5.0), is_quick=quick, say=say)
+    context = Context(folder=folder, rounds=rounds or (1 if quick else 3), seconds=seconds or (1.5 if quick else 5.0), is_quick=quick, say=say)
     try:
         results = measure(context, jobs.upper(), keep=keep)
     except Failed as error:

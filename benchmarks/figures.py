@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,12 +53,13 @@ class Goal:
     factor: float = 1.0
     lower_is_better: bool = False
 
-    def judge(self, jobs: Results) -> Verdict:
-        """Compare medians; with a figure missing there is no ratio and the goal is not met."""
+    def judge(self, jobs: Results, left_out: Collection[str] = ()) -> Verdict:
+        """Compare medians; with a figure missing there is no ratio and the goal is not met, unless it is of a contender that was left out on purpose."""
         ours = self.ours.read(jobs)
-        others = [value for value in (figure.read(jobs) for figure in self.against) if value is not None]
+        read = [figure.read(jobs) for figure in self.against if figure.contender not in left_out]
+        others = [value for value in read if value is not None]
         theirs = self.limit if self.limit is not None else (min if self.lower_is_better else max)(others, default=None)
-        if ours is None or not theirs or len(others) < len(self.against):
+        if ours is None or not theirs or len(others) < len(read):
             return Verdict(goal=self, ours=ours, theirs=theirs, ratio=None, is_met=False)
         ratio = ours / theirs
         return Verdict(goal=self, ours=ours, theirs=theirs, ratio=ratio, is_met=ratio <= self.factor if self.lower_is_better else ratio >= self.factor)
@@ -80,11 +81,11 @@ def summary(figures: Figures) -> dict[str, dict[str, Any]]:
     return {contender: {metric: spread(values) for metric, values in metrics.items()} for contender, metrics in figures.items()}
 
 
-def judge_all(goals: Iterable[Goal], jobs: Results) -> list[dict[str, Any]]:
+def judge_all(goals: Iterable[Goal], jobs: Results, left_out: Collection[str]) -> list[dict[str, Any]]:
     """The verdicts, ready for JSON."""
     return [
         {"goal": verdict.goal.text, "ours": verdict.ours, "theirs": verdict.theirs, "ratio": verdict.ratio and round(verdict.ratio, 3), "met": verdict.is_met}
-        for verdict in (goal.judge(jobs) for goal in goals)
+        for verdict in (goal.judge(jobs, left_out) for goal in goals)
     ]
 
 

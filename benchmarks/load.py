@@ -143,7 +143,9 @@ class Load:
     def _encoded(self) -> Iterator[bytes]:
         order, batch = self.order, self.order["batch"]
         path = "/v1/consent-events" + ("/batch" if batch > 1 else "")
-        head = f"POST {path} HTTP/1.1\r\nHost: {self._address.netloc}\r\nAuthorization: Bearer {self._key}\r\nContent-Type: application/json\r\nContent-Length: "
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: {self._address.netloc}\r\nAuthorization: Bearer {self._key}\r\nContent-Type: application/json\r\nContent-Length: "
+        )
         for first in range(0, order["count"], batch):
             events = [self._event(number) for number in range(first, min(order["count"], first + batch))]
             body = orjson.dumps(events if batch > 1 else events[0])

@@ -30,7 +30,9 @@ def describe() -> dict[str, Any]:
 def versions(pythons: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
     """Our own packages' versions, and those of the peers' as their environments have them."""
     found = {name: metadata.version(name) for name in OURS}
-    script = "import sys\nfrom importlib import metadata\nfor n in sys.argv[1:]:\n try: print(n, metadata.version(n))\n except metadata.PackageNotFoundError: pass"
+    script = (
+        "import sys\nfrom importlib import metadata\nfor n in sys.argv[1:]:\n try: print(n, metadata.version(n))\n except metadata.PackageNotFoundError: pass"
+    )
     for python in pythons.values():
         listed = subprocess.run([python, "-c", script, *names], capture_output=True, text=True, check=True).stdout
         found |= {name: version for name, version in map(str.split, listed.splitlines()) if name not in found}

@@ -14,8 +14,7 @@ from typing import Any, Final
 from workers.process import die_with_parent, with_checkout
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-STOP_SECONDS: Final = 15.0
-REPORT_SECONDS: Final = 900.0
+STOP_SECONDS: Final = 30.0
 
 
 class Failed(Exception):
@@ -67,12 +66,12 @@ class Process:
     def last_words(self) -> str:
         return self.log.read_text(errors="replace").strip()[-600:]
 
-    def stop(self) -> None:
+    def stop(self, patience_seconds: float = STOP_SECONDS) -> None:
         """Ask it to end, wait, and in the end kill what is left of its session."""
         with contextlib.suppress(ProcessLookupError):
             self.child.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.child.wait(STOP_SECONDS)
+            self.child.wait(patience_seconds)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self.child.wait()

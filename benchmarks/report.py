@@ -15,7 +15,7 @@ from benchmarks.processes import ROOT
 RESULTS: Final = ROOT / "benchmarks" / "results" / "latest.json"
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
 PLOT: Final = ROOT / "docs" / "benchmarks.svg"
-HIDDEN: Final = ("seconds", "missing", "repeats", "others_cores", "expiring")
+HIDDEN: Final = ("seconds", "missing", "repeats", "others_cores", "backlog", "unfinished", "cpu_ms_producer", "cpu_ms_loop-1", "cpu_ms_loop-2")
 """Metrics of the JSON that the page says in other words or not at all."""
 CALM_CORES: Final = 0.15
 """Strangers that use more than this share of a core make a figure noise."""
@@ -31,7 +31,8 @@ def finish(results: dict[str, Any]) -> dict[str, Any]:
     """The results with the verdicts on every goal of the jobs that were run."""
     jobs = results["jobs"]
     for letter, found in jobs.items():
-        found["goals"] = judge_all(JOBS[letter].goals, jobs)
+        job = JOBS[letter]
+        found["goals"] = judge_all(job.goals, jobs, job.left_out if results["quick"] else ())
     return results
 
 
@@ -90,7 +91,7 @@ def _goals(jobs: Mapping[str, Any]) -> str:
 
 def _job(letter: str, found: Mapping[str, Any]) -> str:
     job = JOBS[letter]
-    metrics = _metrics(found["figures"])
+    metrics = job.columns or _metrics(found["figures"])
     lines = [f"## {letter}: {job.title}\n", f"Measured: {job.measured}. Median (lowest to highest).\n"]
     lines += ["| | " + " | ".join(metric.replace("_", " ") for metric in metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
     for name, values in found["figures"].items():
@@ -99,9 +100,9 @@ def _job(letter: str, found: Mapping[str, Any]) -> str:
 
 
 def _metrics(figures: Mapping[str, Any]) -> list[str]:
-    """The metrics of a table: those that any contender has, and of CPU time only the sum and its large parts."""
+    """The metrics that any contender has, in order."""
     names = dict.fromkeys(name for metrics in figures.values() for name in metrics)
-    return [name for name in names if name not in HIDDEN and name not in ("cpu_ms_producer", "cpu_ms_loop-1", "cpu_ms_loop-2")]
+    return [name for name in names if name not in HIDDEN]
 
 
 def _cell(value: Mapping[str, Any] | None) -> str:
@@ -137,7 +138,9 @@ def _oddities(figures: Mapping[str, Any]) -> list[str]:
 def _who(results: Mapping[str, Any]) -> str:
     lines = ["## Who is compared\n", "- **ours**: " + results["ours"]]
     lines += [f"- **{name}**: {how}." for name, how in results["contenders"].items()]
-    lines.append("\nEvery call of everybody carries an HMAC signature, as ours does. CPU is of all processes that a contender itself needs, without stub and client:")
+    lines.append(
+        "\nEvery call of everybody carries an HMAC signature, as ours does. CPU is of all processes that a contender itself needs, without stub and client:"
+    )
     lines.append("for ours ingest, workers, beat and server; for a queue its producer, workers and server; for a loop the loop and the server.")
     return "\n".join(lines) + "\n"
 

@@ -22,7 +22,7 @@ LOOK_SECONDS: Final = 0.02
 STALL_SECONDS: Final = 20.0
 LATE_SECONDS: Final = 1.5
 """How long after the last expected event it is looked once more, for repeats."""
-FLUSH_SECONDS: Final = 0.6
+FLUSH_SECONDS: Final = 0.3
 """By then nginx has written out what it buffers of its log."""
 NGINX: Final = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log warn; {user}
@@ -34,7 +34,7 @@ http {{
   server {{
     listen 127.0.0.1:{port} backlog=1024;
     location = /_status {{ stub_status; }}
-    location / {{ access_log {folder}/arrivals.log arrivals buffer=256k flush=250ms; return 200 '{{"code":"SUCCESS"}}'; }}
+    location / {{ access_log {folder}/arrivals.log arrivals buffer=256k flush=100ms; return 200 '{{"code":"SUCCESS"}}'; }}
   }}
 }}
 """
@@ -158,4 +158,3 @@ def _await_answer(stub: Stub) -> None:
             time.sleep(0.05)
         else:
             return
-

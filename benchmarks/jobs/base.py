@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks import machine
-from benchmarks.figures import Figures, Goal
 from benchmarks.bare.backlog import fill
+from benchmarks.figures import Figures, Goal
 from benchmarks.invented import VENDORS, event
 from benchmarks.measure import Context, Meter, end_to_end, oddities, rates, total_cpu, warm_up
 from benchmarks.peers.catalogue import LIMITS, PEERS, loops, running_peer
@@ -26,7 +26,10 @@ PEER_PARTS: Final = ("producer", "worker", "store")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """`contenders` are all whose figures it has, ours first; `chart` is the metric that the plot shows."""
+    """`contenders` are all whose figures it has, ours first; `left_out` are those that the quick form goes without.
+
+    `chart` is the metric of the plot, `columns` those of the table (all, if none are named).
+    """
 
     letter: str
     title: str
@@ -35,6 +38,12 @@ class Job:
     goals: Sequence[Goal]
     run: Callable[[Context], Figures]
     chart: str = "deliveries_per_second"
+    columns: Sequence[str] = ()
+    left_out: Sequence[str] = ()
+
+    def names(self, *, is_quick: bool) -> list[str]:
+        """The contenders of a run."""
+        return [name for name in self.contenders if not (is_quick and name in self.left_out)]
 
 
 def three_vendors(stub: Stub, *, batch_size: int = 1) -> str:
@@ -59,8 +68,12 @@ def relay_end_to_end(context: Context, stub: Stub, name: str, *, batch: int = 1,
         relay.start()
         warm_up(stub, relay.load(count=100, run=context.run(), batch=batch), relay.check)
         count = context.count(name)
-        values = end_to_end(stub, relay.load(count=count, run=context.run(), batch=batch, connections=4 if batch > 1 else 32), relay.processes, count, relay.check)
-        context.peaks["relay"] = {f"{part} {pid}": peak for part, process in relay.processes.items() for pid, peak in machine.peak_megabytes(process.pid).items()}
+        values = end_to_end(
+            stub, relay.load(count=count, run=context.run(), batch=batch, connections=4 if batch > 1 else 32), relay.processes, count, relay.check
+        )
+        context.peaks["relay"] = {
+            f"{part} {pid}": peak for part, process in relay.processes.items() for pid, peak in machine.peak_megabytes(process.pid).items()
+        }
     context.paces[name] = values["deliveries_per_second"] / len(VENDORS)
     return total_cpu(dict(values), OURS_PARTS)
 
@@ -117,4 +130,3 @@ def limit_backlog(context: Context, stub: Stub, name: str) -> Mapping[str, float
         values = {**rates(told, seconds, used), **oddities(wanted, told, complete, stub.repeats(base + wanted, mark))}
     context.paces[name] = values["deliveries_per_second"] / len(VENDORS)
     return total_cpu(dict(values), ("store", "loop-1", "loop-2"))
-

@@ -27,7 +27,7 @@ PERCENTILES: Final = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 def run_e(context: Context) -> Figures:
     """A hundred events a second, for ours and each queue."""
     with running_stub(context.folder) as stub:
-        return in_turn(context, (OURS, *(QUEUES[:2] if context.is_quick else QUEUES)), lambda name: measure_e(context, stub, name))
+        return in_turn(context, JOBS[0].names(is_quick=context.is_quick), lambda name: measure_e(context, stub, name))
 
 
 def measure_e(context: Context, stub: Stub, name: str) -> Mapping[str, float]:
@@ -49,34 +49,38 @@ def run_f(context: Context) -> Figures:
     backlog = QUICK_BACKLOG if context.is_quick else BACKLOG
     with running_stub(context.folder) as stub, running_relay(context, three_vendors(stub)) as relay:
         relay.start("serve")
+        accepted = 0
         for round_number in range(context.rounds):
             context.say(f"{OURS}, round {round_number + 1}")
-            add(figures, OURS, _behind(context, stub, relay, backlog))
+            accepted += _fill(context, relay, max(0, backlog - accepted + stub.count() // len(VENDORS)))
+            values, withdrawn = _behind(context, stub, relay)
+            accepted += withdrawn
+            add(figures, OURS, {**values, "backlog": backlog, "backlog_left": accepted - stub.count() / len(VENDORS)})
             relay.end("worker")
             relay.end("beat")
+    if min(figures[OURS]["backlog_left"]) <= 0:
+        context.note("F: the backlog was told before the last withdrawal came; the figures are those of a shorter one")
     return figures
 
 
-def _behind(context: Context, stub: Stub, relay: Relay, backlog: int) -> dict[str, float]:
-    """One round: fill up to the backlog, start the workers, withdraw."""
-    told, filled = stub.count(), context.paces.get("F accepted", 0.0)
-    missing = max(0, backlog - int(filled - told / len(VENDORS)))
+def _fill(context: Context, relay: Relay, missing: int) -> int:
+    """Have that many `given` accepted; returns how many."""
     producer = relay.load(count=missing, run=context.run(), batch=BATCH, connections=4)
     producer.begin()
     if producer.report()["accepted"] != missing:
         raise Failed("the backlog was not accepted")
-    count = int(WITHDRAWALS_PER_SECOND * context.seconds * 2)
+    return missing
+
+
+def _behind(context: Context, stub: Stub, relay: Relay) -> tuple[dict[str, float], int]:
+    """Start the workers and, once they tell, withdraw at a pace; returns the waits and how many were withdrawn."""
+    told, count = stub.count(), int(WITHDRAWALS_PER_SECOND * context.seconds * 2)
     relay.start("worker", "beat")
     while stub.count() == told:
         relay.check()
         time.sleep(0.01)
     withdrawals = relay.load(count=count, run=context.run(), state="withdrawn", rate=WITHDRAWALS_PER_SECOND)
-    values = _paced(stub, withdrawals, count, patience_seconds=60)
-    left = filled + missing + count - stub.count() / len(VENDORS)
-    context.paces["F accepted"] = filled + missing + count
-    if left <= 0:
-        context.note("F: the backlog was told before the last withdrawal came; its figures are those of a shorter one")
-    return {**values, "backlog_left": max(0.0, left)}
+    return _paced(stub, withdrawals, count, patience_seconds=60), count
 
 
 def _paced(stub: Stub, producer: Producer, count: int, *, patience_seconds: float = 10) -> dict[str, float]:
@@ -134,6 +138,7 @@ JOBS: Final = (
         ),
         run=run_e,
         chart="p99_ms",
+        left_out=("saq", "dramatiq"),
     ),
     Job(
         letter="F",

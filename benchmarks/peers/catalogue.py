@@ -17,19 +17,23 @@ ENVIRONMENT: Final = ".venv-bench"
 SAQ_ENVIRONMENT: Final = ".venv-bench-saq"
 PACKAGES: Final = ("celery", "kombu", "dramatiq", "taskiq", "taskiq-redis", "saq", "aiohttp", "requests", "pycurl", "falcon", "granian", "uvloop", "redis")
 
-BOOT_SECONDS: Final = 2.5
-"""Workers have started by then; SAQ runs a job twice that it finds while it starts."""
+PATIENCE_SECONDS: Final = 2.0
+"""How long a peer gets to stop when its figures are taken; some wait long for work that will not come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """A queue that does the same job. `events_per_second` is a first guess at its pace, which sets the length of the first round only."""
+    """A queue that does the same job. `events_per_second` is a first guess at its pace, which sets the length of the first round only.
+
+    `boot_seconds` are left to its workers before anything is enqueued.
+    """
 
     title: str
     how: str
     module: str
     worker: Sequence[str]
     events_per_second: float
+    boot_seconds: float = 0.0
     environment: str = ENVIRONMENT
 
 
@@ -75,6 +79,7 @@ PEERS: Final[Mapping[str, Peer]] = {
         module="benchmarks.peers.saq_peer",
         worker=("saq", "benchmarks.peers.saq_peer.settings", "--workers", "2", "--quiet"),
         events_per_second=600,
+        boot_seconds=2.5,  # it runs a job twice that it finds while it starts
         environment=SAQ_ENVIRONMENT,
     ),
 }
@@ -112,10 +117,10 @@ def running_peer(folder: Path, peer: Peer, stub: Stub, *, everysec: bool = False
         runner = RunningPeer(folder / f"{peer.title.replace(' ', '-')}-{time.monotonic_ns()}", peer, {"BENCH_REDIS_URL": store.url, "BENCH_STUB_URL": stub.url})
         runner.processes["store"] = store.process
         try:
-            time.sleep(BOOT_SECONDS)
+            time.sleep(peer.boot_seconds)
             yield runner
         finally:
-            runner.processes["worker"].stop()
+            runner.processes["worker"].stop(PATIENCE_SECONDS)
 
 
 class RunningPeer:
