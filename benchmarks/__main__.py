@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from benchmarks import machine, report
+from benchmarks.figures import summary
 from benchmarks.jobs import JOBS
 from benchmarks.measure import Context, Meter
 from benchmarks.peers.catalogue import ENVIRONMENT, PACKAGES, SAQ_ENVIRONMENT, described
@@ -36,7 +37,7 @@ def main() -> None:
 @main.command()
 @click.option("--jobs", default="".join(JOBS), show_default=True, help="Letters of the jobs to run.")
 @click.option("--rounds", default=None, type=click.IntRange(1, 20), help="Rounds of every comparison; 3, or 1 with --quick.")
-@click.option("--seconds", default=None, type=click.FloatRange(0.5, 60), help="About how long a round takes; 5, or 1.5 with --quick.")
+@click.option("--seconds", default=None, type=click.FloatRange(0.5, 60), help="About how long a round takes; 4, or 1.5 with --quick.")
 @click.option("--quick", is_flag=True, help="One short round of each: under 3 minutes.")
 @click.option("--keep", is_flag=True, help="Keep the stored figures of the jobs that are not run.")
 def run(jobs: str, rounds: int | None, seconds: float | None, quick: bool, keep: bool) -> None:
@@ -51,15 +52,18 @@ def run(jobs: str, rounds: int | None, seconds: float | None, quick: bool, keep:
     def say(text: str) -> None:
         console.print(f"[{time.monotonic() - begun_at:6.1f} s] {text}", markup=False, highlight=False)
 
-    context = Context(folder=folder, rounds=rounds or (1 if quick else 3), seconds=seconds or (1.5 if quick else 5.0), is_quick=quick, say=say)
+    context = Context(folder=folder, rounds=rounds or (1 if quick else 3), seconds=seconds or (1.5 if quick else 4.0), is_quick=quick, say=say)
     try:
-        results = measure(context, jobs.upper(), keep=keep)
+        results = first_facts(context, report.stored() if keep else {"jobs": {}, "notes": []})
+        for letter in jobs.upper():
+            results["jobs"][letter] = {"figures": measure(context, letter)}
+            results |= {"peak_megabytes": context.peaks, "notes": list(context.notes)}
+            report.write(report.finish(results))
     except Failed as error:
         console.print(f"benchmarks: {error}", markup=False, highlight=False)
         sys.exit(1)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    report.write(results)
     met = [goal["met"] for found in results["jobs"].values() for goal in found["goals"]]
     say(f"{sum(met)} of {len(met)} goals met; see {report.PAGE.relative_to(Path.cwd()) if report.PAGE.is_relative_to(Path.cwd()) else report.PAGE}")
 
@@ -70,12 +74,11 @@ def render() -> None:
     report.publish(report.finish(report.stored()))
 
 
-def measure(context: Context, letters: str, *, keep: bool) -> dict[str, Any]:
-    """Run jobs by their letters; one that fails as a whole is noted and the others go on."""
-    from benchmarks.figures import summary
-
+def first_facts(context: Context, before: dict[str, Any]) -> dict[str, Any]:
+    """All of the results but the figures, which come job by job."""
     pythons = {name: python_of(name) for name in (ENVIRONMENT, SAQ_ENVIRONMENT)}
-    results: dict[str, Any] = {
+    context.notes += before["notes"]
+    return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": machine.describe(),
         "versions": machine.versions(pythons, PACKAGES),
@@ -84,18 +87,18 @@ def measure(context: Context, letters: str, *, keep: bool) -> dict[str, Any]:
         "ours": OURS,
         "contenders": described(),
         "stub": ceiling(context),
-        "jobs": report.stored()["jobs"] if keep and report.RESULTS.exists() else {},
+        "jobs": before["jobs"],
     }
-    for letter in letters:
-        context.say(f"{letter}: {JOBS[letter].title}")
-        try:
-            figures = JOBS[letter].run(context)
-        except (Failed, OSError, TimeoutError) as error:
-            context.note(f"{letter}: the job failed ({type(error).__name__}: {str(error)[:300]})")
-            figures = {}
-        results["jobs"][letter] = {"figures": summary(figures)}
-    results |= {"peak_megabytes": context.peaks, "notes": context.notes}
-    return report.finish(results)
+
+
+def measure(context: Context, letter: str) -> dict[str, Any]:
+    """Run a job; one that fails as a whole is noted, and the others go on."""
+    context.say(f"{letter}: {JOBS[letter].title}")
+    try:
+        return summary(JOBS[letter].run(context))
+    except (Failed, OSError, TimeoutError) as error:
+        context.note(f"{letter}: the job failed ({type(error).__name__}: {str(error)[:300]})")
+        return {}
 
 
 def ceiling(context: Context) -> dict[str, Any]:

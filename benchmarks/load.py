@@ -31,7 +31,7 @@ class Client(asyncio.Protocol):
     def __init__(self, load: Load) -> None:
         self.load = load
         self._held = b""
-        self._posted = ("", 0.0)
+        self._posted_at = 0.0
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -70,6 +70,7 @@ class Load:
         self._under_way = 0
         self._exhausted = False
         self._done = asyncio.Event()
+        self._has_room = asyncio.Event()
         self.statuses: Counter[int] = Counter()
         self.accepted = 0
         self.posted_at: dict[str, float] = {}
@@ -79,7 +80,7 @@ class Load:
         loop = asyncio.get_running_loop()
         for _ in range(self.order["connections"]):
             _, client = await loop.create_connection(lambda: Client(self), self._address.hostname, self._address.port)
-            self._free.append(client)
+            self._set_free(client)
 
     async def run(self) -> None:
         """Send everything, as fast as the connections answer or at `rate` a second."""
@@ -97,7 +98,7 @@ class Load:
         self.ended_at = time.time()
         if status == 202:
             self._note(body, posted_at)
-        self._free.append(client)
+        self._set_free(client)
         if not self.order["rate"]:
             self._send_next()
         self._end_if_done()
@@ -115,14 +116,19 @@ class Load:
             return False
         self._under_way += 1
         self._free.pop().send(request)
+        if not self._free:
+            self._has_room.clear()
         return True
+
+    def _set_free(self, client: Client) -> None:
+        self._free.append(client)
+        self._has_room.set()
 
     async def _paced(self) -> None:
         begun_at, number = time.time(), 0
         while True:
             await asyncio.sleep(max(0.0, begun_at + number / self.order["rate"] - time.time()))
-            while not self._free:
-                await asyncio.sleep(0.001)
+            await self._has_room.wait()
             if not self._send_next():
                 self._end_if_done()
                 return

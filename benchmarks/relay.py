@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import http.client
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+
+import redis
 
 from benchmarks.processes import Failed, Process, Producer
 from benchmarks.stores import Store
 from workers.embedded import free_port
 from workers.process import python
+from workers.queues import LANES, fan_out_queue
 from workers.state import key_hash, new_pepper, new_source_key, new_vault_key
 
 START_SECONDS: Final = 30.0
@@ -94,6 +97,11 @@ class Relay:
         for process in self.processes.values():
             process.check()
 
+    def unplanned(self) -> int:
+        """Messages that still wait to be fanned out, in the broker's database beside the ledger's."""
+        with redis.Redis.from_url(self.store.url.removesuffix("/0") + "/1") as broker:
+            return sum(int(broker.llen(fan_out_queue(lane))) for lane in LANES)
+
     def load(self, **order: Any) -> Producer:
         """A load on the HTTP interface that is ready to begin."""
         return load(self.url, self._key, self.folder / "load.log", **order)
@@ -115,5 +123,4 @@ def load(url: str, key: str, log: Path, **order: Any) -> Producer:
     """Load on any server that takes events: `count`, `run`, and `batch`, `connections`, `rate`, `seconds`, `purpose`, `state`."""
     whole = {"batch": 1, "connections": CONNECTIONS, "rate": 0, "seconds": 300, "purpose": "newsletter", "state": "given", **order}
     environment = {"BENCH_INGEST_URL": url, "BENCH_INGEST_KEY": key}
-    start: Callable[[], Process] = lambda: Process("load", python("benchmarks.load"), environment, log, talks=True)  # noqa: E731 - typed
-    return Producer(start, whole)
+    return Producer(lambda: Process("load", python("benchmarks.load"), environment, log, talks=True), whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import shutil
 import sys
 import time
@@ -101,6 +102,11 @@ class Stub:
         time.sleep(LATE_SECONDS)
         return max(0, self.count() - wanted) if self._log is None else repeated(self.arrivals(mark))
 
+    def forget(self) -> None:
+        """Begin anew after an address that did not answer yet."""
+        self._connection.close()
+        self._asked = 0
+
     def _get(self, path: str) -> bytes:
         self._connection.request("GET", path)
         return self._connection.getresponse().read()
@@ -129,19 +135,13 @@ def _nginx(program: str, place: Path) -> Process:
     port = free_port()
     (place / "port").write_text(str(port))
     (place / "arrivals.log").touch()
-    user = f"user {_own_user()};" if _own_user() == "root" else ""
+    user = "user root;" if os.geteuid() == 0 else ""  # nginx would hand its workers to another user, who cannot write here
     (place / "nginx.conf").write_text(NGINX.format(folder=place, port=port, user=user))
     return Process("nginx", [program, "-p", str(place), "-c", str(place / "nginx.conf"), "-e", str(place / "error.log")], {}, place / "log")
 
 
 def _own(place: Path) -> Process:
     return Process("stub", [sys.executable, "-P", "-m", "benchmarks.stub_server"], {}, place / "log", talks=True)
-
-
-def _own_user() -> str:
-    import getpass
-
-    return getpass.getuser()
 
 
 def _await_answer(stub: Stub) -> None:
@@ -151,8 +151,7 @@ def _await_answer(stub: Stub) -> None:
         try:
             stub.count()
         except (OSError, http.client.HTTPException):
-            stub._connection.close()
-            stub._asked = 0
+            stub.forget()
             if time.monotonic() > until:
                 raise Failed(f"the stub did not answer: {stub.process.last_words()}") from None
             time.sleep(0.05)

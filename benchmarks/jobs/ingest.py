@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from benchmarks.figures import Figure, Figures, Goal
@@ -45,7 +45,7 @@ def measure_c(context: Context, name: str) -> Mapping[str, float]:
     if name in (OURS, ONE_PROCESS):
         with running_relay(context, NOBODY, ingest_processes=PROCESSES if name == OURS else 1) as relay:
             relay.start("serve")
-            return _timed(context, name, lambda **order: relay.load(**order), relay.processes)
+            return _timed(context, name, relay.load, relay.processes)
     command = _celery_command if name == CELERY else _empty_command
     with running_store(context.folder) as store, _server(context, name, command, {"BENCH_REDIS_URL": store.url}) as (process, url):
         processes = {"serve": process, "store": store.process}
@@ -58,19 +58,19 @@ def run_d(context: Context) -> Figures:
     def measure(_name: str) -> Mapping[str, float]:
         with running_relay(context, NOBODY, ingest_processes=PROCESSES) as relay:
             relay.start("serve")
-            values = _timed(context, "batches", lambda **order: relay.load(**order), relay.processes, batch=BATCH)
+            values = _timed(context, "batches", relay.load, relay.processes, batch=BATCH)
             return {"events_per_second": values.pop(RATE), **values}
 
     return in_turn(context, (OURS,), measure)
 
 
-def _timed(context: Context, name: str, loader: Producer | object, processes: Mapping[str, Process], *, batch: int = 1) -> dict[str, float]:
+def _timed(context: Context, name: str, loader: Callable[..., Producer], processes: Mapping[str, Process], *, batch: int = 1) -> dict[str, float]:
     """Warm up, then post; only answers of 202 count, and any other answer makes the round worthless."""
     connections = BATCH_CONNECTIONS if batch > 1 else CONNECTIONS
     pace = context.paces.get(f"ingest {name}", FIRST_GUESSES[name])
     count = max(batch * BATCH_CONNECTIONS, int(min(150_000, pace * context.seconds)))
     for warming, events in ((True, 200 * (5 if batch > 1 else 1)), (False, count)):
-        producer: Producer = loader(count=events, run=context.run(), batch=batch, connections=connections)  # type: ignore[operator]
+        producer = loader(count=events, run=context.run(), batch=batch, connections=connections)
         meter = Meter({**processes, "producer": producer.process})
         producer.begin()
         report = producer.report()
@@ -83,11 +83,10 @@ def _timed(context: Context, name: str, loader: Producer | object, processes: Ma
 
 
 @contextlib.contextmanager
-def _server(context: Context, name: str, command: object, environment: Mapping[str, str]) -> Iterator[tuple[Process, str]]:
+def _server(context: Context, name: str, command: Callable[[int], list[str]], environment: Mapping[str, str]) -> Iterator[tuple[Process, str]]:
     port = free_port()
-    arguments: Sequence[str] = command(port)  # type: ignore[operator]
     log = context.folder / f"server-{time.monotonic_ns()}.log"
-    with running(Process(name, arguments, environment, log)) as process:
+    with running(Process(name, command(port), environment, log)) as process:
         until = time.monotonic() + 20
         while not _answers(port):
             process.check()
