@@ -112,9 +112,10 @@ def end_to_end(stub: Stub, producer: Producer, processes: Mapping[str, Process],
 
 
 def rates(told: int, seconds: float, used: Mapping[str, float]) -> dict[str, float]:
-    """Deliveries a second, CPU of each part for 1,000 of them, and how many cores strangers used meanwhile."""
+    """Deliveries a second, CPU of each part for 1,000 of them, and how many cores the run and strangers used meanwhile."""
     parts = {f"cpu_ms_{name}": value * 1e6 / told for name, value in used.items() if name != "others"} if told else {}
-    return {"deliveries_per_second": told / seconds, "seconds": seconds, **parts, "others_cores": used["others"] / seconds}
+    cores = {"cores_busy": (sum(used.values()) - used["others"]) / seconds, "others_cores": used["others"] / seconds}
+    return {"deliveries_per_second": told / seconds, "seconds": seconds, **parts, **cores}
 
 
 def oddities(wanted: int, told: int, complete: bool, repeats: int) -> dict[str, float]:

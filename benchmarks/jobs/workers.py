@@ -31,5 +31,6 @@ JOBS: Final = (
         contenders=(ONE, TWO),
         goals=(Goal(text="two at least 1.7 x one", ours=_j(TWO), against=(_j(ONE),), factor=1.7),),
         run=run,
+        columns=("deliveries_per_second", "cores_busy", "cpu_ms_worker", "cpu_ms_store", "cpu_ms_beat", "cpu_ms_stub"),
     ),
 )
