@@ -127,6 +127,8 @@ def _mark(values: Mapping[str, Any]) -> str:
 def _oddities(figures: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, values in figures.items():
+        if values.get("told_share", {}).get("low", 1) < 1:
+            lines.append(f"\n{name}: in a round only {values['told_share']['low']:.1%} had been told when the waiting ended; the percentiles are of those.")
         for metric, words in (("missing", "deliveries that did not come within the time"), ("repeats", "deliveries more than wanted")):
             if values.get(metric, {}).get("high", 0) > 0:
                 lines.append(f"\n{name}: up to {_shown(values[metric]['high'])} {words} in a round.")

@@ -9,9 +9,9 @@ from typing import Final
 from benchmarks.figures import Figure, Figures, Goal, add, quantile
 from benchmarks.invented import VENDORS
 from benchmarks.jobs.base import BATCH, Job, running_relay, three_vendors
-from benchmarks.measure import Context, in_turn, warm_up
+from benchmarks.measure import Context, Meter, in_turn, warm_up
 from benchmarks.peers.catalogue import PEERS, running_peer
-from benchmarks.processes import Failed, Producer
+from benchmarks.processes import Failed, Process, Producer
 from benchmarks.relay import Relay
 from benchmarks.stub import Arrival, Stub, repeated, running_stub
 
@@ -37,10 +37,10 @@ def measure_e(context: Context, stub: Stub, name: str) -> Mapping[str, float]:
         with running_relay(context, three_vendors(stub)) as relay:
             relay.start()
             warm_up(stub, relay.load(count=100, run=context.run()), relay.check)
-            return _paced(stub, relay.load(count=count, run=context.run(), rate=EVENTS_PER_SECOND), count)
+            return _paced(stub, relay.load(count=count, run=context.run(), rate=EVENTS_PER_SECOND), count, relay.processes)
     with running_peer(context.folder, PEERS[name], stub) as peer:
         warm_up(stub, peer.producer(count=100, run=context.run()), peer.check)
-        return _paced(stub, peer.producer(count=count, run=context.run(), rate=EVENTS_PER_SECOND), count)
+        return _paced(stub, peer.producer(count=count, run=context.run(), rate=EVENTS_PER_SECOND), count, peer.processes)
 
 
 def run_f(context: Context) -> Figures:
@@ -82,16 +82,17 @@ def _behind(context: Context, stub: Stub, relay: Relay) -> tuple[dict[str, float
         relay.check()
         time.sleep(0.01)
     withdrawals = relay.load(count=count, run=context.run(), state="withdrawn", rate=WITHDRAWALS_PER_SECOND)
-    return _paced(stub, withdrawals, count, patience_seconds=60), count
+    return _paced(stub, withdrawals, count, relay.processes, patience_seconds=60), count
 
 
-def _paced(stub: Stub, producer: Producer, count: int, *, patience_seconds: float = 10) -> dict[str, float]:
+def _paced(stub: Stub, producer: Producer, count: int, processes: Mapping[str, Process], *, patience_seconds: float = 30) -> dict[str, float]:
     """Post at a pace, wait for all of it to be told, and compare the times of posting and of arrival."""
-    mark = stub.mark()
+    mark, meter = stub.mark(), Meter({**processes, "producer": producer.process, "stub": stub.process})
     producer.begin()
     posted = producer.report()["posted_at"]
     if len(posted) != count:
         raise Failed(f"{count - len(posted)} of {count} events were not accepted")
+    others = meter.used()["others"] / (time.time() - meter.begun_at)
     until = time.monotonic() + patience_seconds
     while True:
         arrivals = of_events(stub.arrivals(mark), posted)
@@ -101,7 +102,7 @@ def _paced(stub: Stub, producer: Producer, count: int, *, patience_seconds: floa
     if not delays:
         raise Failed("nothing was told in time")
     figures = {name: quantile(delays, share) * 1000 for name, share in PERCENTILES.items()}
-    told = {"told_share": len(delays) / (count * len(VENDORS)), "repeats": repeated(arrivals)}
+    told = {"told_share": len(delays) / (count * len(VENDORS)), "repeats": repeated(arrivals), "others_cores": others}
     return {**figures, "max_ms": delays[-1] * 1000, **told}
 
 

@@ -20,7 +20,7 @@ from benchmarks.stub import Stub, running_stub
 UNFINISHED: Final = "ours, unfinished"
 FINISHED: Final = "ours, finished, payload expired"
 PEAKS: Final = "ours, peak memory"
-EVENTS: Final = 20_000
+EVENTS: Final = 10_000
 QUICK_EVENTS: Final = 1_500
 AT_ONCE: Final = 2000
 FAMILIES: Final = {
