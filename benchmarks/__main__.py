@@ -54,7 +54,7 @@ def run(jobs: str, rounds: int | None, seconds: float | None, quick: bool, keep:
 
     context = Context(folder=folder, rounds=rounds or (1 if quick else 3), seconds=seconds or (1.5 if quick else 4.0), is_quick=quick, say=say)
     try:
-        results = first_facts(context, report.stored() if keep else {"jobs": {}, "notes": []})
+        results = first_facts(context, kept(report.stored(), jobs.upper(), is_quick=quick) if keep else {"jobs": {}, "notes": []})
         for letter in jobs.upper():
             results["jobs"][letter] = {"figures": measure(context, letter)}
             results |= {"peak_megabytes": context.peaks, "notes": list(context.notes)}
@@ -72,6 +72,14 @@ def run(jobs: str, rounds: int | None, seconds: float | None, quick: bool, keep:
 def render() -> None:
     """Write docs/benchmarks.md and its plot again from the stored results."""
     report.publish(report.finish(report.stored()))
+
+
+def kept(before: dict[str, Any], letters: str, *, is_quick: bool) -> dict[str, Any]:
+    """What is kept of stored results, with a note that says so. Raises Failed for results of the other form, whose figures do not belong beside these."""
+    if before["quick"] != is_quick:
+        raise Failed("--keep: the stored results are of the other form, quick or full")
+    jobs = {letter: found for letter, found in before["jobs"].items() if letter not in letters}
+    return {"jobs": jobs, "notes": [*before["notes"], f"{', '.join(sorted(jobs))}: measured in an earlier run, {before['date']}"]}
 
 
 def first_facts(context: Context, before: dict[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
+from benchmarks.__main__ import kept
 from benchmarks.figures import Figure, Goal, add, judge_all, quantile, spread, summary
 from benchmarks.invented import VENDORS, batch_call, call, event
 from benchmarks.jobs import JOBS
 from benchmarks.jobs.latency import of_events, waits
 from benchmarks.jobs.memory import family, per_event
 from benchmarks.peers.catalogue import LIMITS, PEERS, described
+from benchmarks.processes import Failed
 from benchmarks.relay import WEBHOOK_SECRET, destination, routing
 from benchmarks.stub import Arrival, repeated
 from benchmarks.stub_server import Counts, header
@@ -131,6 +133,14 @@ def test_the_plot_is_a_picture_with_a_bar_for_each_contender():
     assert "ours, single posts" in "".join(root.itertext())
 
 
+def test_figures_that_are_kept_say_of_when_they_are():
+    """Jobs that are run again are not kept, and a quick run keeps nothing of a full one."""
+    before = {"quick": False, "date": "2026-01-05 13:00 UTC", "notes": ["a"], "jobs": {"A": {"figures": {}}, "E": {"figures": {}}}}
+    assert kept(before, "E", is_quick=False) == {"jobs": {"A": {"figures": {}}}, "notes": ["a", "A: measured in an earlier run, 2026-01-05 13:00 UTC"]}
+    with pytest.raises(Failed, match="of the other form"):
+        kept(before, "E", is_quick=True)
+
+
 def test_what_is_published_is_what_is_stored():
     """docs/benchmarks.md and its plot follow from benchmarks/results/latest.json; `python -m benchmarks render` writes them."""
     results = report.finish(report.stored())
@@ -198,7 +208,7 @@ def test_the_routing_file_of_the_benchmarks_is_good():
     found = load_routing(text, filename="consent.yaml", environment=environment)
     assert sorted(found.destinations) == ["one", "resting", "three", "two"]
     assert found.destinations["one"].rate.concurrent == 50
-    assert found.destinations["resting"].adapter.batch_size() == 500
+    assert found.destinations["resting"].adapter.settings["batch_size"] == 500
     assert not found.destinations["resting"].enabled
 
 
