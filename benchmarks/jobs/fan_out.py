@@ -79,7 +79,7 @@ JOBS: Final = (
         ),
         run=run_a,
         columns=(METRIC, "cpu_ms"),
-        left_out=("dramatiq", *(name + EVERYSEC for name in QUEUES)),
+        left_out=("dramatiq", "saq", *(name + EVERYSEC for name in QUEUES)),
     ),
     Job(
         letter="B",

@@ -21,7 +21,7 @@ UNFINISHED: Final = "ours, unfinished"
 FINISHED: Final = "ours, finished, payload expired"
 PEAKS: Final = "ours, peak memory"
 EVENTS: Final = 10_000
-QUICK_EVENTS: Final = 1_500
+QUICK_EVENTS: Final = 1_000
 AT_ONCE: Final = 2000
 FAMILIES: Final = {
     "payloads": re.compile(r"cr:\{e\d+\}:p:"),
