@@ -8,13 +8,14 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3.14 python
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.run-installed
 DEV_STAMP := $(VENV)/.dev-installed
+BENCH_STAMPS := $(RUN_STAMP) .venv-bench/.installed .venv-bench-saq/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test lint types imports format lock clean
+.PHONY: help setup run demo test lint types imports format bench bench-quick lock clean
 
 help: ## Print this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(RUN_STAMP) ## Make .venv with everything needed to run, and the command .venv/bin/consent
 	@echo "ready: $(BIN)/consent --help; try: $(BIN)/consent demo, or: $(BIN)/consent up --sandbox"
@@ -42,12 +43,20 @@ format: $(DEV_STAMP) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: $(BENCH_STAMPS) ## Measure beside the peers, up to 20 minutes on a calm machine; writes docs/benchmarks.md
+	$(BIN)/python -m benchmarks run
+
+bench-quick: $(BENCH_STAMPS) ## The same in short: one round of each, under 3 minutes
+	$(BIN)/python -m benchmarks run --quick
+
 lock: $(DEV_STAMP) ## Lock the dependencies of pyproject.toml anew, with hashes (needs the tool uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes pyproject.toml -o requirements/run.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes pyproject.toml --group dev -c requirements/run.txt -o requirements/dev.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --group bench -c requirements/run.txt -o requirements/bench.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --group bench-saq -o requirements/bench-saq.txt
 
-clean: ## Remove .venv and caches; what `consent up` keeps in .consent stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean: ## Remove .venv, the benchmarks' environments and caches; what `consent up` keeps in .consent stays
+	rm -rf $(VENV) .venv-bench .venv-bench-saq .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -65,4 +74,10 @@ $(RUN_STAMP): requirements/run.txt workers/launcher.py | $(BIN)/python
 $(DEV_STAMP): requirements/dev.txt $(RUN_STAMP)
 	@echo "installing what tests"
 	@$(PIP) install --quiet --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.venv-%/.installed: requirements/%.txt | $(BIN)/python
+	@echo "making $(@D) for what the benchmarks compare with"
+	@$(BIN)/python -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r $<
 	@touch $@
