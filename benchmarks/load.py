@@ -30,6 +30,7 @@ class Client(asyncio.Protocol):
 
     def __init__(self, load: Load) -> None:
         self.load = load
+        self.is_busy = False
         self._held = b""
         self._posted_at = 0.0
 
@@ -37,9 +38,10 @@ class Client(asyncio.Protocol):
         self.transport = transport
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self.load.lost()
+        self.load.lost(self)
 
     def send(self, request: bytes) -> None:
+        self.is_busy = True
         self._posted_at = time.time()
         self.transport.write(request)
 
@@ -54,6 +56,7 @@ class Client(asyncio.Protocol):
         if len(self._held) < end + 4 + length:
             return
         body, self._held = self._held[end + 4 :], b""
+        self.is_busy = False
         self.load.answered(self, int(head[9:12]), body, self._posted_at)
 
 
@@ -103,9 +106,11 @@ class Load:
             self._send_next()
         self._end_if_done()
 
-    def lost(self) -> None:
-        """A connection that ends before the work does makes the run worthless."""
-        if not self._done.is_set():
+    def lost(self, client: Client) -> None:
+        """A connection that ends before its answer makes the run worthless; one that has been idle for long may be closed."""
+        if not client.is_busy and len(self._free) > 1:
+            self._free.remove(client)
+        elif not self._done.is_set():
             self.statuses[0] += 1
             self._done.set()
 

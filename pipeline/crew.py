@@ -1,7 +1,7 @@
-"""Who works at which destination in this process: one task runs for each lane, and takes along what other tasks bring meanwhile.
+"""Who works at which destination in this process: one task runs for each lane, takes along what others bring meanwhile, and stays a moment for more.
 
 Ten chunks of one destination side by side would only wait for each other's connections, each with round trips of its own; one after the other, and
-many at once, the same work takes a fraction of them.
+many at once, the same work takes a fraction of them. A message and a task for each delivery would cost several times what telling it does.
 """
 
 from __future__ import annotations
@@ -23,27 +23,61 @@ class Inbox:
     def __init__(self, event_ids: Sequence[str], closes_at: float) -> None:
         self.event_ids = deque(event_ids)
         self.closes_at = closes_at
+        self.brought = threading.Event()
 
 
 class Crew:
-    """The running tasks of a process, by destination and lane; safe to share between threads."""
+    """The running tasks of a process, by destination and lane; safe to share between threads.
 
-    def __init__(self, *, most_handed: int = MOST_HANDED, stay_seconds: float = STAY_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most_handed, self._stay_seconds, self._clock = most_handed, stay_seconds, clock
+    `most_idle` tasks wait for more at the most: each of them holds a thread.
+    """
+
+    def __init__(
+        self, *, most_handed: int = MOST_HANDED, stay_seconds: float = STAY_SECONDS, most_idle: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._most_handed, self._stay_seconds, self._most_idle, self._clock = most_handed, stay_seconds, most_idle, clock
         self._lock = threading.Lock()
         self._running: dict[tuple[str, str], list[Inbox]] = {}
+        self._idle = 0
 
     def join(self, destination: str, lane: str, event_ids: Sequence[str]) -> Inbox | None:
         """An inbox with these deliveries for a task that must run itself; None if one that runs takes them along."""
-        now = self._clock()
         with self._lock:
-            running = self._running.setdefault((destination, lane), [])
-            for inbox in running:
-                if now < inbox.closes_at and len(inbox.event_ids) + len(event_ids) <= self._most_handed:
-                    inbox.event_ids.extend(event_ids)
-                    return None
-            running.append(mine := Inbox(event_ids, now + self._stay_seconds))
+            if self._hand_over(destination, lane, event_ids):
+                return None
+            mine = Inbox(event_ids, self._clock() + self._stay_seconds)
+            self._running.setdefault((destination, lane), []).append(mine)
             return mine
+
+    def offer(self, destination: str, lane: str, event_ids: Sequence[str]) -> bool:
+        """Hand deliveries to a task that runs; False, and nothing has changed, if none can take them along."""
+        with self._lock:
+            return self._hand_over(destination, lane, event_ids)
+
+    def _hand_over(self, destination: str, lane: str, event_ids: Sequence[str]) -> bool:
+        now = self._clock()
+        for inbox in self._running.get((destination, lane), ()):
+            if now < inbox.closes_at and len(inbox.event_ids) + len(event_ids) <= self._most_handed:
+                inbox.event_ids.extend(event_ids)
+                inbox.brought.set()
+                return True
+        return False
+
+    def stay(self, inbox: Inbox, seconds: float) -> bool:
+        """Wait until somebody brings more; False when nobody has, or when enough others wait."""
+        with self._lock:
+            if inbox.event_ids:
+                return True
+            seconds = min(seconds, inbox.closes_at - self._clock())
+            if seconds <= 0 or self._idle >= self._most_idle:
+                return False
+            self._idle += 1
+            inbox.brought.clear()
+        try:
+            return inbox.brought.wait(seconds)
+        finally:
+            with self._lock:
+                self._idle -= 1
 
     def take(self, inbox: Inbox, most: int) -> list[str]:
         """The next deliveries to claim, up to `most`."""

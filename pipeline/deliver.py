@@ -25,6 +25,8 @@ PULL_SECONDS = 2.0
 """How long one task goes on with what is due after its own chunk is done."""
 MOST_AT_ONCE = 500
 """Deliveries claimed at once of what other tasks bring."""
+LOOK_AGAIN_SECONDS = 0.25
+"""How soon a task looks again for what is due after it found nothing."""
 RESTING_WAIT_MS = 60_000
 """When to look again at a destination that is not there, or not enabled."""
 HELD_BACK_MS = 500
@@ -51,7 +53,7 @@ class Deliver:
         self._ledger, self._preparer, self._settler, self._routing = ledger, preparer, settler, routing
         self._bulkhead, self._options = bulkhead, options
         self.worker = ChunkWorker(ledger, exchange, Judge(ledger, preparer, routing), settler, limits, options)
-        self._crew = Crew()
+        self._crew = Crew(most_idle=options.most_idle)
         self._process = secrets.token_hex(4)
         self._chunks = itertools.count()
 
@@ -66,6 +68,10 @@ class Deliver:
         elif (inbox := self._crew.join(destination, lane, event_ids)) is not None:
             self._run(settings, lane, inbox)
 
+    def hand_over(self, destination: str, lane: str, event_ids: Sequence[str]) -> bool:
+        """Have a task that runs in this process take these along, without a message; False if there is none, and then nothing has happened."""
+        return self._crew.offer(destination, lane, event_ids)
+
     def _run(self, destination: Destination, lane: str, inbox: Inbox) -> None:
         ticket = self._bulkhead.enter(destination.name, lane)
         if ticket is None:
@@ -78,18 +84,20 @@ class Deliver:
             self._bulkhead.leave(destination.name, lane, ticket)
 
     def _work(self, destination: Destination, lane: str, inbox: Inbox) -> None:
-        """Work through what is brought, and then what is due as long as there is room for any of it."""
-        pull_until = time.monotonic() + PULL_SECONDS
+        """Work through what is brought, then what is due as long as there is room for any of it, and stay a moment for more to be brought."""
+        pull_at = time.monotonic()
+        pull_until = pull_at + PULL_SECONDS
         while True:
             token = self._next_token()
             if event_ids := self._crew.take(inbox, self._most(destination, lane)):
                 leased = self._ledger.deliveries.claim(destination.name, lane, token, self._options.lease_ms, event_ids)
                 self._work_through(destination, lane, token, leased)
                 continue
-            may_pull = time.monotonic() < pull_until and self._bulkhead.may_stay(destination.name, lane)
-            if may_pull and self._work_through(destination, lane, token, self._pull(destination, lane, token)):
-                continue
-            if self._crew.leave_empty(destination.name, lane, inbox):
+            if pull_at <= time.monotonic() < pull_until and self._bulkhead.may_stay(destination.name, lane):
+                if self._work_through(destination, lane, token, self._pull(destination, lane, token)):
+                    continue
+                pull_at = time.monotonic() + LOOK_AGAIN_SECONDS
+            if not self._crew.stay(inbox, self._options.idle_seconds) and self._crew.leave_empty(destination.name, lane, inbox):
                 return
 
     def _most(self, destination: Destination, lane: str) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pipeline.domain import ConsentEvent, State, Word
 from pipeline.envelope import open_if_readable
 from pipeline.heard import Heard
-from pipeline.hints import publish_chunks
+from pipeline.hints import HandOver, nobody, publish_chunks
 from pipeline.ledger import Ledger
 from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.standings import Merge, Reach
@@ -39,10 +39,14 @@ class FanOut:
     """Plans the deliveries of accepted events; safe to share between threads.
 
     `routing` gives the current reading of the routing file; `chunk_size` is the most deliveries one message carries (a destination that takes more at once gets more).
+    Where a task of this process is telling the destination already, `hand_over` spares the message.
     """
 
-    def __init__(self, ledger: Ledger, vault: Vault, publisher: Publisher, routing: Callable[[], Routing], *, chunk_size: int) -> None:
+    def __init__(
+        self, ledger: Ledger, vault: Vault, publisher: Publisher, routing: Callable[[], Routing], *, chunk_size: int, hand_over: HandOver = nobody
+    ) -> None:
         self._ledger, self._vault, self._publisher, self._routing, self._chunk_size = ledger, vault, publisher, routing, chunk_size
+        self._hand_over = hand_over
         self._revival = Revival(ledger, vault, routing)
         self._heard = Heard(ledger, vault, routing)
 
@@ -60,7 +64,7 @@ class FanOut:
         self._heard.answer([(plan.event, word) for plan, (word, _) in zip(plans, learned, strict=True)])
         chunks = self._write(plans, settled)
         for (destination, lane), planned in chunks.items():
-            publish_chunks(self._publisher, routing.destinations.get(destination), destination, lane, planned, 1, self._chunk_size)
+            publish_chunks(self._publisher, routing.destinations.get(destination), destination, lane, planned, 1, self._chunk_size, self._hand_over)
         return sum(len(planned) for planned in chunks.values())
 
     def _learn(self, events: Sequence[ConsentEvent], routing: Routing) -> list[tuple[Word, Reach]]:

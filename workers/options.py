@@ -14,8 +14,14 @@ from pipeline.limits import LimitOptions
 from pipeline.listen import ListenOptions
 
 if TYPE_CHECKING:
+    from pipeline.chunk import DeliverOptions
     from pipeline.exchange import Exchange, Sessions
     from pipeline.transports.base import Transport
+
+PATIENCE_SECONDS = 0.25
+"""How long a task waits for a connection that another process holds before it gives its work back."""
+IDLE_SECONDS = 1.0
+"""How long a task stays at a destination for more: one event a second is told without a message for each delivery, and a worker that stops waits no longer."""
 
 
 def ledger_client(url: str) -> redis.Redis:
@@ -60,6 +66,21 @@ def limit_options(settings: Settings) -> LimitOptions:
         breaker_wait_max_seconds=limits.breaker_wait_max_seconds,
         misconfigured_probe_seconds=limits.misconfigured_probe_seconds,
         lease_seconds=deliver.lease_seconds,
+    )
+
+
+def deliver_options(settings: Settings) -> DeliverOptions:
+    """How chunks are worked through; half of the threads are never held by tasks that stay for more."""
+    from pipeline.chunk import DeliverOptions
+
+    deliver = settings.deliver
+    return DeliverOptions(
+        chunk_seconds=deliver.chunk_seconds,
+        lease_seconds=deliver.lease_seconds,
+        chunk_size=deliver.chunk_size,
+        patience_seconds=PATIENCE_SECONDS,
+        idle_seconds=IDLE_SECONDS,
+        most_idle=settings.worker.threads // 2,
     )
 
 

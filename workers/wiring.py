@@ -25,7 +25,7 @@ from pipeline.routing import RetryPolicy, Routing
 from pipeline.vault import Vault
 from workers.app import create_app, refuse_unknown_broker
 from workers.gathering import GatheringPublisher
-from workers.options import exchange, ledger_client, ledger_options, limit_options, listen_options
+from workers.options import deliver_options, exchange, ledger_client, ledger_options, limit_options, listen_options
 from workers.queues import CeleryPublisher
 
 if TYPE_CHECKING:
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Part = TypeVar("Part")
-
-PATIENCE_SECONDS = 0.25
-"""How long a task waits for a connection that another process holds before it gives its work back."""
 
 
 class Parts:
@@ -235,7 +232,8 @@ class Parts:
     def _build_fan_out(self) -> FanOut:
         from pipeline.fanout import FanOut
 
-        return FanOut(self.ledger, self.vault, self.publisher, lambda: self.routing, chunk_size=self.settings.deliver.chunk_size)
+        chunk_size, hand_over = self.settings.deliver.chunk_size, self.deliver.hand_over
+        return FanOut(self.ledger, self.vault, self.publisher, lambda: self.routing, chunk_size=chunk_size, hand_over=hand_over)
 
     def _build_settler(self) -> Settler:
         from pipeline.settle import SettleOptions, Settler
@@ -244,22 +242,20 @@ class Parts:
         return Settler(self.ledger, self.publisher, self.sightings, options, Random())  # noqa: S311 - jitter, no secret
 
     def _build_deliver(self) -> Deliver:
-        from pipeline.deliver import Deliver, DeliverOptions
+        from pipeline.deliver import Deliver
         from pipeline.limits import Bulkhead
         from pipeline.prepare import Preparer
 
-        section = self.settings.deliver
+        threads = self.settings.worker.threads
         return Deliver(
             self.ledger,
             self.exchange,
             Preparer(self.ledger, self.vault, lambda: self.routing),
             self.settler,
             lambda: self.routing,
-            Bulkhead(self.settings.worker.threads, section.threads_reserved_for_withdrawals),
+            Bulkhead(threads, self.settings.deliver.threads_reserved_for_withdrawals),
             self.limits,
-            DeliverOptions(
-                chunk_seconds=section.chunk_seconds, lease_seconds=section.lease_seconds, chunk_size=section.chunk_size, patience_seconds=PATIENCE_SECONDS
-            ),
+            deliver_options(self.settings),
         )
 
     def _build_listen(self) -> Listen:
