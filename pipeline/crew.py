@@ -38,7 +38,7 @@ class Crew:
         self._most_handed, self._stay_seconds, self._most_idle, self._clock = most_handed, stay_seconds, most_idle, clock
         self._lock = threading.Lock()
         self._running: dict[tuple[str, str], list[Inbox]] = {}
-        self._idle = 0
+        self.idle = 0
 
     def join(self, destination: str, lane: str, event_ids: Sequence[str]) -> Inbox | None:
         """An inbox with these deliveries for a task that must run itself; None if one that runs takes them along."""
@@ -69,15 +69,15 @@ class Crew:
             if inbox.event_ids:
                 return True
             seconds = min(seconds, inbox.closes_at - self._clock())
-            if seconds <= 0 or self._idle >= self._most_idle:
+            if seconds <= 0 or self.idle >= self._most_idle:
                 return False
-            self._idle += 1
+            self.idle += 1
             inbox.brought.clear()
         try:
             return inbox.brought.wait(seconds)
         finally:
             with self._lock:
-                self._idle -= 1
+                self.idle -= 1
 
     def take(self, inbox: Inbox, most: int) -> list[str]:
         """The next deliveries to claim, up to `most`."""

@@ -14,6 +14,7 @@ from pipeline.exchange import Exchange
 from pipeline.judging import Judge
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Leased, Row
+from pipeline.ledger.events import StoredEvent
 from pipeline.limits import Bulkhead, LimitOptions
 from pipeline.prepare import Preparer
 from pipeline.routing import Destination, Routing
@@ -90,7 +91,7 @@ class Deliver:
         while True:
             token = self._next_token()
             if event_ids := self._crew.take(inbox, self._most(destination, lane)):
-                leased = self._ledger.deliveries.claim(destination.name, lane, token, self._options.lease_ms, event_ids)
+                leased = self._ledger.lease(destination.name, lane, token, self._options.lease_ms, event_ids)
                 self._work_through(destination, lane, token, leased)
                 continue
             if pull_at <= time.monotonic() < pull_until and self._bulkhead.may_stay(destination.name, lane):
@@ -106,12 +107,12 @@ class Deliver:
     def _next_token(self) -> str:
         return f"{self._process}.{next(self._chunks)}"
 
-    def _pull(self, destination: Destination, lane: str, token: str) -> list[Leased]:
+    def _pull(self, destination: Destination, lane: str, token: str) -> list[tuple[Leased, StoredEvent | None]]:
         """Lease a chunk of what is due, rather than leave it waiting for beat: most of it found every connection taken a moment ago."""
         due, _ = self._ledger.deliveries.release(destination.name, lane, self._most(destination, lane), rescue=False)
-        return self._ledger.deliveries.claim(destination.name, lane, token, self._options.lease_ms, [each.event_id for each in due]) if due else []
+        return self._ledger.lease(destination.name, lane, token, self._options.lease_ms, [each.event_id for each in due]) if due else []
 
-    def _work_through(self, destination: Destination, lane: str, token: str, leased: Sequence[Leased]) -> bool:
+    def _work_through(self, destination: Destination, lane: str, token: str, leased: Sequence[tuple[Leased, StoredEvent | None]]) -> bool:
         """Work through one chunk; False if there was nothing in it, or no room for any of it."""
         if not leased:
             return False

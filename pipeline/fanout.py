@@ -115,8 +115,7 @@ class FanOut:
                     received_ms = stored[event.event_id].facts.received_us // 1000
                     wanted.setdefault((destination, event.state.value), []).append((event.event_id, received_ms))
         chunks: dict[tuple[str, str], list[str]] = {}
-        for (destination, lane), events in wanted.items():
-            fresh = self._ledger.deliveries.plan(destination, lane, events)
+        for ((destination, lane), events), fresh in zip(wanted.items(), self._ledger.deliveries.plan_many(wanted), strict=True):
             chunks[destination, lane] = [event_id for (event_id, _), is_new in zip(events, fresh, strict=True) if is_new]
         self._ledger.events.mark_fanned_out([(plan.event.event_id, plan.destinations, plan.superseded_by) for plan in plans])
         return chunks

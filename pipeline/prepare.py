@@ -50,14 +50,13 @@ class Preparer:
     def __init__(self, ledger: Ledger, vault: Vault, routing: Callable[[], Routing]) -> None:
         self._ledger, self._vault, self._routing = ledger, vault, routing
 
-    def prepare(self, destination: Destination, leased: Sequence[Leased]) -> tuple[list[Task], list[Ending]]:
-        """The deliveries that can be told, and those that end without a word to the vendor."""
-        stored = self._ledger.events.load([each.event_id for each in leased])
+    def prepare(self, destination: Destination, leased: Sequence[tuple[Leased, StoredEvent | None]]) -> tuple[list[Task], list[Ending]]:
+        """The deliveries that can be told, and those that end without a word to the vendor; with each comes its event's record."""
         tasks: list[Task] = []
         endings: list[Ending] = []
         incomplete: list[tuple[Leased, ConsentEvent]] = []
         routing = self._routing()
-        for each, event in zip(leased, stored, strict=True):
+        for each, event in leased:
             opened = self._open(each, event)
             if isinstance(opened, Ending):
                 endings.append(opened)

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from pipeline.domain import DeliveryStatus, State
+from pipeline.domain import DeliveryStatus
 from pipeline.ledger.events import DeliveryResult, Lifetimes
 from pipeline.ledger.keys import DESTINATIONS, LANES, Keys
 from pipeline.ledger.store import Store, pairs_of, text
@@ -94,17 +94,27 @@ class Deliveries:
 
         The caller pushes them at once; with a `row` they wait in the due index instead, for beat to push at the destination's pace.
         """
-        names = [*self._lane(destination, lane), *self._names(destination, "dead", "result", "untold", "n", "row")]
-        arguments: list[Any] = [self._lifetimes.push_rescue_ms, int(lane == LANES[0]), row.encode() if row else ""]
-        arguments += [value for event in events for value in event]
-        planned = self._store.run([self._store.script("plan", names, arguments), ("SADD", DESTINATIONS, destination)])[0]
-        return [bool(value) for value in planned]
+        return self.plan_many({(destination, lane): events}, row)[0]
+
+    def plan_many(self, wanted: Mapping[tuple[str, str], Sequence[tuple[str, int]]], row: Row | None = None) -> list[list[bool]]:
+        """Plan for many destinations and lanes in one round trip; answers in their order."""
+        commands: list[tuple[Any, ...]] = []
+        for (destination, lane), events in wanted.items():
+            names = [*self._lane(destination, lane), *self._names(destination, "dead", "result", "untold", "n", "row")]
+            arguments: list[Any] = [self._lifetimes.push_rescue_ms, int(lane == LANES[0]), row.encode() if row else ""]
+            commands.append(self._store.script("plan", names, arguments + [value for event in events for value in event]))
+        if wanted:
+            commands.append(("SADD", DESTINATIONS, *sorted({destination for destination, _ in wanted})))
+        return [[bool(value) for value in planned] for planned in self._store.run(commands)[: len(wanted)]]
 
     def claim(self, destination: str, lane: str, token: str, lease_ms: int, event_ids: Sequence[str]) -> list[Leased]:
         """Lease those of the deliveries that are free; none while the destination is paused."""
+        return read_claim(self._store.run([self.claim_command(destination, lane, token, lease_ms, event_ids)])[0])
+
+    def claim_command(self, destination: str, lane: str, token: str, lease_ms: int, event_ids: Sequence[str]) -> tuple[Any, ...]:
+        """What `claim` sends, for a round trip with other commands; `read_claim` reads its answer."""
         names = [*self._lane(destination, lane), *self._names(destination, "lease", "row", "flags")]
-        reply = self._store.call("claim", names, [token, lease_ms, *event_ids])
-        return [Leased(event_id=text(reply[n]), row=Row.decode(reply[n + 1])) for n in range(2, len(reply), 2)]
+        return self._store.script("claim", names, [token, lease_ms, *event_ids])
 
     def renew(self, destination: str, lane: str, token: str, lease_ms: int, event_ids: Sequence[str]) -> set[str]:
         """Extend leases; returns the event ids whose lease is lost."""
@@ -278,13 +288,13 @@ def _live_status(row: Row, *, is_leased: bool) -> DeliveryStatus:
     return DeliveryStatus.SENDING if is_leased else DeliveryStatus.WAITING
 
 
-def lane_of(state: State) -> str:
-    """The lane of a state: withdrawals have their own."""
-    return state.value
-
-
 def _pairs(reply: Iterable[Any]) -> list[tuple[Any, float]]:
     items = list(reply)
     if items and not isinstance(items[0], list | tuple):
         items = list(zip(items[::2], items[1::2], strict=True))
     return [(member, float(score)) for member, score in items]
+
+
+def read_claim(reply: Sequence[Any]) -> list[Leased]:
+    """What was leased, from the answer to `claim_command`."""
+    return [Leased(event_id=text(reply[n]), row=Row.decode(reply[n + 1])) for n in range(2, len(reply), 2)]

@@ -175,16 +175,22 @@ class Events:
 
     def load(self, event_ids: Sequence[str], *, payloads: bool = True) -> list[StoredEvent | None]:
         """Events as stored, None for unknown ones."""
-        groups = self._keys.by_partition(event_ids)
-        commands = []
-        for partition, positions in groups.items():
-            kinds = ("e:", "p:") if payloads else ("e:",)
-            keys = [self._keys.event(partition, kind + event_ids[position]) for kind in kinds for position in positions]
-            commands.append(self._store.script("read", keys, [len(positions)]))
+        return self.read_loaded(event_ids, self._store.run(self.load_commands(event_ids, payloads=payloads)), payloads=payloads)
+
+    def load_commands(self, event_ids: Sequence[str], *, payloads: bool = True) -> list[tuple[Any, ...]]:
+        """What `load` sends, for a round trip with other commands; `read_loaded` reads the answers."""
+        kinds = ("e:", "p:") if payloads else ("e:",)
+        return [
+            self._store.script("read", [self._keys.event(partition, kind + event_ids[position]) for kind in kinds for position in positions], [len(positions)])
+            for partition, positions in self._keys.by_partition(event_ids).items()
+        ]
+
+    def read_loaded(self, event_ids: Sequence[str], replies: Sequence[Any], *, payloads: bool = True) -> list[StoredEvent | None]:
+        """The events, from the answers to `load_commands`."""
         answers: list[StoredEvent | None] = [None] * len(event_ids)
-        for positions, replies in zip(groups.values(), self._store.run(commands), strict=True):
-            sealed = replies[len(positions) :] if payloads else [None] * len(positions)
-            for position, record, payload in zip(positions, replies, sealed, strict=False):
+        for positions, reply in zip(self._keys.by_partition(event_ids).values(), replies, strict=True):
+            sealed = reply[len(positions) :] if payloads else [None] * len(positions)
+            for position, record, payload in zip(positions, reply, sealed, strict=False):
                 answers[position] = _stored(event_ids[position], record, payload)
         return answers
 

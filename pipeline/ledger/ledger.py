@@ -14,7 +14,7 @@ from pipeline.domain import Word, format_time, utc_from_us
 from pipeline.errors import ConfigurationError, LedgerUnavailable
 from pipeline.ledger import identity
 from pipeline.ledger.accounts import Accounts, Admission, Asking, Leaving, Traffic, read_admission, read_leave
-from pipeline.ledger.deliveries import Deliveries
+from pipeline.ledger.deliveries import Deliveries, Leased, read_claim
 from pipeline.ledger.events import Events, Lifetimes, StoredEvent
 from pipeline.ledger.keys import BEAT, Keys
 from pipeline.ledger.letters import Letters
@@ -109,6 +109,13 @@ class Ledger:
     def now(self) -> datetime:
         """The server's time, by which every receipt is stamped, so that processes with different clocks agree."""
         return utc_from_us(self.clock_ms() * 1000)
+
+    def lease(self, destination: str, lane: str, token: str, lease_ms: int, event_ids: Sequence[str]) -> list[tuple[Leased, StoredEvent | None]]:
+        """Lease those of the deliveries that are free and read their events, in one round trip; None for an event that is unknown."""
+        claim = self.deliveries.claim_command(destination, lane, token, lease_ms, event_ids)
+        reply, *records = self.store.run([claim, *self.events.load_commands(event_ids)])
+        stored = dict(zip(event_ids, self.events.read_loaded(event_ids, records), strict=True))
+        return [(leased, stored[leased.event_id]) for leased in read_claim(reply)]
 
     def turn(
         self, traffic: Traffic, lane: str, token: str, *, leaving: Leaving | None, checks: Sequence[tuple[str, str, str]], asking: Asking | None

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.domain import DeliveryStatus, Outcome, State, delivery_id, format_time, split_delivery_id, utc_from_us
-from pipeline.ledger.deliveries import DeadLetter, Deliveries, Row, lane_of
+from pipeline.ledger.deliveries import DeadLetter, Deliveries, Row
 from pipeline.ledger.events import DeliveryResult, Events
 
 EXPORTED = "exported"
@@ -127,7 +127,7 @@ class Letters:
             rows = [(letter.event_id, event.facts.received_us // 1000, letter.row.reason) for letter, event in present]
             for (letter, _), row in zip(present, rows, strict=True):
                 fresh = Row(state=letter.row.state, source=letter.row.source, reason=reason, since_ms=now_ms)
-                if self._deliveries.reopen(destination, lane_of(state), [row], fresh, only_dead=only_dead)[0]:
+                if self._deliveries.reopen(destination, state, [row], fresh, only_dead=only_dead)[0]:
                     reopened.append(letter)
             self._fold(destination, [letter for letter, _ in present if letter in reopened], DeliveryStatus.WAITING, reason)
         return reopened

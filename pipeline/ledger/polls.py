@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.domain import State
-from pipeline.ledger.deliveries import lane_of
 from pipeline.ledger.events import DeliveryResult
 from pipeline.ledger.keys import Keys
 from pipeline.ledger.store import Store, text
@@ -118,4 +117,4 @@ class Shown:
         return [bool(value) for value in self._store.call("confirm", names, arguments)]
 
     def _awaiting(self, destination: str) -> list[str]:
-        return [self._keys.destination(destination, suffix) for suffix in (f"due:{lane_of(State.GIVEN)}", "awaiting")]
+        return [self._keys.destination(destination, suffix) for suffix in (f"due:{State.GIVEN}", "awaiting")]

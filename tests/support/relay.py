@@ -243,8 +243,8 @@ class Relay:
         self.audit = Audit(self.ledger, self.vault, lambda: self.rules)
         self._serial = itertools.count()
 
-    def worker(self) -> Deliver:
-        """The delivering part of one more worker process."""
+    def worker(self, **options: Any) -> Deliver:
+        """The delivering part of one more worker process, with these options of delivering."""
         return Deliver(
             self.ledger,
             self.exchange,
@@ -253,7 +253,7 @@ class Relay:
             lambda: self.rules,
             Bulkhead(16, 4),
             self.limits,
-            DeliverOptions(chunk_seconds=5.0, lease_seconds=self.lease_seconds),
+            DeliverOptions(chunk_seconds=5.0, lease_seconds=self.lease_seconds, **options),
         )
 
     def now(self) -> datetime:

@@ -81,3 +81,60 @@ def test_many_threads_lose_and_double_nothing() -> None:
         thread.join(timeout=30)
     assert len(taken) == 1600
     assert set(taken.values()) == {1}
+
+
+def test_what_is_offered_is_taken_by_a_running_task_or_by_nobody() -> None:
+    """Fan-out hands over what a task takes along; otherwise nothing has happened and it sends a message."""
+    now = [0.0]
+    crew = Crew(most_handed=2, stay_seconds=5, clock=lambda: now[0])
+    assert crew.offer("mail", "given", ["a"]) is False
+    inbox = crew.join("mail", "given", ["b"])
+    assert inbox is not None
+    assert crew.offer("mail", "withdrawn", ["c"]) is False
+    assert crew.offer("mail", "given", ["d"]) is True
+    assert crew.offer("mail", "given", ["e"]) is False  # full
+    assert crew.take(inbox, 9) == ["b", "d"]
+    now[0] = 5.0
+    assert crew.offer("mail", "given", ["f"]) is False  # it ends soon
+    assert crew.leave_empty("mail", "given", inbox) is True
+
+
+def test_a_task_stays_until_more_is_brought() -> None:
+    """It waits without turning round, and goes on at once."""
+    crew = Crew(most_idle=1)
+    inbox = crew.join("mail", "given", ["a"])
+    assert inbox is not None
+    assert crew.take(inbox, 9) == ["a"]
+    assert crew.stay(inbox, 0.01) is False
+    bringing = threading.Timer(0.05, crew.offer, ("mail", "given", ["b"]))
+    bringing.start()
+    assert crew.stay(inbox, 30) is True
+    assert crew.take(inbox, 9) == ["b"]
+    bringing.join()
+
+
+def test_what_came_before_it_stays_is_not_waited_for() -> None:
+    """Brought between the last look and the staying."""
+    crew = Crew(most_idle=1)
+    inbox = crew.join("mail", "given", ["a"])
+    assert inbox is not None
+    assert crew.stay(inbox, 30) is True
+
+
+def test_no_more_stay_than_are_allowed_and_none_beyond_its_time() -> None:
+    """Each of them holds a thread that other work may need."""
+    now = [0.0]
+    crew = Crew(most_idle=1, stay_seconds=5, clock=lambda: now[0])
+    first, second = crew.join("mail", "given", []), crew.join("sms", "given", [])
+    assert first is not None
+    assert second is not None
+    staying = threading.Thread(target=crew.stay, args=(first, 30))
+    staying.start()
+    while crew.idle == 0:
+        pass
+    assert crew.stay(second, 30) is False
+    assert crew.offer("mail", "given", ["a"]) is True
+    staying.join(timeout=10)
+    assert crew.idle == 0
+    now[0] = 5.0
+    assert crew.stay(second, 30) is False

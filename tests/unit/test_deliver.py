@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import redis
 
 from pipeline.domain import Outcome, State, VendorResult
 from pipeline.errors import LedgerUnavailable
+from pipeline.fanout import FanOut
 from pipeline.landing import gate_word
 from pipeline.ledger.letters import LetterFilter
 from pipeline.limits import Bulkhead
@@ -682,3 +683,35 @@ def test_a_withdrawal_that_outlived_its_claim_does_not_undo_a_newer_given(relay:
     assert relay.deliveries(newer[0])["mail"] == ("delivered", None)
     assert relay.deliveries(withdrawn)["mail"][0] == "superseded"
     assert relay.figures().stale_sends_total == 0
+
+
+# One task a process, which stays for more
+
+
+def test_a_task_that_stays_is_brought_what_fan_out_plans(relay: Relay):
+    """It needs no message; once it has left, fan-out sends one again."""
+    deliver = relay.worker(idle_seconds=2.0, most_idle=1)
+    fan_out = FanOut(relay.ledger, relay.vault, relay.queue, lambda: relay.rules, chunk_size=100, hand_over=deliver.hand_over)
+
+    def plan(minute: int) -> list[str]:
+        event = relay.event("given", minute, email=f"p{minute}@example.org")
+        relay.queue.messages.clear()
+        assert fan_out.run([event]) == 1
+        return [kind for kind, _ in relay.queue.messages]
+
+    assert plan(1) == ["deliver"]
+    _, (destination, lane, event_ids, _) = relay.queue.messages.pop()
+    task = threading.Thread(target=deliver.run, args=(destination, lane, event_ids))
+    task.start()
+    wait_until(lambda: len(relay.vendors["mail"].calls) == 1)
+    assert plan(2) == []
+    wait_until(lambda: len(relay.vendors["mail"].calls) == 2)
+    task.join(timeout=30)
+    assert plan(3) == ["deliver"]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import redis
@@ -79,18 +81,18 @@ def test_crash_between_plan_and_mark_heals(relay: Relay):
 def test_crash_between_destinations_heals(relay: Relay):
     """Cut short between two destinations' slots, the second is planned by the repetition."""
     relay.event("withdrawn", 1, email=ANA, phone=PHONE)
-    plan, planned = relay.ledger.deliveries.plan, []
+    plan_many, planned = relay.ledger.deliveries.plan_many, []
 
-    def once(name: str, *rest):
-        if planned:
-            raise LedgerUnavailable("away")
-        planned.append(name)
-        return plan(name, *rest)
+    def one_of_them(wanted: Mapping[tuple[str, str], Any]) -> None:
+        planned.append(next(iter(wanted)))
+        plan_many({planned[0]: wanted[planned[0]]})
+        raise LedgerUnavailable("away")
 
-    relay.ledger.deliveries.plan = once
+    relay.ledger.deliveries.plan_many = one_of_them
     with pytest.raises(LedgerUnavailable):
         relay.step()
-    relay.ledger.deliveries.plan = plan
+    assert len(planned) == 1
+    relay.ledger.deliveries.plan_many = plan_many
     relay.hurry(pushed=True)
     relay.beat()
     relay.drain()

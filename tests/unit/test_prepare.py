@@ -26,7 +26,8 @@ def relay(client: redis.Redis) -> Relay:
 
 def prepare(relay: Relay, *event_ids: str, kind: type[Adapter] = PlainAdapter, row: Row = FRESH, **values: Any):
     leased = [Leased(event_id=event_id, row=row) for event_id in event_ids]
-    return Preparer(relay.ledger, relay.vault, lambda: relay.rules).prepare(destination("mail", kind, **values), leased)
+    stored = relay.ledger.events.load([each.event_id for each in leased])
+    return Preparer(relay.ledger, relay.vault, lambda: relay.rules).prepare(destination("mail", kind, **values), list(zip(leased, stored, strict=True)))
 
 
 def ending(prepared) -> tuple[str, str]:
