@@ -22,40 +22,26 @@ from pipeline.judging import Judge
 from pipeline.landing import Flight, Landing, farewell, landing_of
 from pipeline.ledger import Ledger
 from pipeline.ledger.accounts import Admission, Asking, Traffic
-from pipeline.limits import LimitOptions, traffic_of
+from pipeline.limits import DeliverOptions, LimitOptions, traffic_of
 from pipeline.prepare import Task
 from pipeline.routing import Destination
 from pipeline.settle import Ending, Settler
 
 log = logging.getLogger(__name__)
 
+More = Callable[[], tuple[Sequence[Task], Sequence[Ending]]]
+"""Leases more deliveries for a chunk under way: those that can be told, and those that end without a word."""
+
 BUSY_WAIT_MS = 1000
 """When to look again at a contact that another worker is talking about; talks mostly take far less than their claim."""
 DOZE_SECONDS = 0.01
 GATHER_SECONDS = 0.003
+SPREAD_SECONDS = 0.02
+"""About what one turn takes: a vendor that takes several times that long is talked to in as many groups, so that its connections do not all wait for one turn."""
+MOST_GROUPS = 8
 SETTLE_AT_ONCE = 100
 SETTLE_SECONDS = 0.1
 """Endings are written down when there are so many, or the first of them is this old: a crash repeats at most those calls."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliverOptions:
-    """`chunk_seconds`: how long a chunk may start new dialogues; `lease_seconds`: how soon its deliveries are free again if this process dies.
-
-    `chunk_size`: the most deliveries pulled at once, where the vendor takes no more in one call. `patience_seconds`: how long a chunk waits for a connection
-    that another process holds. `idle_seconds`: how long a task that is done stays for more to be brought, and `most_idle` how many do so in one process.
-    """
-
-    chunk_seconds: float = 10.0
-    lease_seconds: float = 15.0
-    chunk_size: int = 100
-    patience_seconds: float = 0.0
-    idle_seconds: float = 0.0
-    most_idle: int = 0
-
-    @property
-    def lease_ms(self) -> int:
-        return int(self.lease_seconds * 1000)
 
 
 @dataclass(slots=True)
@@ -71,11 +57,20 @@ class Chunk:
     stop_at: float
     renew_at: float
     settle_at: float
+    refill_until: float
     patience: int
+    flight_seconds: float = 0.0
     moved: bool = False
     permits: Any = field(default_factory=itertools.count)
     flying: dict[int, Flight] = field(default_factory=dict)
-    landed: SimpleQueue[tuple[Flight, WorkResult]] = field(default_factory=SimpleQueue)
+    landed: SimpleQueue[tuple[Flight, WorkResult, float]] = field(default_factory=SimpleQueue)
+
+    def add(self, tasks: Sequence[Task], endings: Sequence[Ending]) -> None:
+        """Take in what was leased; where options differ by purpose, those of one place stand together."""
+        self.pending.extend(tasks)
+        if self.destination.options_by_purpose:
+            self.pending = deque(sorted(self.pending, key=lambda task: task.place))
+        self.endings += endings
 
 
 class ChunkWorker:
@@ -89,27 +84,31 @@ class ChunkWorker:
         self._limits, self._options = limits, options
         self._doze = threading.Event()
 
-    def work(self, destination: Destination, lane: str, token: str, tasks: Sequence[Task], endings: Sequence[Ending]) -> bool:
-        """Tell the destination of these tasks and write down the endings; False if there was no room for any task."""
-        chunk = self._chunk(destination, lane, token, tasks, endings)
+    def work(self, destination: Destination, lane: str, token: str, tasks: Sequence[Task], endings: Sequence[Ending], more: More) -> bool:
+        """Tell the destination of these tasks, and of more while it is at it, and write down the endings; False if there was no room for any task."""
+        chunk = self._chunk(destination, lane, token)
+        chunk.add(tasks, endings)
         while chunk.pending or chunk.flying or chunk.endings:
+            if chunk.flying and len(chunk.pending) < _most(chunk) and time.monotonic() < chunk.refill_until:
+                chunk.add(*more())  # before the last dialogues end, so that no connection waits for the next lease
             self._turn(chunk, self._wait(chunk) if chunk.flying else [])
             self._settle(chunk)
             self._renew(chunk)
         return chunk.moved
 
-    def _chunk(self, destination: Destination, lane: str, token: str, tasks: Sequence[Task], endings: Sequence[Ending]) -> Chunk:
+    def _chunk(self, destination: Destination, lane: str, token: str) -> Chunk:
         now = time.monotonic()
         return Chunk(
             destination=destination,
             lane=lane,
             token=token,
             traffic=traffic_of(destination, lane, self._limits),
-            pending=deque(sorted(tasks, key=lambda task: task.place) if destination.options_by_purpose else tasks),
-            endings=list(endings),
+            pending=deque(),
+            endings=[],
             stop_at=now + self._options.chunk_seconds,
             renew_at=now + self._options.lease_seconds / 3,
             settle_at=now + SETTLE_SECONDS,
+            refill_until=now + self._options.chunk_seconds / 2,
             patience=int(self._options.patience_seconds / DOZE_SECONDS),
         )
 
@@ -126,7 +125,7 @@ class ChunkWorker:
         if time.monotonic() >= chunk.stop_at:
             self._return_pending(chunk, -1)
         landing = landing_of(landed, self._judge, chunk.destination, chunk.lane, self._limits.misconfigured_probe_seconds)
-        asked = self._next_asked(chunk)
+        asked = self._next_asked(chunk, sum(len(flight.tasks) for flight, _ in landed))
         if not (landed or asked):
             return
         asking = Asking(first_permit=next(chunk.permits), contacts=[task.contact_keys for task in asked]) if asked else None
@@ -156,9 +155,9 @@ class ChunkWorker:
         self._doze.wait(DOZE_SECONDS)
         return True
 
-    def _next_asked(self, chunk: Chunk) -> list[Task]:
-        """The pending deliveries to ask for: of one place, and not many more than could be admitted."""
-        most = chunk.traffic.concurrent * chunk.traffic.batch_size
+    def _next_asked(self, chunk: Chunk, landed: int) -> list[Task]:
+        """The pending deliveries to ask for: of one place, and no more than there may be room for."""
+        most = _most(chunk) - sum(len(flight.tasks) for flight in chunk.flying.values()) + landed
         place = chunk.pending[0].place if chunk.pending else ""
         asked: list[Task] = []
         while chunk.pending and len(asked) < most and chunk.pending[0].place == place:
@@ -196,7 +195,8 @@ class ChunkWorker:
                     chunk.endings.append(ending)
                     dropped.append(task)
             if batch:
-                flight = Flight(permit=permit, tasks=tuple(task for task, _ in batch), late_until_ms=tuple(late for _, late in batch))
+                tasks, late_until_ms = tuple(task for task, _ in batch), tuple(late for _, late in batch)
+                flight = Flight(permit=permit, tasks=tasks, late_until_ms=late_until_ms, started_at=time.monotonic())
                 chunk.flying[permit] = flight
                 self._exchange.start(self._work_for(chunk, flight, started_at), _landing(chunk, flight))
             else:
@@ -232,11 +232,16 @@ class ChunkWorker:
     def _wait(self, chunk: Chunk) -> list[tuple[Flight, WorkResult]]:
         """The next dialogue to land, if one does within a second, and those that land with it or in the moment after: each group costs round trips."""
         landed: list[tuple[Flight, WorkResult]] = []
+        groups = min(MOST_GROUPS, max(1, int(chunk.flight_seconds / SPREAD_SECONDS)))
+        most = -(-len(chunk.flying) // groups)
+        until = time.monotonic() + 1.0
         try:
-            landed.append(chunk.landed.get(timeout=1.0))
-            until = time.monotonic() + GATHER_SECONDS
-            while len(landed) < len(chunk.flying):
-                landed.append(chunk.landed.get(timeout=max(0.0, until - time.monotonic())))
+            while len(landed) < most:
+                flight, result, at = chunk.landed.get(timeout=max(0.0, until - time.monotonic()))
+                if not landed:
+                    until = time.monotonic() + GATHER_SECONDS
+                chunk.flight_seconds = at - flight.started_at
+                landed.append((flight, result))
         except Empty:
             pass
         return landed
@@ -273,4 +278,9 @@ class ChunkWorker:
 
 def _landing(chunk: Chunk, flight: Flight) -> Callable[[Work, WorkResult], None]:
     """What the exchange calls, on its own thread, when a dialogue has ended."""
-    return lambda _, result: chunk.landed.put((flight, result))
+    return lambda _, result: chunk.landed.put((flight, result, time.monotonic()))
+
+
+def _most(chunk: Chunk) -> int:
+    """As many deliveries as can be under way at once."""
+    return chunk.traffic.concurrent * chunk.traffic.batch_size

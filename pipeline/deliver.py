@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
-from pipeline.chunk import ChunkWorker, DeliverOptions
+from pipeline.chunk import ChunkWorker
 from pipeline.crew import Crew, Inbox
 from pipeline.domain import State
 from pipeline.exchange import Exchange
@@ -15,12 +15,10 @@ from pipeline.judging import Judge
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Leased, Row
 from pipeline.ledger.events import StoredEvent
-from pipeline.limits import Bulkhead, LimitOptions
+from pipeline.limits import Bulkhead, DeliverOptions, LimitOptions
 from pipeline.prepare import Preparer
 from pipeline.routing import Destination, Routing
 from pipeline.settle import Ending, Settler
-
-__all__ = ["Deliver", "DeliverOptions"]
 
 PULL_SECONDS = 2.0
 """How long one task goes on with what is due after its own chunk is done."""
@@ -90,12 +88,11 @@ class Deliver:
         pull_until = pull_at + PULL_SECONDS
         while True:
             token = self._next_token()
-            if event_ids := self._crew.take(inbox, self._most(destination, lane)):
-                leased = self._ledger.lease(destination.name, lane, token, self._options.lease_ms, event_ids)
-                self._work_through(destination, lane, token, leased)
+            if leased := self._lease_brought(destination, lane, token, inbox):
+                self._work_through(destination, lane, token, leased, inbox)
                 continue
             if pull_at <= time.monotonic() < pull_until and self._bulkhead.may_stay(destination.name, lane):
-                if self._work_through(destination, lane, token, self._pull(destination, lane, token)):
+                if self._work_through(destination, lane, token, self._pull(destination, lane, token), inbox):
                     continue
                 pull_at = time.monotonic() + LOOK_AGAIN_SECONDS
             if not self._crew.stay(inbox, self._options.idle_seconds) and self._crew.leave_empty(destination.name, lane, inbox):
@@ -112,12 +109,21 @@ class Deliver:
         due, _ = self._ledger.deliveries.release(destination.name, lane, self._most(destination, lane), rescue=False)
         return self._ledger.lease(destination.name, lane, token, self._options.lease_ms, [each.event_id for each in due]) if due else []
 
-    def _work_through(self, destination: Destination, lane: str, token: str, leased: Sequence[tuple[Leased, StoredEvent | None]]) -> bool:
-        """Work through one chunk; False if there was nothing in it, or no room for any of it."""
+    def _lease_brought(self, destination: Destination, lane: str, token: str, inbox: Inbox) -> list[tuple[Leased, StoredEvent | None]]:
+        """Lease a chunk of what was brought, or the next where none of it was free; empty when nothing is left."""
+        while event_ids := self._crew.take(inbox, self._most(destination, lane)):
+            if leased := self._ledger.lease(destination.name, lane, token, self._options.lease_ms, event_ids):
+                return leased
+        return []
+
+    def _work_through(self, destination: Destination, lane: str, token: str, leased: Sequence[tuple[Leased, StoredEvent | None]], inbox: Inbox) -> bool:
+        """Work through one chunk, and what is brought meanwhile; False if there was nothing in it, or no room for any of it."""
         if not leased:
             return False
         tasks, endings = self._preparer.prepare(destination, leased)
-        return self.worker.work(destination, lane, token, tasks, endings)
+        return self.worker.work(
+            destination, lane, token, tasks, endings, lambda: self._preparer.prepare(destination, self._lease_brought(destination, lane, token, inbox))
+        )
 
     def _give_back(self, destination: str, lane: str, event_ids: Sequence[str], wait_ms: int) -> None:
         """Return deliveries to the ledger for a while, untouched."""

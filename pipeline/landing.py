@@ -21,6 +21,7 @@ class Flight:
     permit: int
     tasks: tuple[Task, ...]
     late_until_ms: tuple[int, ...]
+    started_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

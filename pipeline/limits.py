@@ -65,6 +65,26 @@ def traffic_of(destination: Destination, lane: str, options: LimitOptions) -> Tr
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliverOptions:
+    """`chunk_seconds`: how long a chunk may start new dialogues; `lease_seconds`: how soon its deliveries are free again if this process dies.
+
+    `chunk_size`: the most deliveries pulled at once, where the vendor takes no more in one call. `patience_seconds`: how long a chunk waits for a connection
+    that another process holds. `idle_seconds`: how long a task that is done stays for more to be brought, and `most_idle` how many do so in one process.
+    """
+
+    chunk_seconds: float = 10.0
+    lease_seconds: float = 15.0
+    chunk_size: int = 100
+    patience_seconds: float = 0.0
+    idle_seconds: float = 0.0
+    most_idle: int = 0
+
+    @property
+    def lease_ms(self) -> int:
+        return int(self.lease_seconds * 1000)
+
+
 class Bulkhead:
     """Keeps a slow destination from holding the threads of a worker process that others need.
 

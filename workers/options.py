@@ -10,11 +10,10 @@ from redis.retry import Retry
 
 from config.settings import Settings, SettingsError
 from pipeline.ledger import LedgerOptions
-from pipeline.limits import LimitOptions
+from pipeline.limits import DeliverOptions, LimitOptions
 from pipeline.listen import ListenOptions
 
 if TYPE_CHECKING:
-    from pipeline.chunk import DeliverOptions
     from pipeline.exchange import Exchange, Sessions
     from pipeline.transports.base import Transport
 
@@ -71,8 +70,6 @@ def limit_options(settings: Settings) -> LimitOptions:
 
 def deliver_options(settings: Settings) -> DeliverOptions:
     """How chunks are worked through; half of the threads are never held by tasks that stay for more."""
-    from pipeline.chunk import DeliverOptions
-
     deliver = settings.deliver
     return DeliverOptions(
         chunk_seconds=deliver.chunk_seconds,

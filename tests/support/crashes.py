@@ -18,7 +18,7 @@ import redis
 
 import pipeline.chunk
 import pipeline.deliver
-from pipeline.deliver import Deliver, DeliverOptions
+from pipeline.deliver import Deliver
 from pipeline.domain import Outcome, VendorResult
 from pipeline.errors import LedgerUnavailable
 from pipeline.exchange import Work, WorkResult

@@ -17,7 +17,7 @@ import redis
 
 from pipeline.accept import Accepted, Acceptor
 from pipeline.audit import Audit
-from pipeline.deliver import Deliver, DeliverOptions
+from pipeline.deliver import Deliver
 from pipeline.domain import IncomingEvent, Instruction, Outcome, Polled, State, Subject, VendorResult
 from pipeline.exchange import Exchange, Work, WorkResult
 from pipeline.fanout import FanOut
@@ -25,7 +25,7 @@ from pipeline.figures import collect
 from pipeline.heard import Heard
 from pipeline.identifiers import Hasher
 from pipeline.ledger import Ledger, LedgerOptions
-from pipeline.limits import Bulkhead, LimitOptions
+from pipeline.limits import Bulkhead, DeliverOptions, LimitOptions
 from pipeline.listen import Listen, ListenOptions
 from pipeline.metrics import MetricsSnapshot
 from pipeline.prepare import Preparer
