@@ -23,7 +23,7 @@ from pipeline.domain import Outcome, VendorResult
 from pipeline.errors import LedgerUnavailable
 from pipeline.exchange import Work, WorkResult
 from pipeline.fanout import FanOut
-from pipeline.limits import Bulkhead
+from pipeline.limits import Bulkhead, DeliverOptions
 from pipeline.prepare import Preparer
 from pipeline.release import Release
 from pipeline.routing import Routing
