@@ -81,23 +81,27 @@ def relay_end_to_end(context: Context, stub: Stub, name: str, *, batch: int = 1,
 def relay_backlog(context: Context, stub: Stub, name: str, *, worker_processes: int = 2) -> Mapping[str, float]:
     """Ours emptying a backlog that was accepted while no worker ran, from the first call to the last: the starting of processes is not counted."""
     with running_relay(context, three_vendors(stub), worker_processes=worker_processes) as relay:
-        relay.start("serve")
-        mark, base, count = stub.mark(), stub.count(), context.count(name)
-        wanted = count * len(VENDORS)
-        producer = relay.load(count=count, run=context.run(), batch=BATCH, connections=4)
-        producer.begin()
-        if producer.report()["accepted"] != count:
-            raise Failed("the backlog was not accepted")
-        relay.start("worker", "beat")
-        while (first := stub.count() - base) == 0:
-            relay.check()
-            time.sleep(0.005)
-        begun_at, meter = time.time(), Meter({**relay.processes, "stub": stub.process})
-        complete = stub.wait_for(base + wanted, relay.check)
-        seconds, used, told = time.time() - begun_at, meter.used(), stub.count() - base
-        values = {**rates(told - first, seconds, used), **oddities(wanted, told, complete, stub.repeats(base + wanted, mark))}
+        values = drained(context, stub, relay, context.count(name), len(VENDORS))
     context.paces[name] = values["deliveries_per_second"] / len(VENDORS)
     return total_cpu(dict(values), OURS_PARTS)
+
+
+def drained(context: Context, stub: Stub, relay: Relay, count: int, calls_per_event: int) -> dict[str, float]:
+    """Have events accepted while no worker runs, then start the workers; figures from the first call to the last. Raises Failed if any is refused."""
+    relay.start("serve")
+    mark, base, wanted = stub.mark(), stub.count(), count * calls_per_event
+    producer = relay.load(count=count, run=context.run(), batch=BATCH, connections=4)
+    producer.begin()
+    if producer.report()["accepted"] != count:
+        raise Failed("the backlog was not accepted")
+    relay.start("worker", "beat")
+    while (first := stub.count() - base) == 0:
+        relay.check()
+        time.sleep(0.005)
+    begun_at, meter = time.time(), Meter({**relay.processes, "stub": stub.process})
+    complete = stub.wait_for(base + wanted, relay.check)
+    seconds, used, told = time.time() - begun_at, meter.used(), stub.count() - base
+    return {**rates(told - first, seconds, used), **oddities(wanted, told, complete, stub.repeats(base + wanted, mark))}
 
 
 def peer_end_to_end(context: Context, stub: Stub, name: str, *, everysec: bool = False) -> Mapping[str, float]:

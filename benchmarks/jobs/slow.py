@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Final
 
 from benchmarks.figures import Figure, Figures, Goal
-from benchmarks.jobs.base import BATCH, Job, running_relay
-from benchmarks.measure import Context, Meter, in_turn, oddities, rates
-from benchmarks.processes import Failed
+from benchmarks.jobs.base import Job, drained, running_relay
+from benchmarks.measure import Context, in_turn
 from benchmarks.relay import destination, routing
 from benchmarks.stub import Stub, running_stub
 from benchmarks.stub_server import SLOW_SECONDS
@@ -29,20 +27,7 @@ def measure(context: Context, stub: Stub) -> Mapping[str, float]:
     """A round: a backlog, then the time from the first call to the last."""
     text = routing({"newsletter": [destination("slow", f"{stub.url}/slow/one", concurrent=CONNECTIONS)]})
     with running_relay(context, text, worker_processes=1) as relay:
-        relay.start("serve")
-        mark, base, count = stub.mark(), stub.count(), int(MOST_PER_SECOND * context.seconds * 1.5)
-        producer = relay.load(count=count, run=context.run(), batch=BATCH, connections=4)
-        producer.begin()
-        if producer.report()["accepted"] != count:
-            raise Failed("the backlog was not accepted")
-        relay.start("worker", "beat")
-        while (first := stub.count() - base) == 0:
-            relay.check()
-            time.sleep(0.005)
-        begun_at, meter = time.time(), Meter(relay.processes)
-        complete = stub.wait_for(base + count, relay.check)
-        seconds, told = time.time() - begun_at, stub.count() - base
-        return {**rates(told - first, seconds, meter.used()), **oddities(count, told, complete, stub.repeats(base + count, mark))}
+        return drained(context, stub, relay, int(MOST_PER_SECOND * context.seconds * 1.5), 1)
 
 
 JOBS: Final = (

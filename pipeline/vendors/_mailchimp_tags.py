@@ -30,7 +30,7 @@ from pipeline.vendors._mailchimp_members import (
     reference,
     refusal,
 )
-from pipeline.vendors.base import VendorRequest, VendorResponse
+from pipeline.vendors.base import Step, VendorRequest, VendorResponse
 
 MOST_CALLS: Final = {State.GIVEN: 3, State.WITHDRAWN: 2}
 MOST_CHARACTERS: Final = 100
@@ -39,7 +39,6 @@ TRANSACTIONAL: Final = "transactional"
 ARCHIVED: Final = "archived"
 KEPT_ARCHIVED: Final = VendorResult(outcome=Outcome.REJECTED, reason="archived")
 GONE: Final = VendorResult(outcome=Outcome.UNAVAILABLE, reason="member_gone")
-Step = Generator[VendorRequest, VendorResponse, VendorResult]
 
 
 def tell(instruction: Instruction, list_id: str, tag: str) -> Step:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Generator
 from typing import Final
 from urllib.parse import quote
 
 from pipeline.domain import Instruction, Outcome, Subject, VendorResult
 from pipeline.errors import ConfigurationError
 from pipeline.vendors import base
-from pipeline.vendors.base import VendorRequest, VendorResponse
+from pipeline.vendors.base import Step, VendorRequest, VendorResponse
 
 MEDIA_TYPE: Final = "application/vnd.maileon.api+xml"
 READ_HEADERS: Final = (("accept", MEDIA_TYPE),)
 HEADERS: Final = (("content-type", f"{MEDIA_TYPE}; charset=utf-8"), *READ_HEADERS)
-Step = Generator[VendorRequest, VendorResponse, VendorResult]
 
 
 def login_of(api_key: str, key_form: str) -> str:

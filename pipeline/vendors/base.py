@@ -8,7 +8,7 @@ answer at all (refused connection, timeout) ends the dialogue outside the vendor
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ __all__ = ["VendorRequest", "VendorResponse", "refusal", "retry_after", "unreada
 TellDialogue = Generator[VendorRequest, VendorResponse, Sequence[VendorResult]]
 AskDialogue = Generator[VendorRequest, VendorResponse, "Held"]
 PollDialogue = Generator[VendorRequest, VendorResponse, Polled | VendorResult]
+Step = Generator[VendorRequest, VendorResponse, VendorResult]
 ProbeDialogue = TellDialogue
 SignInDialogue = Generator[VendorRequest, VendorResponse, "SignIn"]
 
@@ -255,3 +256,14 @@ class Adapter:
 def missing_identifier() -> VendorResult:
     """The result for a subject that the vendor could not find by any identifier at hand: nothing is sent."""
     return VendorResult(outcome=Outcome.NOT_APPLICABLE, reason="missing_identifier")
+
+
+def one_by_one(adapter: Adapter, instructions: Sequence[Instruction], tell_one: Callable[[Instruction], Step]) -> TellDialogue:
+    """Tell of one person after the other, of those the vendor could find."""
+    results = []
+    for instruction in instructions:
+        result = missing_identifier()
+        if adapter.contact_of(instruction.subject):
+            result = yield from tell_one(instruction)
+        results.append(result)
+    return results

@@ -20,7 +20,7 @@ from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, Polled, 
 from pipeline.errors import ConfigurationError, InvalidInput
 from pipeline.vendors import base
 from pipeline.vendors._contacthub_records import MARK, NAMES, OWN_DATE, STATE, dicts, flag_of, hear_page, instant, mark_of, part, stamp, subscription_of
-from pipeline.vendors.base import Capabilities, Held, Option, Rate, VendorRequest, VendorResponse
+from pipeline.vendors.base import Capabilities, Held, Option, Rate, Step, VendorRequest, VendorResponse
 
 UNREADABLE_CUSTOMER: Final = frozenset({403, 404, 405})
 """Answers after which a customer is told unread: the role may not read one, or he is gone, which the next call shows."""
@@ -36,8 +36,6 @@ PAGE_SIZE: Final = 50
 KINDS: Final = ("DIGITAL_MESSAGE", "SERVICE", "OTHER")
 FLAGS: Final = ("subscribed", "enable")
 CONSENT: Final = re.compile(r"(?:marketing|profiling|softSpam|thirdPartyTransfer)(?:\.[A-Za-z]+){1,2}")
-
-Step = Generator[VendorRequest, VendorResponse, VendorResult]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +84,7 @@ class Adapter(base.Adapter):
         return bool(self.option(options, "mark_writes"))
 
     def tell(self, instructions: Sequence[Instruction]) -> base.TellDialogue:
-        results = []
-        for instruction in instructions:
-            if not self.contact_of(instruction.subject):
-                results.append(base.missing_identifier())
-                continue
-            result = yield from self._tell(instruction)
-            results.append(result)
-        return results
+        return base.one_by_one(self, instructions, self._tell)
 
     def ask(self, subject: Subject, options: Mapping[str, Any]) -> base.AskDialogue:
         """What the node holds of a customer, looked for by external id first and then by e-mail."""

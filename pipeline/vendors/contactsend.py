@@ -21,7 +21,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.vendors import _contactsend_soap as soap
 from pipeline.vendors import base
 from pipeline.vendors._contactsend_records import PROFILE, VALUE, Page, Reader, Subscriber, page_of, place, subscriber_of
-from pipeline.vendors.base import Capabilities, Held, Option, Rate, SignIn, SourceSettings, VendorRequest, VendorResponse
+from pipeline.vendors.base import Capabilities, Held, Option, Rate, SignIn, SourceSettings, Step, VendorRequest, VendorResponse
 
 MOST_PAGES: Final = 2
 """Pages of 15 that are read of the subscribers with one address."""
@@ -49,7 +49,6 @@ FAULTS: Final = {"address_faults": ADDRESS, "locked_faults": LOCKED, "signed_out
 _CODE: Final = re.compile(r"[0-9]{1,30}")
 
 Found = list[Subscriber] | VendorResult
-Step = Generator[VendorRequest, VendorResponse, VendorResult]
 
 
 class Adapter(base.Adapter):
@@ -112,14 +111,7 @@ class Adapter(base.Adapter):
         return {kind: value for kind, value in super().contact_of(subject).items() if kind in self.settings["fields"]}
 
     def tell(self, instructions: Sequence[Instruction]) -> base.TellDialogue:
-        results = []
-        for instruction in instructions:
-            if not self.contact_of(instruction.subject):
-                results.append(base.missing_identifier())
-                continue
-            result = yield from self._tell(instruction)
-            results.append(result)
-        return results
+        return base.one_by_one(self, instructions, self._tell)
 
     def ask(self, subject: Subject, options: Mapping[str, Any]) -> base.AskDialogue:
         """Given if one subscriber with an identifier of the person is subscribed, withdrawn if one is not and none is."""

@@ -22,8 +22,8 @@ from pipeline.errors import ConfigurationError, InvalidInput
 from pipeline.vendors import _maileon_webhooks as webhooks
 from pipeline.vendors import _maileon_xml as xml
 from pipeline.vendors import base
-from pipeline.vendors._maileon_calls import HEADERS, Step, get, is_foreign, login_of, path_of, refusal_of, unsubscribe
-from pipeline.vendors.base import Capabilities, Held, Option, Rate, VendorRequest, VendorResponse
+from pipeline.vendors._maileon_calls import HEADERS, get, is_foreign, login_of, path_of, refusal_of, unsubscribe
+from pipeline.vendors.base import Capabilities, Held, Option, Rate, Step, VendorRequest, VendorResponse
 
 MOST_CONTACTS: Final = 100
 MOST_CALLS: Final = 8
