@@ -6,22 +6,20 @@ busy contact, no time left) goes back to the ledger with a time; nobody waits in
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any
 
 from pipeline.domain import State, Word
 from pipeline.exchange import Exchange, Work, WorkResult
 from pipeline.judging import Judge
-from pipeline.landing import Flight, Landing, farewell, landing_of
+from pipeline.landing import Chunk, Flight, Landing, farewell, landing_of
 from pipeline.ledger import Ledger
-from pipeline.ledger.accounts import Admission, Asking, Traffic
+from pipeline.ledger.accounts import Admission, Asking
 from pipeline.limits import DeliverOptions, LimitOptions, traffic_of
 from pipeline.prepare import Task
 from pipeline.routing import Destination
@@ -36,41 +34,14 @@ BUSY_WAIT_MS = 1000
 """When to look again at a contact that another worker is talking about; talks mostly take far less than their claim."""
 DOZE_SECONDS = 0.01
 GATHER_SECONDS = 0.003
-SPREAD_SECONDS = 0.02
-"""About what one turn takes: a vendor that takes several times that long is talked to in as many groups, so that its connections do not all wait for one turn."""
+LEAST_TURN_SECONDS = 0.02
 MOST_GROUPS = 8
+"""A vendor that takes several turns to answer is talked to in as many groups, so that its connections do not all wait for one turn."""
+LOOK_SECONDS = 0.02
+"""How soon to look again for what was brought, while there are connections free for it."""
 SETTLE_AT_ONCE = 100
 SETTLE_SECONDS = 0.1
 """Endings are written down when there are so many, or the first of them is this old: a crash repeats at most those calls."""
-
-
-@dataclass(slots=True)
-class Chunk:
-    """A chunk while it is being worked on, by one thread."""
-
-    destination: Destination
-    lane: str
-    token: str
-    traffic: Traffic
-    pending: deque[Task]
-    endings: list[Ending]
-    stop_at: float
-    renew_at: float
-    settle_at: float
-    refill_until: float
-    patience: int
-    flight_seconds: float = 0.0
-    moved: bool = False
-    permits: Any = field(default_factory=itertools.count)
-    flying: dict[int, Flight] = field(default_factory=dict)
-    landed: SimpleQueue[tuple[Flight, WorkResult, float]] = field(default_factory=SimpleQueue)
-
-    def add(self, tasks: Sequence[Task], endings: Sequence[Ending]) -> None:
-        """Take in what was leased; where options differ by purpose, those of one place stand together."""
-        self.pending.extend(tasks)
-        if self.destination.options_by_purpose:
-            self.pending = deque(sorted(self.pending, key=lambda task: task.place))
-        self.endings += endings
 
 
 class ChunkWorker:
@@ -89,12 +60,21 @@ class ChunkWorker:
         chunk = self._chunk(destination, lane, token)
         chunk.add(tasks, endings)
         while chunk.pending or chunk.flying or chunk.endings:
-            if chunk.flying and len(chunk.pending) < _most(chunk) and time.monotonic() < chunk.refill_until:
-                chunk.add(*more())  # before the last dialogues end, so that no connection waits for the next lease
-            self._turn(chunk, self._wait(chunk) if chunk.flying else [])
+            landed = self._wait(chunk) if chunk.flying and not self._refill(chunk, more) else []
+            began = time.monotonic()
+            self._turn(chunk, landed)
             self._settle(chunk)
             self._renew(chunk)
+            chunk.turn_seconds = time.monotonic() - began
         return chunk.moved
+
+    def _refill(self, chunk: Chunk, more: More) -> bool:
+        """Take in more before the last dialogues end, so that no connection waits for the next lease; whether there is more to start."""
+        if len(chunk.pending) >= chunk.most or time.monotonic() >= chunk.stop_at:
+            return False
+        before = len(chunk.pending)
+        chunk.add(*more())
+        return len(chunk.pending) > before and len(chunk.flying) < chunk.traffic.concurrent
 
     def _chunk(self, destination: Destination, lane: str, token: str) -> Chunk:
         now = time.monotonic()
@@ -108,7 +88,6 @@ class ChunkWorker:
             stop_at=now + self._options.chunk_seconds,
             renew_at=now + self._options.lease_seconds / 3,
             settle_at=now + SETTLE_SECONDS,
-            refill_until=now + self._options.chunk_seconds / 2,
             patience=int(self._options.patience_seconds / DOZE_SECONDS),
         )
 
@@ -157,11 +136,16 @@ class ChunkWorker:
 
     def _next_asked(self, chunk: Chunk, landed: int) -> list[Task]:
         """The pending deliveries to ask for: of one place, and no more than there may be room for."""
-        most = _most(chunk) - sum(len(flight.tasks) for flight in chunk.flying.values()) + landed
+        most = chunk.most - sum(len(flight.tasks) for flight in chunk.flying.values()) + landed
         place = chunk.pending[0].place if chunk.pending else ""
         asked: list[Task] = []
+        again: list[Task] = []
+        contacts: set[str] = set()
         while chunk.pending and len(asked) < most and chunk.pending[0].place == place:
-            asked.append(chunk.pending.popleft())
+            task = chunk.pending.popleft()
+            (asked if contacts.isdisjoint(task.contact_keys) else again).append(task)  # one talk about a person at a time
+            contacts.update(task.contact_keys)
+        chunk.pending.extendleft(reversed(again))
         return asked
 
     def _sort(self, chunk: Chunk, asked: Sequence[Task], admission: Admission) -> list[tuple[Task, int]]:
@@ -232,9 +216,9 @@ class ChunkWorker:
     def _wait(self, chunk: Chunk) -> list[tuple[Flight, WorkResult]]:
         """The next dialogue to land, if one does within a second, and those that land with it or in the moment after: each group costs round trips."""
         landed: list[tuple[Flight, WorkResult]] = []
-        groups = min(MOST_GROUPS, max(1, int(chunk.flight_seconds / SPREAD_SECONDS)))
+        groups = min(MOST_GROUPS, max(1, int(chunk.flight_seconds / max(LEAST_TURN_SECONDS, chunk.turn_seconds))))
         most = -(-len(chunk.flying) // groups)
-        until = time.monotonic() + 1.0
+        until = time.monotonic() + (LOOK_SECONDS if not chunk.pending and len(chunk.flying) < chunk.traffic.concurrent else 1.0)
         try:
             while len(landed) < most:
                 flight, result, at = chunk.landed.get(timeout=max(0.0, until - time.monotonic()))
@@ -279,8 +263,3 @@ class ChunkWorker:
 def _landing(chunk: Chunk, flight: Flight) -> Callable[[Work, WorkResult], None]:
     """What the exchange calls, on its own thread, when a dialogue has ended."""
     return lambda _, result: chunk.landed.put((flight, result, time.monotonic()))
-
-
-def _most(chunk: Chunk) -> int:
-    """As many deliveries as can be under way at once."""
-    return chunk.traffic.concurrent * chunk.traffic.batch_size

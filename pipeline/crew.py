@@ -18,9 +18,10 @@ STAY_SECONDS = 5.0
 
 
 class Inbox:
-    """What one running task is to claim next; others put in, it alone takes out."""
+    """What one running task is to claim next; others put in, it alone takes out. `settings` are those of its destination when it began."""
 
-    def __init__(self, event_ids: Sequence[str], closes_at: float) -> None:
+    def __init__(self, settings: object, event_ids: Sequence[str], closes_at: float) -> None:
+        self.settings = settings
         self.event_ids = deque(event_ids)
         self.closes_at = closes_at
         self.brought = threading.Event()
@@ -40,24 +41,24 @@ class Crew:
         self._running: dict[tuple[str, str], list[Inbox]] = {}
         self.idle = 0
 
-    def join(self, destination: str, lane: str, event_ids: Sequence[str]) -> Inbox | None:
-        """An inbox with these deliveries for a task that must run itself; None if one that runs takes them along."""
+    def join(self, destination: str, lane: str, event_ids: Sequence[str], settings: object = None) -> Inbox | None:
+        """An inbox with these deliveries for a task that must run itself; None if one that runs with the same settings takes them along."""
         with self._lock:
-            if self._hand_over(destination, lane, event_ids):
+            if self._hand_over(destination, lane, event_ids, settings):
                 return None
-            mine = Inbox(event_ids, self._clock() + self._stay_seconds)
+            mine = Inbox(settings, event_ids, self._clock() + self._stay_seconds)
             self._running.setdefault((destination, lane), []).append(mine)
             return mine
 
-    def offer(self, destination: str, lane: str, event_ids: Sequence[str]) -> bool:
-        """Hand deliveries to a task that runs; False, and nothing has changed, if none can take them along."""
+    def offer(self, destination: str, lane: str, event_ids: Sequence[str], settings: object = None) -> bool:
+        """Hand deliveries to a task that runs with the same settings; False, and nothing has changed, if none can take them along."""
         with self._lock:
-            return self._hand_over(destination, lane, event_ids)
+            return self._hand_over(destination, lane, event_ids, settings)
 
-    def _hand_over(self, destination: str, lane: str, event_ids: Sequence[str]) -> bool:
+    def _hand_over(self, destination: str, lane: str, event_ids: Sequence[str], settings: object) -> bool:
         now = self._clock()
         for inbox in self._running.get((destination, lane), ()):
-            if now < inbox.closes_at and len(inbox.event_ids) + len(event_ids) <= self._most_handed:
+            if inbox.settings is settings and now < inbox.closes_at and len(inbox.event_ids) + len(event_ids) <= self._most_handed:
                 inbox.event_ids.extend(event_ids)
                 inbox.brought.set()
                 return True

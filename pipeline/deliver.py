@@ -64,12 +64,12 @@ class Deliver:
         settings = self._routing().destinations.get(destination)
         if settings is None or not settings.enabled:
             self._give_back(destination, lane, event_ids, RESTING_WAIT_MS)
-        elif (inbox := self._crew.join(destination, lane, event_ids)) is not None:
+        elif (inbox := self._crew.join(destination, lane, event_ids, settings)) is not None:
             self._run(settings, lane, inbox)
 
-    def hand_over(self, destination: str, lane: str, event_ids: Sequence[str]) -> bool:
+    def hand_over(self, destination: Destination, lane: str, event_ids: Sequence[str]) -> bool:
         """Have a task that runs in this process take these along, without a message; False if there is none, and then nothing has happened."""
-        return self._crew.offer(destination, lane, event_ids)
+        return self._crew.offer(destination.name, lane, event_ids, destination)
 
     def _run(self, destination: Destination, lane: str, inbox: Inbox) -> None:
         ticket = self._bulkhead.enter(destination.name, lane)
@@ -86,7 +86,7 @@ class Deliver:
         """Work through what is brought, then what is due as long as there is room for any of it, and stay a moment for more to be brought."""
         pull_at = time.monotonic()
         pull_until = pull_at + PULL_SECONDS
-        while True:
+        while self._is_current(destination):
             token = self._next_token()
             if leased := self._lease_brought(destination, lane, token, inbox):
                 self._work_through(destination, lane, token, leased, inbox)
@@ -97,6 +97,11 @@ class Deliver:
                 pull_at = time.monotonic() + LOOK_AGAIN_SECONDS
             if not self._crew.stay(inbox, self._options.idle_seconds) and self._crew.leave_empty(destination.name, lane, inbox):
                 return
+        self._give_back(destination.name, lane, self._crew.leave(destination.name, lane, inbox), HELD_BACK_MS)
+
+    def _is_current(self, destination: Destination) -> bool:
+        """Whether the routing file has not been read anew since: what is brought now is for other settings."""
+        return self._routing().destinations.get(destination.name) is destination
 
     def _most(self, destination: Destination, lane: str) -> int:
         return max(MOST_AT_ONCE, self._options.chunk_size, destination.adapter.batch_size(State(lane)))
@@ -111,7 +116,7 @@ class Deliver:
 
     def _lease_brought(self, destination: Destination, lane: str, token: str, inbox: Inbox) -> list[tuple[Leased, StoredEvent | None]]:
         """Lease a chunk of what was brought, or the next where none of it was free; empty when nothing is left."""
-        while event_ids := self._crew.take(inbox, self._most(destination, lane)):
+        while self._is_current(destination) and (event_ids := self._crew.take(inbox, self._most(destination, lane))):
             if leased := self._ledger.lease(destination.name, lane, token, self._options.lease_ms, event_ids):
                 return leased
         return []
@@ -128,7 +133,7 @@ class Deliver:
     def _give_back(self, destination: str, lane: str, event_ids: Sequence[str], wait_ms: int) -> None:
         """Return deliveries to the ledger for a while, untouched."""
         token = self._next_token()
-        leased = self._ledger.deliveries.claim(destination, lane, token, self._options.lease_ms, event_ids)
+        leased = self._ledger.deliveries.claim(destination, lane, token, self._options.lease_ms, event_ids) if event_ids else []
         endings = [Ending(event=None, event_id=each.event_id, row=Row(), back_at_ms=-wait_ms) for each in leased]
         if endings:
             self._settler.give_back(destination, lane, token, endings)

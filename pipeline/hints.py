@@ -8,11 +8,11 @@ from pipeline.domain import State
 from pipeline.ports import Publisher
 from pipeline.routing import Destination
 
-HandOver = Callable[[str, str, Sequence[str]], bool]
+HandOver = Callable[[Destination, str, Sequence[str]], bool]
 """Gives deliveries of a destination and lane to a task that runs in this process; False if none takes them."""
 
 
-def nobody(_destination: str, _lane: str, _event_ids: Sequence[str]) -> bool:
+def nobody(_destination: Destination, _lane: str, _event_ids: Sequence[str]) -> bool:
     """The hand-over of a process that tells nobody."""
     return False
 
@@ -33,5 +33,5 @@ def publish_chunks(
     size = max(chunk_size, settings.adapter.batch_size(State(lane)))
     for first in range(0, len(event_ids), size):
         part = event_ids[first : first + size]
-        if not hand_over(destination, lane, part):
+        if not hand_over(settings, lane, part):
             publisher.deliver(destination, lane, part, attempt)

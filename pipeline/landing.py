@@ -1,16 +1,21 @@
-"""What has to be said of dialogues that have ended: what came of each delivery, what its account is told, and what is looked up once more."""
+"""What a chunk has in hand, and what has to be said of its dialogues that have ended: what came of each delivery, what its account is told, and what is looked up once more."""
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
 
 from pipeline.domain import Outcome, VendorResult
 from pipeline.exchange import WorkResult
 from pipeline.judging import Checked, Judge
-from pipeline.ledger.accounts import Farewell, Leaving
+from pipeline.ledger.accounts import Farewell, Leaving, Traffic
 from pipeline.prepare import DIFFERS_THERE, Task
 from pipeline.routing import Destination
+from pipeline.settle import Ending
 from pipeline.vendors.base import Held
 
 
@@ -22,6 +27,45 @@ class Flight:
     tasks: tuple[Task, ...]
     late_until_ms: tuple[int, ...]
     started_at: float
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A chunk while it is being worked on, by one thread."""
+
+    destination: Destination
+    lane: str
+    token: str
+    traffic: Traffic
+    pending: deque[Task]
+    endings: list[Ending]
+    stop_at: float
+    renew_at: float
+    settle_at: float
+    patience: int
+    flight_seconds: float = 0.0
+    turn_seconds: float = 0.0
+    moved: bool = False
+    permits: Any = field(default_factory=itertools.count)
+    flying: dict[int, Flight] = field(default_factory=dict)
+    landed: SimpleQueue[tuple[Flight, WorkResult, float]] = field(default_factory=SimpleQueue)
+
+    @property
+    def most(self) -> int:
+        """As many deliveries as can be under way at once."""
+        return self.traffic.concurrent * self.traffic.batch_size
+
+    def add(self, tasks: Sequence[Task], endings: Sequence[Ending]) -> None:
+        """Take in what was leased, but for what is in hand already: hints come twice. Where options differ by purpose, those of one place stand together."""
+        in_hand = {each.event_id for each in self.endings} | {task.event.event_id for task in self.pending}
+        in_hand.update(task.event.event_id for flight in self.flying.values() for task in flight.tasks)
+        self.endings += [ending for ending in endings if ending.event_id not in in_hand]
+        for task in tasks:
+            if task.event.event_id not in in_hand:
+                in_hand.add(task.event.event_id)
+                self.pending.append(task)
+        if self.destination.options_by_purpose:
+            self.pending = deque(sorted(self.pending, key=lambda task: task.place))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,7 +69,7 @@ def limit_options(settings: Settings) -> LimitOptions:
 
 
 def deliver_options(settings: Settings) -> DeliverOptions:
-    """How chunks are worked through; half of the threads are never held by tasks that stay for more."""
+    """How chunks are worked through; half of the threads that `given` may have are never held by tasks that stay for more."""
     deliver = settings.deliver
     return DeliverOptions(
         chunk_seconds=deliver.chunk_seconds,
@@ -77,7 +77,7 @@ def deliver_options(settings: Settings) -> DeliverOptions:
         chunk_size=deliver.chunk_size,
         patience_seconds=PATIENCE_SECONDS,
         idle_seconds=IDLE_SECONDS,
-        most_idle=settings.worker.threads // 2,
+        most_idle=(settings.worker.threads - deliver.threads_reserved_for_withdrawals) // 2,
     )
 
 

@@ -138,3 +138,12 @@ def test_no_more_stay_than_are_allowed_and_none_beyond_its_time() -> None:
     assert crew.idle == 0
     now[0] = 5.0
     assert crew.stay(second, 30) is False
+
+
+def test_who_began_with_other_settings_is_brought_nothing() -> None:
+    """After a reading of the routing file, what is planned by it must not be told by the old one."""
+    crew, old, new = Crew(), object(), object()
+    assert crew.join("mail", "given", ["a"], old) is not None
+    assert crew.offer("mail", "given", ["b"], new) is False
+    assert crew.join("mail", "given", ["b"], new) is not None
+    assert crew.offer("mail", "given", ["c"], new) is True

@@ -6,12 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import redis
 
 from pipeline.domain import Outcome, State, VendorResult
 from pipeline.errors import LedgerUnavailable
+from pipeline.exchange import Work, WorkResult
 from pipeline.fanout import FanOut
 from pipeline.landing import gate_word
 from pipeline.ledger.letters import LetterFilter
@@ -708,6 +710,81 @@ def test_a_task_that_stays_is_brought_what_fan_out_plans(relay: Relay):
     wait_until(lambda: len(relay.vendors["mail"].calls) == 2)
     task.join(timeout=30)
     assert plan(3) == ["deliver"]
+
+
+@pytest.mark.parametrize("answer", [200, 503])
+def test_a_hint_that_comes_twice_is_told_once(client: redis.Redis, answer: int):
+    """Brought again while its own call is under way: neither told twice, nor past the wait of its retry."""
+    relay = Relay(client, routing([destination("mail")]), seconds=10.0)
+    deliver = relay.worker(idle_seconds=0.3, most_idle=1)
+    event, other = relay.event("given", 1, email=ANA), relay.event("given", 2, email=BEN)
+    relay.fan_out.run([event, other])
+    relay.queue.messages.clear()
+    waiting = Waiting(relay.exchange)
+    deliver.worker._exchange = waiting  # type: ignore[assignment]
+    relay.vendors["mail"].answers = [answer]
+    mail = relay.rules.destinations["mail"]
+    task = threading.Thread(target=deliver.run, args=("mail", "given", [event]))
+    task.start()
+    wait_until(lambda: waiting.held == 1)
+    assert deliver.hand_over(mail, "given", [event, event, other]) is True
+    wait_until(lambda: waiting.held == 2)  # the other one was taken along
+    waiting.let_go()
+    task.join(timeout=30)
+    assert [call["to"]["email"] for call in relay.vendors["mail"].calls].count(ANA) == 1
+    assert outcome(relay, event)[0] == ("delivered" if answer == 200 else "waiting")
+    assert outcome(relay, other)[0] == "delivered"
+
+
+def test_what_is_planned_by_a_new_routing_file_is_told_by_it(relay: Relay):
+    """A task that began with the old one is brought nothing, and gives back what it has not begun."""
+    deliver = relay.worker(idle_seconds=5.0, most_idle=1)
+    event = relay.event("given", 1, email=ANA)
+    relay.fan_out.run([event])
+    task = threading.Thread(target=deliver.run, args=("mail", "given", [event]))
+    task.start()
+    wait_until(lambda: deliver._crew.idle == 1)
+    old, relay.rules = relay.rules.destinations["mail"], routing([destination("mail")])
+    assert deliver.hand_over(relay.rules.destinations["mail"], "given", ["x"]) is False
+    later = relay.event("given", 2, email=BEN)
+    relay.fan_out.run([later])
+    assert deliver.hand_over(old, "given", [later]) is True  # by who has not heard of it yet
+    task.join(timeout=30)
+    assert [call["to"]["email"] for call in relay.vendors["mail"].calls] == [ANA]
+    assert outcome(relay, later)[0] == "waiting"
+
+
+def test_who_says_much_leaves_room_for_others(client: redis.Redis):
+    """Of a person with many deliveries one is asked for at a time, so that a call for several is filled with others."""
+    relay = Relay(client, routing([destination("mail", adapter(batch_size=3), rate=Rate(concurrent=1))]))
+    people = [ANA, ANA, ANA, BEN, "cem@example.org"]
+    events = [relay.event("given", minute, purpose=f"news-{minute}", email=who) for minute, who in enumerate(people)]
+    relay.fan_out.run(events)
+    relay.deliver.run("mail", "given", events)
+    assert sorted(call["to"]["email"] for call in relay.vendors["mail"].calls[:3]) == [ANA, BEN, "cem@example.org"]
+    assert len(relay.vendors["mail"].calls) == 5
+
+
+class Waiting:
+    """An exchange whose dialogues end only when they are let go, in the order in which they began."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner, self._begun, self._is_open = inner, [], False
+
+    @property
+    def held(self) -> int:
+        return len(self._begun)
+
+    def let_go(self) -> None:
+        self._is_open = True
+        for work, on_done in self._begun:
+            self._inner.start(work, on_done)
+
+    def start(self, work: Work, on_done: Callable[[Work, WorkResult], None]) -> None:
+        if self._is_open:
+            self._inner.start(work, on_done)
+        else:
+            self._begun.append((work, on_done))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
