@@ -2,19 +2,10 @@
 -- KEYS  out index, due index, leases, rows, flags
 -- ARGV  token, lease in ms, event ids
 -- Returns {now in ms, 1 if the destination is paused, then event id and row ("" if it has none) of each leased delivery}
+-- Uses many.lua
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local paused = redis.call('HEXISTS', KEYS[5], 'paused')
-local function look(command, key, ids)
-  local found = {}
-  for first = 1, #ids, 1000 do
-    for _, value in ipairs(redis.call(command, key, unpack(ids, first, math.min(first + 999, #ids)))) do found[#found + 1] = value end
-  end
-  return found
-end
-local function all(command, key, values)
-  for first = 1, #values, 1000 do redis.call(command, key, unpack(values, first, math.min(first + 999, #values))) end
-end
 local ids = {}
 for i = 3, #ARGV do ids[i - 2] = ARGV[i] end
 local pushed, leases, rest = look('ZMSCORE', KEYS[1], ids), look('HMGET', KEYS[3], ids), {}

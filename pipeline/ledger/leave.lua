@@ -5,13 +5,11 @@
 --       12 number of dialogues, then for each: permit number, calls made
 --       then for each instruction: lane, 1 if the answer was definite, number of identifier keys, the keys
 -- Returns {1 if the gate opened or closed now, then for each instruction: 1 its claim was still ours, 0 it was outlived}
+-- Uses many.lua
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token, per, cost, late_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local dialogues, a = tonumber(ARGV[12]), 13
-local function all(command, key, values)
-  for first = 1, #values, 1000 do redis.call(command, key, unpack(values, first, math.min(first + 999, #values))) end
-end
 local landed, made_calls, spared = {}, {}, {}
 for d = 1, dialogues do
   local permit, made = token .. ':' .. ARGV[a], tonumber(ARGV[a + 1])

@@ -2,18 +2,9 @@
 -- KEYS  out index, due index, dead index, results, untold withdrawals, counters, rows
 -- ARGV  push rescue in ms, 1 for withdrawals, row ("": its hint is sent at once; else it waits with this row), then for each delivery: event id, owed since in ms
 -- Returns for each delivery: 1 planned now, 0 known already
+-- Uses many.lua
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function look(command, key, ids)
-  local found = {}
-  for first = 1, #ids, 1000 do
-    for i, value in ipairs(redis.call(command, key, unpack(ids, first, math.min(first + 999, #ids)))) do found[first + i - 1] = value end
-  end
-  return found
-end
-local function all(command, key, values)
-  for first = 1, #values, 1000 do redis.call(command, key, unpack(values, first, math.min(first + 999, #values))) end
-end
 local ids = {}
 for i = 1, (#ARGV - 3) / 2 do ids[i] = ARGV[2 * i + 2] end
 local out, due, dead, results = look('ZMSCORE', KEYS[1], ids), look('ZMSCORE', KEYS[2], ids), look('ZMSCORE', KEYS[3], ids), look('HMGET', KEYS[4], ids)

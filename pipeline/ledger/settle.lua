@@ -4,13 +4,11 @@
 -- ARGV  token, number of counter steps, then field and step of each, then for each delivery: event id, verb, time in ms, row, result, dead counter
 --       verbs: F final, X dead, W wait (row replaced), B give back (row kept); a negative time means that many ms from now
 -- Returns for each delivery: 1 settled, 0 lost
+-- Uses many.lua
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local steps = tonumber(ARGV[2])
 for i = 1, steps do redis.call('HINCRBYFLOAT', KEYS[8], ARGV[1 + 2 * i], ARGV[2 + 2 * i]) end
-local function all(command, key, values)
-  for first = 1, #values, 1000 do redis.call(command, key, unpack(values, first, math.min(first + 999, #values))) end
-end
 local function push(list, ...)
   for _, value in ipairs({...}) do list[#list + 1] = value end
 end

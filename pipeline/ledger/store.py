@@ -29,6 +29,8 @@ _IN_WORDS: Sequence[tuple[type[Exception], str]] = (
 _REFUSING = ("NOREPLICAS", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ")
 """How a server's answer begins that cannot write now: too few replicas, a full disk, a failover under way, a script that hangs."""
 
+USES_SHARED = "-- Uses many.lua\n"
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -42,6 +44,8 @@ class Script:
 def load_scripts() -> dict[str, Script]:
     """All scripts of this folder by name."""
     texts = {path.stem: path.read_text() for path in Path(__file__).parent.glob("*.lua")}
+    shared = texts.pop("many")
+    texts = {name: shared + text if USES_SHARED in text else text for name, text in texts.items()}
     return {name: Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()) for name, text in texts.items()}
 
 
