@@ -27,8 +27,11 @@ class Audit:
         self._revival = Revival(ledger, vault, routing)
 
     def run(self) -> None:
-        """One look: leftovers, withdrawals that a link may have revived, the `unaccounted` figure, withdrawals that take too long, deliveries of destinations that are gone."""
+        """One look: leftovers, vault keys, withdrawals that a link may have revived, the `unaccounted` figure, withdrawals that take too long, deliveries of
+        destinations that are gone.
+        """
         self.fold_leftovers()
+        self._look_after_keys()
         self._revival.of_late()
         routing = self._routing()
         snapshot = collect(self._ledger, routing)
@@ -44,6 +47,12 @@ class Audit:
         for name, count in waiting.items():
             if count and name not in routing.destinations:
                 log.error("alert", extra={"alert": "destination_removed", "destination": name, "deliveries": count})
+
+    def _look_after_keys(self) -> None:
+        """List the key that seals here again, should `consent vault reseal` have taken it for an old one, and say which are wanted that this process lacks."""
+        self._ledger.seals.note()
+        for key_id in self._ledger.seals.missing():
+            log.error("alert", extra={"alert": "vault_key_missing", "key": key_id})
 
     def fold_leftovers(self) -> int:
         """Copy results into their events' records that a worker settled but could not copy any more; returns how many."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from workers.commands import admin, events, export, processes, vendors
+from workers.commands import admin, events, export, processes, vault, vendors
 from workers.commands.check import check
 from workers.commands.common import Group
 
@@ -41,6 +41,7 @@ for command in (
     admin.keys,
     admin.destination,
     admin.backfill,
+    vault.vault,
     vendors.authorize,
     export.export,
 ):

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, TypeVar
@@ -51,6 +52,9 @@ Part = TypeVar("Part")
 
 class Parts:
     """The parts of one process, each built on first use; safe to share between threads."""
+
+    needs_vault_keys = True
+    """Whether the ledger is refused while a vault key is missing that sealed something in it."""
 
     def __init__(self, environment: Mapping[str, str], *, looks_only: bool = False) -> None:
         """With `looks_only` the routing file is read when it is first asked for, and its variables may be unset."""
@@ -217,7 +221,8 @@ class Parts:
     def _build_ledger(self) -> Ledger:
         from pipeline.ledger import Ledger
 
-        return Ledger(self.redis, self.vault, ledger_options(self.settings, self.hasher.fingerprint()))
+        options = replace(ledger_options(self.settings, self.hasher.fingerprint()), needs_vault_keys=self.needs_vault_keys)
+        return Ledger(self.redis, self.vault, options)
 
     def _build_acceptor(self) -> Acceptor:
         from pipeline.accept import Acceptor

@@ -5,7 +5,7 @@ cr:{i<n>}:…       identifiers of partition n: record `i:<key>` (standings, lin
 cr:{d:<name>}:…   one destination: due and out indexes by lane, leases, rows, dead letters, results, counters, what was seen there
 cr:{a:<name>}:…   one vendor account: gate, rate window, dialogues under way, claims, late-write marks, session
 cr:{s:<name>}:…   one polled source: whose turn it is, how far it was heard
-cr:{meta}:…       identity of the ledger, known destinations, beat
+cr:{meta}:…       identity of the ledger, known destinations, beat, ids of the vault keys in use
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ PREFIX = "cr"
 META = f"{PREFIX}:{{meta}}:ledger"
 DESTINATIONS = f"{PREFIX}:{{meta}}:destinations"
 BEAT = f"{PREFIX}:{{meta}}:beat"
+VAULT_KEYS = f"{PREFIX}:{{meta}}:vault"
 LANES = ("withdrawn", "given")
 """A lane for each state, withdrawals first."""
 

@@ -19,6 +19,7 @@ from pipeline.ledger.events import Events, Lifetimes, StoredEvent
 from pipeline.ledger.keys import BEAT, Keys
 from pipeline.ledger.letters import Letters
 from pipeline.ledger.polls import Polls, Shown
+from pipeline.ledger.seals import Seals
 from pipeline.ledger.standings import Standings
 from pipeline.ledger.store import Store
 from pipeline.vault import Vault
@@ -26,7 +27,10 @@ from pipeline.vault import Vault
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerOptions:
-    """How a ledger is opened: `expected_id` is the id seen last time (None: a new one is fine), times are in seconds."""
+    """How a ledger is opened: `expected_id` is the id seen last time (None: a new one is fine), times are in seconds.
+
+    Without `needs_vault_keys` it opens even if a key is missing that sealed something, for those who look after the keys.
+    """
 
     partitions: int
     pepper_fingerprint: str
@@ -38,6 +42,7 @@ class LedgerOptions:
     fan_out_rescue_seconds: float = 5
     audit_seconds: float = 60
     push_rescue_seconds: float = 15
+    needs_vault_keys: bool = True
 
 
 class Ledger:
@@ -64,10 +69,14 @@ class Ledger:
         self.standings = Standings(self.store, self.keys, vault)
         self.deliveries = Deliveries(self.store, self.keys, lifetimes)
         self.accounts = Accounts(self.store, self.keys, vault)
+        self.seals = Seals(self.store, self.keys, vault)
         self.letters = Letters(self.deliveries, self.events)
         self.polls, self.shown = Polls(self.store, self.keys), Shown(self.store, self.keys)
         self._asked_at, self._server_ms = float("-inf"), 0
         self.durability = self._confirmable()
+        if options.needs_vault_keys:
+            self.seals.refuse_missing()
+            self.seals.note()
 
     def check(self) -> None:
         """Check again that this is the ledger we work with and that it keeps what it confirms; also done whenever the server has forgotten our scripts.

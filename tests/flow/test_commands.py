@@ -249,7 +249,7 @@ def test_up_refuses_the_ledger_of_another_pepper_before_it_starts_anything(tmp_p
     assert [log.name for log in (state / "logs").iterdir()] == ["up.log"]
 
 
-@pytest.mark.parametrize("words", ["status x", "dead list", "doctor", "destination pause crm-webhook", "backfill crm-webhook"])
+@pytest.mark.parametrize("words", ["status x", "dead list", "doctor", "destination pause crm-webhook", "backfill crm-webhook", "vault status"])
 def test_without_a_running_relay_commands_say_so(words, tmp_path):
     """Not which variable is missing, but that nothing runs there and what to do."""
     done = consent(*words.split(), CONSENT_STATE_DIR=str(tmp_path / "state"))

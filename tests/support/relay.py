@@ -198,11 +198,12 @@ class Relay:
         chunk_size: int = 100,
         limits: Mapping[str, Any] | None = None,
         exchange: Exchange | None = None,
+        vault: Vault | None = None,
     ) -> None:
         """With an `exchange` vendors are talked to for real; else each is played by a `Vendor`."""
         self.rules = with_partners(rules)
         self.clock_offset = timedelta()
-        self.hasher, self.vault = Hasher(PEPPER), Vault([b"k" * 32])
+        self.hasher, self.vault = Hasher(PEPPER), vault or Vault([b"k" * 32])
         options = LedgerOptions(
             partitions=4, pepper_fingerprint=self.hasher.fingerprint(), fan_out_rescue_seconds=seconds, audit_seconds=seconds, push_rescue_seconds=seconds
         )
