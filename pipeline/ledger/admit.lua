@@ -1,7 +1,7 @@
 -- Admits dialogues with one account: gate, concurrency and rate for the call, and the exclusive claim of every contact it will name.
 -- The rate is exact over any window: a call occupies its place from here until `per` after its answer, and while it is under way.
 -- KEYS  gate, window, flight, wanted
--- ARGV  1 token   2 lane   3 concurrent   4 calls (0: no limit)   5 per in ms   6 calls a dialogue may make   7 batch size
+-- ARGV  1 token   2 lane (`ask` writes nothing: as `given`, but without a mark)   3 concurrent   4 calls (0: no limit)   5 per in ms   6 calls a dialogue may make   7 batch size
 --       8 longest dialogue in ms   9 late-write time in ms   10 share kept for withdrawals, in calls   11 the same in dialogues   12 key prefix of claims
 --       13 key prefix of marks   14 first permit number   15 claim in ms, renewed while its holder lives   then for each instruction: number of identifier keys, the keys
 -- Returns {dialogues admitted, when to come back in ms, why, then for each instruction: 1 admitted, n > 1 admitted but a late write may come until n,
@@ -12,19 +12,19 @@ local token, lane = ARGV[1], ARGV[2]
 local concurrent, calls, per, cost, batch = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local dialogue_ms, late_ms, hold_ms = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[15])
 local wanted = 0
-if lane == 'given' then wanted = tonumber(redis.call('GET', KEYS[4]) or '0') end
+if lane ~= 'withdrawn' then wanted = tonumber(redis.call('GET', KEYS[4]) or '0') end
 
 local room, retry_at, why = concurrent, now + 100, ''
 local function narrow(most, at, reason)
   if most < room then room, retry_at, why = math.max(0, most), at, reason end
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
-local reserved = lane == 'given' and tonumber(ARGV[11]) or 0
+local reserved = lane ~= 'withdrawn' and tonumber(ARGV[11]) or 0
 narrow(concurrent - redis.call('ZCARD', KEYS[3]) - math.max(reserved, math.min(wanted, concurrent)), now, 'concurrency') -- whoever holds a connection pulls when it is free
 if calls > 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
   local left = calls - redis.call('ZCARD', KEYS[2])
-  if lane == 'given' then left = left - math.max(tonumber(ARGV[10]), wanted * cost) end
+  if lane ~= 'withdrawn' then left = left - math.max(tonumber(ARGV[10]), wanted * cost) end
   local at = now + 100
   if left < cost then
     local oldest = redis.call('ZRANGE', KEYS[2], cost - left - 1, cost - left - 1, 'WITHSCORES')

@@ -430,3 +430,20 @@ def test_session_sealed_with_a_retired_key_is_no_session(client: redis.Redis):
     other.accounts.drop("shop", "token-1")
     other.accounts.put("shop", "token-2", 60)
     assert other.accounts.get("shop") == "token-2"
+
+
+def test_who_only_asks_takes_no_more_than_a_given_and_leaves_no_mark(ledger: Ledger):
+    """A question claims its contact, leaves withdrawals what is kept for them, and makes no later withdrawal wait for a write that never was."""
+    limits = traffic(concurrent=2, calls=10, reserved_calls=4, reserved_dialogues=1)
+    assert admit(ledger, limits, ANNA, BEN, lane="ask").verdicts == (1, 0)
+    assert admit(ledger, limits, ANNA, lane=WITHDRAWN, token="w2").verdicts[0] < 0
+    leave(ledger, limits, ANNA, lane="ask", definite=False)
+    assert admit(ledger, limits, ANNA, lane=WITHDRAWN, token="w2").verdicts == (1,)
+
+
+def test_who_asks_learns_of_a_late_write(ledger: Ledger):
+    """What a vendor holds says little while a `given` without an answer may still arrive."""
+    limits = traffic()
+    admit(ledger, limits, ANNA)
+    leave(ledger, limits, ANNA, definite=False)
+    assert admit(ledger, limits, ANNA, lane="ask", token="w2").verdicts[0] > 1
