@@ -12,7 +12,7 @@ BENCH_STAMPS := $(RUN_STAMP) .venv-bench/.installed .venv-bench-saq/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test lint types imports format bench bench-quick lock clean
+.PHONY: help setup run demo test lint types imports format bench bench-quick chaos lock clean
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ bench: $(BENCH_STAMPS) ## Measure beside the peers, up to 20 minutes on a calm m
 
 bench-quick: $(BENCH_STAMPS) ## The same in short: one round of each, under 3 minutes
 	$(BIN)/python -m benchmarks run --quick
+
+chaos: $(DEV_STAMP) ## Kill and disturb it for about two hours; writes docs/reliability.md; KILLS= SECONDS= (soak) SHARE= (the rest) SEED= ONLY=
+	@tests/support/system_packages.sh
+	$(BIN)/python -m tests.chaos run $(if $(KILLS),--kills $(KILLS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SHARE),--share $(SHARE)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 lock: $(DEV_STAMP) ## Lock the dependencies of pyproject.toml anew, with hashes (needs the tool uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes pyproject.toml -o requirements/run.txt

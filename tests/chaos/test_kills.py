@@ -10,92 +10,26 @@ import random
 import signal
 import threading
 import time
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 import redis
 
-from tests.support.load import Arrival, Clients, Sent, invent, posts_of, quantiles, stale_lags, standing
-from tests.support.stack import Stack, running_stack, wait_until
+from tests.support.load import Arrival, Clients, Sent, invent, posts_of, quantiles, stale_lags
+from tests.support.stack import Stack, wait_until
+from tests.support.verdict import BEGUN_BEFORE_SECONDS, arrivals_of, check_end, repeated_calls
+from tests.support.world import PURPOSES, disturbed_stack
 from workers.queues import LANES, fan_out_queue
 
 SEED = int(os.environ.get("CONSENT_CHAOS_SEED") or random.SystemRandom().randrange(1_000_000))
 EVENTS = int(os.environ.get("CONSENT_CHAOS_EVENTS", "2000"))
 KILLS = int(os.environ.get("CONSENT_CHAOS_KILLS", "3"))
 PEOPLE = 400
-PURPOSES = {"newsletter": 0.8, "marketing-sms": 0.2}
-PURPOSES_OF = {"dinamize": {"newsletter", "slow-news"}, "mailchimp": {"newsletter"}, "webhook": {"newsletter", "marketing-sms"}}
-LATENCY_SECONDS = 0.03
-"""How long a sandbox takes, so that kills meet dialogues under way."""
-BEGUN_BEFORE_SECONDS = 1.0
-"""How long before its arrival a busy machine may have begun a call."""
-
-SHORT = {
-    "CONSENT_RETRY_WAITS_SECONDS": "0.2, 0.5",
-    "CONSENT_LIMITS_BREAKER_WAIT_SECONDS": "0.5",
-    "CONSENT_LIMITS_BREAKER_WAIT_MAX_SECONDS": "1",
-    "CONSENT_EXCHANGE_TOTAL_TIMEOUT_SECONDS": "2",
-    "CONSENT_EXCHANGE_CONNECT_TIMEOUT_SECONDS": "1",
-    "CONSENT_DELIVER_LATE_WRITE_SECONDS": "3",
-    "CONSENT_DELIVER_CHUNK_SECONDS": "2",
-    "CONSENT_DELIVER_LEASE_SECONDS": "6",
-    "CONSENT_LEDGER_PUSH_RESCUE_SECONDS": "3",
-    "CONSENT_LEDGER_FAN_OUT_RESCUE_SECONDS": "2",
-    "CONSENT_BEAT_AUDIT_SECONDS": "2",
-    "CONSENT_WORKER_PROCESSES": "2",
-    "CONSENT_WORKER_STOP_SECONDS": "10",
-}
-
-ROUTING = """
-version: 1
-sources:
-  web-forms: {kind: native, keys: ["${CONSENT_SAMPLE_KEY_SHA256:-}"], scopes: [ingest, read, replay], country: BR}
-purposes:
-  newsletter: {title: Newsletter}
-  marketing-sms: {title: Text messages}
-  slow-news: {title: Newsletter of a list with a small rate}
-destinations:
-  dinamize:
-    vendor: dinamize
-    base_url: "http://127.0.0.1:${CONSENT_SANDBOX_PORT}/dinamize"
-    allow_private_network: true
-    credentials: {token: test-dinamize-token}
-    options: {list_code: "1"}
-    rate: {calls: 100000, per_seconds: 60, concurrent: 8}
-    limit_group: quick
-  dinamize-limited:
-    vendor: dinamize
-    base_url: "http://127.0.0.1:${CONSENT_SANDBOX_PORT}/dinamize"
-    allow_private_network: true
-    credentials: {token: test-dinamize-token}
-    options: {list_code: "2"}
-    rate: {calls: 60, per_seconds: 60, concurrent: 4}
-    limit_group: limited
-  mailchimp:
-    vendor: mailchimp
-    base_url: "http://127.0.0.1:${CONSENT_SANDBOX_PORT}/mailchimp/3.0"
-    allow_private_network: true
-    credentials: {api_key: test-mailchimp-key-us1}
-    options: {list_id: test-list}
-  webhook:
-    vendor: webhook
-    base_url: "http://127.0.0.1:${CONSENT_SANDBOX_PORT}/webhook"
-    allow_private_network: true
-    credentials: {secret: "whsec_dGVzdC13ZWJob29rLXNpZ25pbmctc2VjcmV0LTAwMDE="}
-triggers:
-  - {purposes: [newsletter], deliver_to: [dinamize, mailchimp, webhook]}
-  - {purposes: [marketing-sms], deliver_to: [webhook]}
-  - {purposes: [slow-news], deliver_to: [dinamize-limited]}
-"""
 
 
 @pytest.fixture
 def stack() -> Iterator[Stack]:
-    with running_stack(routing=ROUTING, environment=SHORT) as relay:
-        relay.settings("dinamize", calls_per_minute=None, latency_seconds=LATENCY_SECONDS)
-        relay.settings("mailchimp", compliance="self", latency_seconds=LATENCY_SECONDS)
-        relay.settings("webhook", latency_seconds=LATENCY_SECONDS)
+    with disturbed_stack() as relay:
         yield relay
 
 
@@ -118,51 +52,6 @@ class Killer(threading.Thread):
             self.moments.append(time.time())
 
 
-def arrivals_of(stack: Stack) -> dict[str, list[Arrival]]:
-    """What each sandbox was told about e-mail addresses, when the requests came in."""
-    found: dict[str, list[Arrival]] = {}
-    for vendor in PURPOSES_OF:
-        found[vendor] = []
-        for key, states in stack.sandbox(vendor)["history"].items():
-            about = about_of(vendor, key)
-            for told in states if about else ():
-                at = told["at"] - LATENCY_SECONDS
-                found[vendor].append(Arrival(about=about, state=told["state"], at=at, event_id=told.get("event_id", ""), call_id=told.get("webhook_id", "")))
-    return found
-
-
-def about_of(vendor: str, key: str) -> tuple[str, str] | None:
-    """Whom and what a sandbox's contact stands for; None if it is named by another identifier than the e-mail."""
-    if vendor == "webhook":
-        who, _, purpose = key.rpartition("/")
-        return (who.removeprefix("email:"), purpose) if who.startswith("email:") else None
-    listed, _, email = key.partition("/")
-    return email, "slow-news" if listed == "2" else "newsletter"
-
-
-def held(stack: Stack) -> dict[str, dict[tuple[str, str], str]]:
-    """Vendor -> e-mail and purpose -> the state it holds now."""
-    return {
-        vendor: {about: contact["state"] for key, contact in stack.sandbox(vendor)["contacts"].items() if (about := about_of(vendor, key))}
-        for vendor in PURPOSES_OF
-    }
-
-
-def check_end(stack: Stack, events: Sequence[Sent], *, seconds: float) -> None:
-    """Whatever happened: everything is known and complete, nobody is dead or unaccounted, and every vendor holds what was said last."""
-    stack.wait_complete([sent.event_id for sent in events], seconds)
-    wait_until(lambda: stack.metric("consent_unaccounted") == 0, 10)
-    assert stack.metric("consent_dead_letters") == 0
-    assert stack.get("/v1/dead-letters").json()["items"] == []
-    assert '"task_failed"' not in stack.log()
-    expected = standing(events)
-    states = held(stack)
-    for vendor, purposes in PURPOSES_OF.items():
-        wanted = {about: state for about, state in expected.items() if about[1] in purposes}
-        assert {about: (state, states[vendor].get(about)) for about, state in wanted.items() if states[vendor].get(about) != state} == {}, vendor
-        assert states[vendor].keys() <= wanted.keys()
-
-
 def check_answers(stack: Stack, events: Sequence[Sent]) -> None:
     """Every event has one id whatever its clients had to repeat, and is in the ledger once."""
     assert all(len(set(sent.ids)) == 1 for sent in events)
@@ -176,20 +65,6 @@ def check_stale(stack: Stack, events: Sequence[Sent], arrivals: Iterable[Arrival
     counted = stack.metric("consent_stale_sends_total")
     assert sum(lag > BEGUN_BEFORE_SECONDS for lag in lags) <= counted
     return f"stale given: {len(lags)} arrived, counted {counted:g}, lags {quantiles(lags)}"
-
-
-def repeated_calls(stack: Stack) -> tuple[int, int]:
-    """Webhook calls about e-mail addresses, and how many had been made before; one that names a further identifier, since a link was learned, is no repeat."""
-    times: dict[str, Counter[str]] = defaultdict(Counter)
-    for key, states in stack.sandbox("webhook")["history"].items():
-        for told in states:
-            times[told["webhook_id"]][key] += 1
-    calls = repeated = 0
-    for by_identifier in times.values():
-        most = max(by_identifier.values())
-        calls += most
-        repeated += max(0, most - 1 - sum(count < most for count in by_identifier.values()))
-    return calls, repeated
 
 
 def report(stack: Stack, clients: Clients, events: Sequence[Sent], arrivals: dict[str, list[Arrival]]) -> None:

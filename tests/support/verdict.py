@@ -1,0 +1,171 @@
+"""Compares what the sandboxes hold and were told with what people said: lost, stale, doubled, dead. Works on the routing of `world.py`.
+
+Repeated calls can be told at the webhook only, where a call carries its delivery's id; the other vendors are compared by what they hold.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import requests
+
+from tests.support.load import Arrival, Sent, stale_lags, standing
+from tests.support.stack import Stack, wait_until
+from tests.support.world import LATENCY_SECONDS, PURPOSES_OF
+
+BEGUN_BEFORE_SECONDS = 1.0
+"""How long before its arrival a busy machine may have begun a call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What became of events once the relay was given time to end: `lost` are the ids of those that did not, `wrong` (vendor, about, wanted, held).
+
+    `lags` are the seconds after a withdrawal's 202 at which a `given` still arrived, `uncounted` how many of them had begun later and were not counted.
+    """
+
+    events: int
+    calls: int
+    doubled: int
+    lost: Sequence[str]
+    wrong: Sequence[tuple[str, tuple[str, str], str, str | None]]
+    unaccounted: float
+    dead: float
+    lags: Sequence[float] = field(repr=False)
+    uncounted: int
+    several_ids: int
+    accepted: float
+
+    def problems(self, *, doubled_share: float) -> list[str]:
+        """What a test fails with; empty if every promise was kept."""
+        found = {
+            f"not complete: {self.lost[:5]}": self.lost,
+            f"held otherwise than said: {self.wrong[:5]}": self.wrong,
+            f"unaccounted {self.unaccounted:g}": self.unaccounted,
+            f"dead letters {self.dead:g}": self.dead,
+            f"{self.uncounted} stale sends begun after a withdrawal's 202 were not counted": self.uncounted,
+            f"{self.several_ids} events were told several ids": self.several_ids,
+            f"{self.accepted:g} events in the ledger for {self.events} accepted": self.accepted != self.events,
+            f"{self.doubled} of {self.calls} calls had been made before": self.doubled > doubled_share * self.calls,
+        }
+        return [text for text, is_wrong in found.items() if is_wrong]
+
+
+def judge(
+    stack: Stack, events: Sequence[Sent], *, seconds: float, purposes_of: Mapping[str, Collection[str]] = PURPOSES_OF, accepted_before: float = 0
+) -> Verdict:
+    """Give the relay so many seconds to end what it accepted, then compare. Raises nothing for what is wrong; it is in the verdict."""
+    lost = incomplete(stack, [sent.event_id for sent in events], seconds)
+    unaccounted = settled_metric(stack, "consent_unaccounted", 0, 15)
+    arrivals = [arrival for told in arrivals_of(stack, purposes_of).values() for arrival in told]
+    lags = stale_lags(events, arrivals)
+    calls, doubled = repeated_calls(stack)
+    return Verdict(
+        events=len(events),
+        calls=calls,
+        doubled=doubled,
+        lost=lost,
+        wrong=wrong_states(stack, events, purposes_of),
+        unaccounted=unaccounted,
+        dead=stack.metric("consent_dead_letters"),
+        lags=lags,
+        uncounted=max(0, sum(lag > BEGUN_BEFORE_SECONDS for lag in lags) - int(stack.metric("consent_stale_sends_total"))),
+        several_ids=sum(len(set(sent.ids)) > 1 for sent in events),
+        accepted=stack.metric("consent_events_total", status="accepted") - accepted_before,
+    )
+
+
+def incomplete(stack: Stack, event_ids: Sequence[str], seconds: float) -> list[str]:
+    """Wait until all events are complete; returns those that are not after so many seconds."""
+    left, until = list(event_ids), time.monotonic() + seconds
+    while left and time.monotonic() < until:
+        if _is_complete(stack, left[-1]):
+            left.pop()
+        else:
+            time.sleep(0.05)
+    return [event_id for event_id in left if not _is_complete(stack, event_id)]
+
+
+def _is_complete(stack: Stack, event_id: str) -> bool:
+    try:
+        return bool(stack.event(event_id).get("complete"))
+    except requests.RequestException:
+        return False
+
+
+def settled_metric(stack: Stack, name: str, wanted: float, seconds: float) -> float:
+    """A metric once it is as wanted, or what it is after so many seconds."""
+    until = time.monotonic() + seconds
+    while (value := stack.metric(name)) != wanted and time.monotonic() < until:
+        time.sleep(0.2)
+    return value
+
+
+def about_of(vendor: str, key: str) -> tuple[str, str] | None:
+    """Whom and what a sandbox's contact stands for; None if it is named by another identifier than the e-mail."""
+    if vendor == "webhook":
+        who, _, purpose = key.rpartition("/")
+        return (who.removeprefix("email:"), purpose) if who.startswith("email:") else None
+    listed, _, email = key.partition("/")
+    return email, "slow-news" if listed == "2" else "newsletter"
+
+
+def arrivals_of(stack: Stack, vendors: Iterable[str] = PURPOSES_OF) -> dict[str, list[Arrival]]:
+    """What each sandbox was told about e-mail addresses, when the requests came in."""
+    found: dict[str, list[Arrival]] = {}
+    for vendor in vendors:
+        found[vendor] = []
+        for key, states in stack.sandbox(vendor)["history"].items():
+            about = about_of(vendor, key)
+            for told in states if about else ():
+                at = told["at"] - LATENCY_SECONDS
+                found[vendor].append(Arrival(about=about, state=told["state"], at=at, event_id=told.get("event_id", ""), call_id=told.get("webhook_id", "")))
+    return found
+
+
+def held(stack: Stack, vendors: Iterable[str] = PURPOSES_OF) -> dict[str, dict[tuple[str, str], str]]:
+    """Vendor -> e-mail and purpose -> the state it holds now."""
+    return {
+        vendor: {about: contact["state"] for key, contact in stack.sandbox(vendor)["contacts"].items() if (about := about_of(vendor, key))}
+        for vendor in vendors
+    }
+
+
+def wrong_states(
+    stack: Stack, events: Iterable[Sent], purposes_of: Mapping[str, Collection[str]] = PURPOSES_OF
+) -> list[tuple[str, tuple[str, str], str, str | None]]:
+    """Where a vendor holds something else than the newest word, or knows somebody of whom nothing was said: (vendor, about, wanted, held)."""
+    expected, states, wrong = standing(events), held(stack, purposes_of), []
+    for vendor, purposes in purposes_of.items():
+        wanted = {about: state for about, state in expected.items() if about[1] in purposes}
+        known = states[vendor]
+        differing = (about for about in sorted(wanted.keys() | known.keys()) if known.get(about) != wanted.get(about))
+        wrong += [(vendor, about, wanted.get(about, "nothing"), known.get(about)) for about in differing]
+    return wrong
+
+
+def repeated_calls(stack: Stack) -> tuple[int, int]:
+    """Webhook calls about e-mail addresses, and how many had been made before; one that names a further identifier, since a link was learned, is no repeat."""
+    times: dict[str, Counter[str]] = defaultdict(Counter)
+    for key, states in stack.sandbox("webhook")["history"].items():
+        for told in states:
+            times[told["webhook_id"]][key] += 1
+    calls = repeated = 0
+    for by_identifier in times.values():
+        most = max(by_identifier.values())
+        calls += most
+        repeated += max(0, most - 1 - sum(count < most for count in by_identifier.values()))
+    return calls, repeated
+
+
+def check_end(stack: Stack, events: Sequence[Sent], *, seconds: float) -> None:
+    """Whatever happened: everything is known and complete, nobody is dead or unaccounted, and every vendor holds what was said last."""
+    stack.wait_complete([sent.event_id for sent in events], seconds)
+    wait_until(lambda: stack.metric("consent_unaccounted") == 0, 10)
+    assert stack.metric("consent_dead_letters") == 0
+    assert stack.get("/v1/dead-letters").json()["items"] == []
+    assert '"task_failed"' not in stack.log()
+    assert wrong_states(stack, events) == []
