@@ -6,8 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from hypothesis import settings
 
 from tests.support.servers import valkey_server
+
+settings.register_profile("consent", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("consent")
 
 
 @pytest.fixture(scope="session")
