@@ -101,7 +101,7 @@ class ChunkWorker:
 
     def _turn(self, chunk: Chunk, landed: Sequence[tuple[Flight, WorkResult]]) -> None:
         """End what has landed and start as many pending deliveries as there is room for, in one round trip."""
-        if time.monotonic() >= chunk.stop_at:
+        if time.monotonic() >= chunk.stop_at or self._ledger.holds(chunk.lane):
             self._return_pending(chunk, -1)
         landing = landing_of(landed, self._judge, chunk.destination, chunk.lane, self._limits.misconfigured_probe_seconds)
         asked = self._next_asked(chunk, sum(len(flight.tasks) for flight, _ in landed))

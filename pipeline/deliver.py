@@ -27,7 +27,7 @@ MOST_AT_ONCE = 500
 LOOK_AGAIN_SECONDS = 0.25
 """How soon a task looks again for what is due after it found nothing."""
 RESTING_WAIT_MS = 60_000
-"""When to look again at a destination that is not there, or not enabled."""
+"""When to look again at a destination that is not there, or not enabled, and at `given` of a quarantined ledger."""
 HELD_BACK_MS = 500
 """When to look again at a chunk that found no room in this process."""
 
@@ -62,7 +62,7 @@ class Deliver:
         Where a task of this process is at it already, that one takes them along.
         """
         settings = self._routing().destinations.get(destination)
-        if settings is None or not settings.enabled:
+        if settings is None or not settings.enabled or self._ledger.holds(lane):
             self._give_back(destination, lane, event_ids, RESTING_WAIT_MS)
         elif (inbox := self._crew.join(destination, lane, event_ids, settings)) is not None:
             self._run(settings, lane, inbox)
@@ -86,7 +86,7 @@ class Deliver:
         """Work through what is brought, then what is due as long as there is room for any of it, and stay a moment for more to be brought."""
         pull_at = time.monotonic()
         pull_until = pull_at + PULL_SECONDS
-        while self._is_current(destination):
+        while self._goes_on(destination, lane):
             token = self._next_token()
             if leased := self._lease_brought(destination, lane, token, inbox):
                 self._work_through(destination, lane, token, leased, inbox)
@@ -99,9 +99,9 @@ class Deliver:
                 return
         self._give_back(destination.name, lane, self._crew.leave(destination.name, lane, inbox), HELD_BACK_MS)
 
-    def _is_current(self, destination: Destination) -> bool:
-        """Whether the routing file has not been read anew since: what is brought now is for other settings."""
-        return self._routing().destinations.get(destination.name) is destination
+    def _goes_on(self, destination: Destination, lane: str) -> bool:
+        """Whether the routing file has not been read anew since (what is brought now is for other settings), and the ledger has not been quarantined."""
+        return self._routing().destinations.get(destination.name) is destination and not self._ledger.holds(lane)
 
     def _most(self, destination: Destination, lane: str) -> int:
         return max(MOST_AT_ONCE, self._options.chunk_size, destination.adapter.batch_size(State(lane)))
@@ -116,7 +116,7 @@ class Deliver:
 
     def _lease_brought(self, destination: Destination, lane: str, token: str, inbox: Inbox) -> list[tuple[Leased, StoredEvent | None]]:
         """Lease a chunk of what was brought, or the next where none of it was free; empty when nothing is left."""
-        while self._is_current(destination) and (event_ids := self._crew.take(inbox, self._most(destination, lane))):
+        while self._goes_on(destination, lane) and (event_ids := self._crew.take(inbox, self._most(destination, lane))):
             if leased := self._ledger.lease(destination.name, lane, token, self._options.lease_ms, event_ids):
                 return leased
         return []

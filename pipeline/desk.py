@@ -13,6 +13,8 @@ from pipeline.fence import judge
 from pipeline.figures import collect
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import DeadLetter
+from pipeline.ledger.keys import LANES
+from pipeline.ledger.ledger import time_of
 from pipeline.ledger.letters import DeadLetterPage, LetterFilter, ReplayReport
 from pipeline.metrics import MetricsSnapshot
 from pipeline.routing import Routing
@@ -95,11 +97,19 @@ class Desk:
         except ConsentRelayError as error:
             return [str(error)]
 
+    def notices(self) -> list[str]:
+        """What operators should know though events can be taken; empty if there is nothing."""
+        found = self._ledger.quarantine
+        if found is None:
+            return []
+        return [f"quarantined: withdrawals from {time_of(found.from_ms)} on may be missing, so `given` wait; `consent ledger bring-forward` says what to do"]
+
     def overdue(self) -> list[str]:
         """Destinations whose work should have been done or rescued long ago; those that a person holds back are none."""
         deliveries = self._ledger.deliveries
         enabled = [name for name, destination in self._routing().destinations.items() if destination.enabled]
-        return [name for name in enabled if deliveries.overdue(name, STUCK_MS) and not deliveries.figures(name)["paused"]]
+        lanes = [lane for lane in LANES if not self._ledger.holds(lane)]
+        return [name for name in enabled if deliveries.overdue(name, STUCK_MS, lanes) and not deliveries.figures(name)["paused"]]
 
     def _why_not(self, letters: Sequence[DeadLetter]) -> dict[str, str]:
         """Delivery id -> why it is not worth replaying."""

@@ -41,6 +41,7 @@ def collect(ledger: Ledger, routing: Routing) -> MetricsSnapshot:
         key_expires_in_days={expiry.destination: expiry.days for expiry in key_expiries(routing, ledger.now().date())},
         events={"accepted": events["accepted"], "duplicate": events["duplicates"]},
         last_heard_seconds=last_heard_seconds(ledger, routing),
+        quarantined=ledger.quarantine is not None,
     )
 
 

@@ -58,7 +58,7 @@ class Judge:
         reaches = self._ledger.standings.reach([task.event.identifier_keys.values() for task in tasks])
         purposes = sorted(self._routing().purposes_of(destination.name))
         words = [
-            {purpose: word for purpose in purposes if purpose != task.event.purpose and (word := reach.newest(purpose)) is not None}
+            {purpose: word for purpose in purposes if purpose != task.event.purpose and (word := reach.newest(purpose)) and not self._ledger.holds(word.state)}
             for task, reach in zip(tasks, reaches, strict=True)
         ]
         named = self._preparer.named(destination.name, {word.event_id for each in words for word in each.values() if word.state is State.GIVEN})

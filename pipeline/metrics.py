@@ -47,6 +47,7 @@ class MetricsSnapshot:
     events: Mapping[str, int] = field(default_factory=dict)
     last_heard_seconds: Mapping[str, float] = field(default_factory=dict)
     key_expires_in_days: Mapping[str, int] = field(default_factory=dict)
+    quarantined: bool = False
 
 
 def render_metrics(snapshot: MetricsSnapshot) -> bytes:
@@ -73,6 +74,7 @@ class _SnapshotCollector(Collector):
         yield CounterMetricFamily(
             "consent_stale_sends", "Requests that went out after a newer word was accepted; each was corrected.", snapshot.stale_sends_total
         )
+        yield GaugeMetricFamily("consent_quarantined", "1 while the ledger may have forgotten withdrawals and tells no `given`.", int(snapshot.quarantined))
         if snapshot.last_beat_seconds is not None:
             yield GaugeMetricFamily("consent_last_beat_seconds", "Seconds since the beat last released due work.", snapshot.last_beat_seconds)
         events = CounterMetricFamily("consent_events", "Events received, by the status they were answered with.", labels=("status",))

@@ -38,7 +38,7 @@ class Release:
         pushed = self._release_events()
         for lane in LANES:
             for destination in self._routing().destinations.values():
-                if destination.enabled:
+                if destination.enabled and not self._ledger.holds(lane):
                     pushed += self._release_deliveries(destination, lane)
         return pushed
 

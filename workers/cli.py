@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from workers.commands import admin, events, export, processes, vault, vendors
+from workers.commands import admin, events, export, forward, ledger, processes, vault, vendors
 from workers.commands.check import check
 from workers.commands.common import Group
 
@@ -44,8 +44,11 @@ for command in (
     vault.vault,
     vendors.authorize,
     export.export,
+    ledger.ledger,
 ):
     main.add_command(command)
+for command in (forward.ledger_show, forward.bring_forward):
+    ledger.ledger.add_command(command)
 
 if __name__ == "__main__":
     main(prog_name="consent")

@@ -134,6 +134,8 @@ def _secrets(parts: Parts) -> str:
 
 def _ledger(parts: Parts) -> str:
     parts.ledger.ping()
+    if notices := parts.desk.notices():
+        raise NotWell("; ".join(notices))
     return f"id {parts.ledger.identity.ledger_id}, durability {parts.ledger.durability.mode}"
 
 

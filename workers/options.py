@@ -12,6 +12,7 @@ from config.settings import Settings, SettingsError
 from pipeline.ledger import LedgerOptions
 from pipeline.limits import DeliverOptions, LimitOptions
 from pipeline.listen import ListenOptions
+from workers.marks import MarksFile
 
 if TYPE_CHECKING:
     from pipeline.exchange import Exchange, Sessions
@@ -35,7 +36,7 @@ def ledger_client(url: str) -> redis.Redis:
 
 
 def ledger_options(settings: Settings, pepper_fingerprint: str) -> LedgerOptions:
-    """How the ledger is opened."""
+    """How the ledger is opened; how far it was seen is kept in the state directory."""
     section = settings.ledger
     return LedgerOptions(
         partitions=section.partitions,
@@ -48,6 +49,7 @@ def ledger_options(settings: Settings, pepper_fingerprint: str) -> LedgerOptions
         fan_out_rescue_seconds=section.fan_out_rescue_seconds,
         audit_seconds=section.audit_seconds,
         push_rescue_seconds=section.push_rescue_seconds,
+        marks=MarksFile(settings.state_path()),
     )
 
 

@@ -20,6 +20,7 @@ from config.logging import setup_logging
 from config.settings import Settings, SettingsError
 from pipeline.ingest.application import build_application
 from pipeline.ingest.ports import IngestLimits, Readiness
+from workers import watching
 from workers.embedded import is_free
 from workers.wiring import Parts
 
@@ -46,6 +47,7 @@ def serve(parts: Parts) -> None:
         readiness=lambda: readiness(parts),
         limits=ingest_limits(parts),
     )
+    watching.look_on([parts.ledger.look])
     uvloop.run(_run(application, parts))
 
 
@@ -90,7 +92,7 @@ def ingest_limits(parts: Parts) -> IngestLimits:
 def readiness(parts: Parts) -> Readiness:
     """Whether events can be taken and work progresses."""
     problems = parts.desk.problems()
-    return Readiness(ready=not problems, problems=problems)
+    return Readiness(ready=not problems, problems=problems, notices=parts.desk.notices())
 
 
 def _take_over_logging(parts: Parts) -> None:

@@ -35,6 +35,7 @@ class ReadinessSchema(Schema):
 
     ready = fields.Boolean(required=True)
     problems = fields.List(fields.String(), required=True)
+    notices = fields.List(fields.String(), metadata={"description": "What operators should know though events can be taken."})
 
 
 class ReplayReportSchema(ReplayAnswerSchema):

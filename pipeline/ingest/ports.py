@@ -37,10 +37,11 @@ class IngestLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """Whether events can be taken and work progresses; `problems` says what stands in the way, without secrets."""
+    """Whether events can be taken and work progresses; `problems` says what stands in the way, `notices` what to know besides, without secrets."""
 
     ready: bool
     problems: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
 
 class AcceptedEvent(Protocol):

@@ -37,7 +37,8 @@ class Ready:
 
     async def on_get(self, _request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
         readiness = await self._services.reads.run(self._services.readiness)
-        answer_json(response, 200 if readiness.ready else 503, {"ready": readiness.ready, "problems": readiness.problems})
+        notices = {"notices": readiness.notices} if readiness.notices else {}
+        answer_json(response, 200 if readiness.ready else 503, {"ready": readiness.ready, "problems": readiness.problems, **notices})
 
     on_head = on_get
 

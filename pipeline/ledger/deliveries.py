@@ -251,10 +251,10 @@ class Deliveries:
         seconds, microseconds = self._store.run([("TIME",)])[0]
         return int(seconds) * 1000 + int(microseconds) // 1000
 
-    def overdue(self, destination: str, milliseconds: int) -> bool:
-        """Whether something was pushed or leased so long ago that it should have been rescued since then."""
+    def overdue(self, destination: str, milliseconds: int, lanes: Iterable[str] = LANES) -> bool:
+        """Whether something of these lanes was pushed or leased so long ago that it should have been rescued since then."""
         latest = self.now_ms() - milliseconds
-        names = [self._lane(destination, lane)[0] for lane in LANES]
+        names = [self._lane(destination, lane)[0] for lane in lanes]
         return any(self._store.run([("ZCOUNT", name, "-inf", latest) for name in names]))
 
     def figures(self, destination: str) -> dict[str, Any]:

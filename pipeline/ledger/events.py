@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.domain import FINAL_STATUSES, DeliveryStatus, State, Word
 from pipeline.ledger.identity import Durability, confirmed
 from pipeline.ledger.keys import Keys
+from pipeline.ledger.lookout import Lookout
 from pipeline.ledger.store import Store, pairs_of, text
 
 _LETTERS = {
@@ -144,8 +145,8 @@ class Lifetimes:
 class Events:
     """The event part of the ledger. All methods take chunks and need one round trip."""
 
-    def __init__(self, store: Store, keys: Keys, lifetimes: Lifetimes) -> None:
-        self._store, self._keys, self._lifetimes = store, keys, lifetimes
+    def __init__(self, store: Store, keys: Keys, lifetimes: Lifetimes, lookout: Lookout) -> None:
+        self._store, self._keys, self._lifetimes, self._lookout = store, keys, lifetimes, lookout
 
     def commit(self, events: Sequence[NewEvent], durability: Durability) -> list[Facts | bool]:
         """Accept events: True if new, the facts first accepted if it is a duplicate, False if its id stands for other content.
@@ -162,11 +163,14 @@ class Events:
                 keys += [self._keys.event(partition, f"e:{event.event_id}"), self._keys.event(partition, f"p:{event.event_id}")]
                 arguments += [event.event_id, event.facts.encode(), event.content_hash, event.payload, event.lifetimes()]
             commands.append(self._store.script("commit", keys, arguments))
+        commands += [("HGET", self._keys.event(partition, "n"), "accepted") for partition in groups]
         if durability.wait:
             commands.append(durability.wait)
-        replies_by_partition = self._store.run(commands)
+        replies = self._store.run(commands)
         if durability.wait:
-            confirmed(durability, replies_by_partition.pop())
+            confirmed(durability, replies.pop())
+        replies_by_partition, counts = replies[: len(groups)], replies[len(groups) :]
+        self._lookout.note({partition: int(count or 0) for partition, count in zip(groups, counts, strict=True)})
         answers: list[Facts | bool] = [False] * len(events)
         for positions, replies in zip(groups.values(), replies_by_partition, strict=True):
             for position, reply in zip(positions, replies, strict=True):

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import redis
 
-from pipeline.domain import Word, format_time, utc_from_us
+from pipeline.domain import DeliveryStatus, State, Word, format_time, utc_from_us
 from pipeline.errors import ConfigurationError, LedgerUnavailable
 from pipeline.ledger import identity
 from pipeline.ledger.accounts import Accounts, Admission, Asking, Leaving, Traffic, read_admission, read_leave
 from pipeline.ledger.deliveries import Deliveries, Leased, read_claim
 from pipeline.ledger.events import Events, Lifetimes, StoredEvent
-from pipeline.ledger.keys import BEAT, Keys
+from pipeline.ledger.keys import BEAT, LANES, META, Keys
 from pipeline.ledger.letters import Letters
+from pipeline.ledger.lookout import InMemory, Lookout, Marks, Quarantine
 from pipeline.ledger.polls import Polls, Shown
 from pipeline.ledger.seals import Seals
 from pipeline.ledger.standings import Standings
 from pipeline.ledger.store import Store
 from pipeline.vault import Vault
 
+QUARANTINED = "quarantined"
+"""Reason of a `given` that waits because the ledger may have forgotten withdrawals."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerOptions:
-    """How a ledger is opened: `expected_id` is the id seen last time (None: a new one is fine), times are in seconds.
+    """How a ledger is opened: `expected_id` is the id seen last time (None: a new one is fine), `marks` keep how far it was seen; times are in seconds.
 
     Without `needs_vault_keys` it opens even if a key is missing that sealed something, for those who look after the keys.
     """
@@ -43,6 +47,7 @@ class LedgerOptions:
     audit_seconds: float = 60
     push_rescue_seconds: float = 15
     needs_vault_keys: bool = True
+    marks: Marks = field(default_factory=InMemory)
 
 
 class Ledger:
@@ -55,6 +60,7 @@ class Ledger:
     def __init__(self, client: redis.Redis, vault: Vault, options: LedgerOptions) -> None:
         self._options = options
         self._expected_id = options.expected_id
+        self.lookout: Lookout | None = None
         self.store = Store(client, on_forgotten=self.check)
         self.identity = self.recognise()
         self.keys = Keys(self.identity.partitions)
@@ -65,7 +71,9 @@ class Ledger:
             audit_ms=int(options.audit_seconds * 1000),
             push_rescue_ms=int(options.push_rescue_seconds * 1000),
         )
-        self.events = Events(self.store, self.keys, lifetimes)
+        self.lookout = Lookout(self.store, self.keys, self.identity.ledger_id, self.identity.created_seconds, options.marks)
+        self.lookout.look()
+        self.events = Events(self.store, self.keys, lifetimes, self.lookout)
         self.standings = Standings(self.store, self.keys, vault)
         self.deliveries = Deliveries(self.store, self.keys, lifetimes)
         self.accounts = Accounts(self.store, self.keys, vault)
@@ -97,7 +105,28 @@ class Ledger:
         options = self._options
         found = identity.recognise(self.store, partitions=options.partitions, pepper_fingerprint=options.pepper_fingerprint, expected_id=self._expected_id)
         self._expected_id = found.ledger_id
+        self.look()
         return found
+
+    def look(self) -> None:
+        """Look whether the ledger is as far as it was seen, and whether it is quarantined. Raises LedgerUnavailable."""
+        if self.lookout is not None:
+            self.lookout.look()
+
+    @property
+    def quarantine(self) -> Quarantine | None:
+        """Why `given` are not told now, as the last look at the ledger found; None if they are."""
+        return self.lookout.quarantine if self.lookout else None
+
+    def holds(self, lane: str) -> bool:
+        """Whether nothing of a lane may be told now: a ledger that may have forgotten withdrawals tells no `given`."""
+        return lane == State.GIVEN and self.quarantine is not None
+
+    def lift(self, looked_at: Quarantine, until_ms: int) -> bool:
+        """End the quarantine that a person has looked at, everything said until then having been posted again; False if it is another one by now."""
+        lifted = bool(self.store.call("lift", [META], [looked_at.encode(), until_ms]))
+        self.look()
+        return lifted
 
     def ping(self) -> None:
         """Write something small. Raises LedgerUnavailable if the ledger cannot be written."""
@@ -118,6 +147,11 @@ class Ledger:
     def now(self) -> datetime:
         """The server's time, by which every receipt is stamped, so that processes with different clocks agree."""
         return utc_from_us(self.clock_ms() * 1000)
+
+    def waiting(self) -> list[tuple[str, str, int]]:
+        """Unfinished deliveries by destination and lane."""
+        names = self.deliveries.known_destinations()
+        return [(name, lane, self.deliveries.figures(name)["waiting"][lane]) for name in names for lane in LANES]
 
     def lease(self, destination: str, lane: str, token: str, lease_ms: int, event_ids: Sequence[str]) -> list[tuple[Leased, StoredEvent | None]]:
         """Lease those of the deliveries that are free and read their events, in one round trip; None for an event that is unknown."""
@@ -193,6 +227,8 @@ class Ledger:
         for name in stored.destinations:
             if name in live:
                 status, row, at_ms = live[name]
+                if status is DeliveryStatus.WAITING and self.holds(stored.facts.state):
+                    row, at_ms = replace(row, reason=QUARANTINED), None
                 values: tuple[Any, ...] = (status, row.outcome, row.reason, row.attempts, at_ms, row.vendor_reference, row.updated_ms)
             else:
                 result = stored.results[name]

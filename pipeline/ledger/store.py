@@ -65,6 +65,10 @@ class Store:
         """The command that runs a script, for `run`."""
         return ("EVALSHA", self._scripts[name].sha, len(keys), *keys, *arguments)
 
+    def source(self, name: str) -> str:
+        """The text of a script."""
+        return self._scripts[name].text
+
     def call(self, name: str, keys: Sequence[str], arguments: Sequence[Any] = ()) -> Any:
         """Run one script and return its answer."""
         return self.run([self.script(name, keys, arguments)])[0]

@@ -148,6 +148,12 @@ def test_ready_names_what_stands_in_the_way(ready, status):
     assert (answer.status_code, answer.json) == (status, {"ready": ready, "problems": problems})
 
 
+def test_a_notice_leaves_it_ready():
+    """What operators should know takes no server out of a balancer: sources must be able to post again."""
+    answer = make_relay(readiness=lambda: Readiness(ready=True, notices=["quarantined"])).get("/health/ready", key=None)
+    assert (answer.status_code, answer.json) == (200, {"ready": True, "problems": [], "notices": ["quarantined"]})
+
+
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
 def test_health_can_be_asked_by_head(path):
     """Some balancers do: the status of GET, and no body."""
@@ -182,6 +188,7 @@ def test_every_figure_has_its_contract_name():
     assert sorted(lines) == sorted(
         [
             "consent_unaccounted 0.0",
+            "consent_quarantined 0.0",
             "consent_rescued_total 4.0",
             "consent_stale_sends_total 1.0",
             'consent_deliveries_total{destination="dinamize-news",outcome="applied",state="given"} 7.0',

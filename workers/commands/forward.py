@@ -1,0 +1,132 @@
+"""`consent ledger show` and `consent ledger bring-forward`: what the ledger is, and the word of a person that a ledger which was put back is complete again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from workers.commands import common
+
+if TYPE_CHECKING:
+    from pipeline.ledger.lookout import Quarantine
+    from workers.wiring import Parts
+
+
+@click.command("show")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def ledger_show(*, as_json: bool) -> None:
+    """Show what the ledger is: id, schema, durability, and whether it is quarantined."""
+    with common.opened("ledger", looks_only=True) as parts:
+        shown = _shown(parts)
+    common.show(shown, as_json=as_json, pretty=lambda: _print(shown))
+
+
+@click.command("bring-forward")
+@click.option(
+    "--until", "until", help="Everything said until this time was posted again, such as 2026-01-05T13:00:00Z; without it, only show what is to be done."
+)
+@click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def bring_forward(until: str | None, *, is_sure: bool, dry_run: bool, as_json: bool) -> None:
+    """Lift the quarantine of a ledger that was restored, or came back older than it was.
+
+    Such a ledger may have forgotten withdrawals, so it tells withdrawals only, and every `given` waits. First have every source post again
+    what it said since the time that is shown (what the ledger knows already is a duplicate, and changes nothing). Then say until when that
+    was done: --until must not lie before the moment from which the ledger took events again. It shows what it will do, and asks.
+
+    \b
+    Examples:
+      consent ledger bring-forward
+      consent ledger bring-forward --until 2026-01-05T13:00:00Z
+    """  # noqa: D301 - click reads the backspace
+    with common.opened("ledger", looks_only=True) as parts:
+        found = parts.ledger.quarantine
+        if found is None:
+            common.show({"quarantined": False, "lifted": False}, as_json=as_json, pretty=lambda: click.echo("the ledger is not quarantined: nothing to do"))
+            return
+        until_ms = _read_until(parts, until, found)
+        plan = _plan(parts, found, until)
+        if not as_json:
+            _print_plan(plan)
+        if until_ms is None or dry_run:
+            common.show({**plan, "lifted": False}, as_json=as_json, pretty=lambda: None)
+            return
+        if not is_sure:
+            click.confirm("Lift the quarantine?", abort=True, err=True)
+        lifted = parts.ledger.lift(found, until_ms)
+    common.show({**plan, "lifted": lifted}, as_json=as_json, pretty=lambda: click.echo("lifted: `given` are told again within a minute" if lifted else ""))
+    if not lifted:
+        click.echo("consent: the quarantine has changed meanwhile; look at it again", err=True)
+        sys.exit(common.FAILED)
+
+
+def _shown(parts: Parts) -> dict[str, Any]:
+    from pipeline.ledger.ledger import time_of
+
+    found = parts.ledger.identity
+    return {
+        "ledger_id": found.ledger_id,
+        "schema_version": found.schema_version,
+        "partitions": found.partitions,
+        "created_at": time_of(found.created_seconds * 1000),
+        "durability": parts.ledger.durability.mode,
+        "events": parts.ledger.events.counts(),
+        "quarantine": _quarantine(parts.ledger.quarantine),
+    }
+
+
+def _quarantine(found: Quarantine | None) -> dict[str, Any] | None:
+    from pipeline.ledger.ledger import time_of
+
+    if found is None:
+        return None
+    return {"reason": found.reason, "since": time_of(found.since_ms), "words_may_be_missing_from": time_of(found.from_ms)}
+
+
+def _print(shown: Mapping[str, Any]) -> None:
+    for name, value in shown.items():
+        if name != "quarantine":
+            click.echo(f"{name.replace('_', ' ')}: {', '.join(f'{key} {count}' for key, count in value.items()) if isinstance(value, dict) else value}")
+    found = shown["quarantine"]
+    click.echo(f"quarantined since {found['since']} ({found['reason']}): `consent ledger bring-forward` says what to do" if found else "not quarantined")
+
+
+def _read_until(parts: Parts, text: str | None, found: Quarantine) -> int | None:
+    """The time in milliseconds; refused where it leaves a gap or has not come yet."""
+    from pipeline.ledger.ledger import time_of
+
+    if text is None:
+        return None
+    try:
+        until = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter("--until: a time with its zone was expected, such as 2026-01-05T13:00:00Z") from None
+    if until.tzinfo is None:
+        raise click.BadParameter("--until: a time with its zone was expected, such as 2026-01-05T13:00:00Z")
+    until_ms = int(until.timestamp() * 1000)
+    if until_ms < found.since_ms // 1000 * 1000:
+        raise click.BadParameter(
+            f"--until: the ledger takes events again only since {time_of(found.since_ms)}: what was said until then has to be posted again, or it stays missing"
+        )
+    if until_ms > parts.ledger.now_ms():
+        raise click.BadParameter("--until: this time has not come yet")
+    return until_ms
+
+
+def _plan(parts: Parts, found: Quarantine, until: str | None) -> dict[str, Any]:
+    waiting = {name: count for name, lane, count in parts.ledger.waiting() if lane == "given" and count}
+    return {"quarantined": True, **(_quarantine(found) or {}), "until": until, "given_waiting": waiting, "events": parts.ledger.events.counts()["accepted"]}
+
+
+def _print_plan(plan: Mapping[str, Any]) -> None:
+    click.echo(f"quarantined since {plan['since']} ({plan['reason']}); the ledger knows {plan['events']} events")
+    click.echo(f"what was said from {plan['words_may_be_missing_from']} until {plan['since']} may be missing: every source has to post it again first")
+    waiting = ", ".join(f"{name} {count}" for name, count in plan["given_waiting"].items()) or "none"
+    click.echo(f"`given` that wait and will be told when it is lifted, unless a withdrawal has overtaken them: {waiting}")
+    if plan["until"] is None:
+        click.echo("when that is done: consent ledger bring-forward --until TIME, the time until which everything was posted again")
