@@ -7,19 +7,19 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from pipeline.domain import IDENTIFIER_KINDS, KIND_LETTERS, ConsentEvent, State, Subject, Word, utc_from_us
+from pipeline.domain import ConsentEvent, State, Word
 from pipeline.envelope import facts_of, open_if_readable, seal_event
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Row
 from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.standings import IdentifierRecord
+from pipeline.retelling import remade
 from pipeline.routing import Routing
 from pipeline.vault import Vault
 
 log = logging.getLogger(__name__)
 
 EVENTS_AT_ONCE = 500
-KINDS: dict[str, str] = {letter: kind for kind, letter in KIND_LETTERS.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,28 +90,10 @@ class Backfill:
             self._ledger.events.reopen_for(destination, [each.event_id for each in wanted], now_ms)
 
     def _remade(self, rest: Rest, stored: StoredEvent | None) -> ConsentEvent | None:
-        """What standings still say of an event: its word, and the identifiers that carry it."""
+        """What standings still say of an event whose payload is gone."""
         if stored is not None and stored.payload is not None:
             return None  # sealed with a key that is missing: whoever puts it back gets more than is left here
-        reach = self._ledger.standings.reach([[rest.record.key]])[0]
-        carrying = [record for ring in reach.rings for record in ring if record.value and record.words.get(rest.purpose) == rest.word]
-        values = {kind: (record, self._ledger.standings.open_value(record)) for record in carrying for kind in [KINDS[record.key[0]]]}
-        if not values:
-            return None
-        keys: dict[str, str] = {kind: values[kind][0].key for kind in IDENTIFIER_KINDS if kind in values}
-        said_at = utc_from_us(rest.word.order_us)
-        return ConsentEvent(
-            event_id=rest.word.event_id,
-            source=stored.facts.source if stored else "",
-            subject=Subject(**{kind: value for kind, (_, value) in values.items()}),
-            subject_key=stored.facts.subject_key if stored else next(iter(keys.values())),
-            identifier_keys=keys,
-            purpose=rest.purpose,
-            state=rest.word.state,
-            event_time=said_at,
-            order_us=rest.word.order_us,
-            received_at=said_at,
-        )
+        return remade(self._ledger, rest.record, self._ledger.standings.reach([[rest.record.key]])[0], rest.purpose, rest.word, stored)
 
 
 def _chunks(values: Iterator[tuple[str, Rest]], size: int) -> Iterator[list[tuple[str, Rest]]]:

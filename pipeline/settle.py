@@ -89,7 +89,7 @@ def decide(ending: Ending, destination: Destination, *, now_ms: int, random: Ran
         case Outcome.APPLIED | Outcome.UNCHANGED if ending.retell_at_ms:
             return _waiting(ending, replace(row, retell=True), ending.retell_at_ms)
         case Outcome.APPLIED | Outcome.UNCHANGED:
-            return _final(ending, row, DeliveryStatus.DELIVERED, now_ms)
+            return _final(ending, replace(row, reason=row.reason or row.cause), DeliveryStatus.DELIVERED, now_ms)
         case Outcome.SUPERSEDED:
             return _final(ending, row, DeliveryStatus.SUPERSEDED, now_ms, reference=ending.superseded_by)
         case Outcome.NOT_APPLICABLE | Outcome.UNSUPPORTED:
@@ -152,6 +152,7 @@ def _row(ending: Ending, event: ConsentEvent, result: VendorResult, now_ms: int)
         state=event.state.value,
         source=event.source,
         since_ms=ending.row.since_ms,
+        cause=ending.row.cause,
     )
 
 

@@ -23,7 +23,7 @@ from pipeline.ledger.store import Store, pairs_of, text
 class Row:
     """What is known of a delivery that did not end at once; absent for a fresh one. Times are milliseconds.
 
-    `since_ms` is when it was replayed or backfilled: patience and latency count from then, not from the receipt of an event that may be old.
+    `since_ms` is when it was replayed or backfilled: patience and latency count from then, not from the receipt of an event that may be old. `cause` stays as its reason when told.
     """
 
     attempts: int = 0
@@ -36,6 +36,7 @@ class Row:
     state: str = ""
     source: str = ""
     since_ms: int = 0
+    cause: str = ""
 
     def encode(self) -> bytes:
         return orjson.dumps([getattr(self, name) for name in self.__slots__])
@@ -148,9 +149,8 @@ class Deliveries:
     def discard(self, destination: str, letters: Sequence[DeadLetter], result: DeliveryResult, counter: str) -> list[bool]:
         """Close dead letters with a result, and count them as `counter`; False for one that is not dead."""
         names = self._names(destination, "dead", "row", "result", "untold", "n", "dead_counts")
-        arguments: list[Any] = [counter]
-        for letter in letters:
-            arguments += [letter.event_id, result.encode(), f"{letter.row.state}|{letter.row.reason}"]
+        closed = [(letter.event_id, result.encode(), f"{letter.row.state}|{letter.row.reason}") for letter in letters]
+        arguments = [counter, *(value for values in closed for value in values)]
         return [bool(value) for value in self._store.call("discard", names, arguments)]
 
     def results(self, destination: str, most: int) -> list[tuple[str, str]]:

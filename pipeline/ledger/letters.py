@@ -126,7 +126,7 @@ class Letters:
             present = [(letter, event) for letter, event in zip(group, stored, strict=True) if event is not None and destination in event.destinations]
             rows = [(letter.event_id, event.facts.received_us // 1000, letter.row.reason) for letter, event in present]
             for (letter, _), row in zip(present, rows, strict=True):
-                fresh = Row(state=letter.row.state, source=letter.row.source, reason=reason, since_ms=now_ms)
+                fresh = Row(state=letter.row.state, source=letter.row.source, reason=reason, since_ms=now_ms, cause=letter.row.cause)
                 if self._deliveries.reopen(destination, state, [row], fresh, only_dead=only_dead)[0]:
                     reopened.append(letter)
             self._fold(destination, [letter for letter, _ in present if letter in reopened], DeliveryStatus.WAITING, reason)
