@@ -79,5 +79,6 @@ def publish_options(settings: Settings) -> dict[str, Any]:
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """The periodic tasks; each message expires soon, so that none pile up while no worker runs."""
-    every = {"release_due": settings.beat.release_seconds, "listen_due": settings.beat.listen_seconds, "audit": settings.beat.audit_seconds}
+    beat = settings.beat
+    every = {"release_due": beat.release_seconds, "listen_due": beat.listen_seconds, "sweep_due": beat.sweep_seconds, "audit": beat.audit_seconds}
     return {name: {"task": name, "schedule": seconds, "options": {"queue": CONTROL_QUEUE, "expires": max(5.0, 2 * seconds)}} for name, seconds in every.items()}

@@ -95,6 +95,7 @@ class Celery:
 class Beat:
     release_seconds: float
     listen_seconds: float
+    sweep_seconds: float
     audit_seconds: float
 
 
@@ -103,6 +104,17 @@ class Listen:
     lease_seconds: float
     turn_seconds: float
     echo_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconcile:
+    rate_share: float
+    sample_every_seconds: float
+    sample_size: int
+    full_every_days: float
+    settle_seconds: float
+    turn_seconds: float
+    lease_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +137,10 @@ class Log:
 
 
 ZERO_ALLOWED = frozenset(
-    {"ledger.partitions", "deliver.threads_reserved_for_withdrawals", "limits.withdrawal_reserve_share", "ingest.allowed_skew_seconds", "ingest.port"}
+    {
+        *("ledger.partitions", "deliver.threads_reserved_for_withdrawals", "limits.withdrawal_reserve_share", "ingest.allowed_skew_seconds", "ingest.port"),
+        *("reconcile.sample_every_seconds", "reconcile.full_every_days", "reconcile.settle_seconds"),
+    }
 )
 ONE_OF = {
     "ledger.durability": ("auto", "fsync", "waitaof", "none"),
@@ -157,6 +172,7 @@ def promises(settings: Settings) -> Iterator[tuple[bool, str]]:
         ),
     )
     yield from _of_listening(settings)
+    yield from _of_comparing(settings)
     yield exchange.connect_timeout_seconds <= exchange.total_timeout_seconds, "exchange.connect_timeout_seconds must not exceed total_timeout_seconds"
     yield (
         ledger.push_rescue_seconds > 1.0,
@@ -188,6 +204,17 @@ def _of_listening(settings: Settings) -> Iterator[tuple[bool, str]]:
         "listen.echo_seconds must be deliver.late_write_seconds or more: our own late `given` could come back as a newer word than the withdrawal",
     )
     yield listen.echo_seconds <= 7 * 86_400, "listen.echo_seconds must be a week or less: it is not remembered longer whom a system was told to have consented"
+
+
+def _of_comparing(settings: Settings) -> Iterator[tuple[bool, str]]:
+    """A turn is taken over only when nobody can still be at it, and withdrawals keep what is theirs."""
+    section = settings.reconcile
+    longest = section.turn_seconds + 2 * (settings.deliver.chunk_seconds + settings.exchange.total_timeout_seconds)
+    yield (
+        section.lease_seconds > longest,
+        f"reconcile.lease_seconds must exceed {longest:g} (turn_seconds + 2 x (chunk_seconds + total_timeout_seconds)): two workers would compare one destination",
+    )
+    yield section.rate_share <= 1, "reconcile.rate_share must not exceed 1: it is a share of the vendor's limit"
 
 
 def _ranges(settings: Settings) -> Iterator[tuple[bool, str]]:

@@ -47,6 +47,7 @@ class Settings:
     celery: sections.Celery
     beat: sections.Beat
     listen: sections.Listen
+    reconcile: sections.Reconcile
     flower: sections.Flower
     sandbox: sections.Sandbox
     log: sections.Log

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipeline.expiry import key_expiries
 from pipeline.ledger import Ledger
@@ -42,7 +44,24 @@ def collect(ledger: Ledger, routing: Routing) -> MetricsSnapshot:
         events={"accepted": events["accepted"], "duplicate": events["duplicates"]},
         last_heard_seconds=last_heard_seconds(ledger, routing),
         quarantined=ledger.quarantine is not None,
+        **_drift(ledger, [name for name, each in routing.destinations.items() if each.adapter.capabilities.reads_back]),
     )
+
+
+def _drift(ledger: Ledger, names: Sequence[str]) -> dict[str, Any]:
+    """What comparing has found, by destination; how something was repaired is counted beside, as `class:how`."""
+    figures = {name: ledger.sweeps.figures(name) for name in names}
+    repaired: Counter[tuple[str, str]] = Counter()
+    for name, each in figures.items():
+        for field, count in each.total.items():
+            if ":" in field:
+                repaired[name, field.partition(":")[2]] += count
+    return {
+        "drift": [(name, field, count) for name, each in figures.items() for field, count in each.last.items() if ":" not in field],
+        "drift_found": [(name, field, count) for name, each in figures.items() for field, count in each.total.items() if ":" not in field],
+        "drift_repaired": [(name, how, count) for (name, how), count in sorted(repaired.items())],
+        "last_sweep_seconds": {name: (ledger.clock_ms() - each.full_ms) / 1000 for name, each in figures.items() if each.full_ms},
+    }
 
 
 def last_heard_seconds(ledger: Ledger, routing: Routing) -> dict[str, float]:

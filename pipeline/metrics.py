@@ -30,7 +30,8 @@ class MetricsSnapshot:
     """Every figure at one moment; names of destinations, accounts and reasons only, never a person.
 
     `deliveries` are (destination, outcome, state, count), `dead_letters` (destination, state, reason, count), `waiting` (destination, lane, count).
-    `last_beat_seconds` is the age of the last beat, None if there was none yet.
+    `last_beat_seconds` is the age of the last beat, None if there was none yet. `drift` is (destination, class, people) of the last pass that ended,
+    `drift_found` the same of all, `drift_repaired` (destination, how, count), `last_sweep_seconds` the age of the last full sweep.
     """
 
     unaccounted: int = 0
@@ -48,6 +49,10 @@ class MetricsSnapshot:
     last_heard_seconds: Mapping[str, float] = field(default_factory=dict)
     key_expires_in_days: Mapping[str, int] = field(default_factory=dict)
     quarantined: bool = False
+    drift: Sequence[tuple[str, str, int]] = ()
+    drift_found: Sequence[tuple[str, str, int]] = ()
+    drift_repaired: Sequence[tuple[str, str, int]] = ()
+    last_sweep_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def render_metrics(snapshot: MetricsSnapshot) -> bytes:
@@ -65,6 +70,7 @@ class _SnapshotCollector(Collector):
         yield from self._totals()
         yield from self._by_destination()
         yield from self._by_source()
+        yield from self._drift()
         yield self._latency()
 
     def _totals(self) -> Iterator[Metric]:
@@ -112,6 +118,21 @@ class _SnapshotCollector(Collector):
         for source, seconds in sorted(self._snapshot.last_heard_seconds.items()):
             heard.add_metric((source,), seconds)
         yield heard
+
+    def _drift(self) -> Iterator[Metric]:
+        snapshot = self._snapshot
+        drift = GaugeMetricFamily("consent_drift", "What vendors were found to hold against the standings by the last pass.", labels=("destination", "class"))
+        found = CounterMetricFamily("consent_drift_found", "The same of every pass so far.", labels=("destination", "class"))
+        for family, counts in ((drift, snapshot.drift), (found, snapshot.drift_found)):
+            for destination, name, count in counts:
+                family.add_metric((destination, name), count)
+        repaired = CounterMetricFamily("consent_drift_repaired", "Drift that was repaired.", labels=("destination", "how"))
+        for destination, how, count in snapshot.drift_repaired:
+            repaired.add_metric((destination, how), count)
+        swept = GaugeMetricFamily("consent_last_sweep_seconds", "Seconds since everybody was last compared at a destination.", labels=("destination",))
+        for destination, seconds in sorted(snapshot.last_sweep_seconds.items()):
+            swept.add_metric((destination,), seconds)
+        yield from (drift, found, repaired, swept)
 
     def _latency(self) -> Metric:
         latency = self._snapshot.accept_to_told

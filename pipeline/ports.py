@@ -24,6 +24,9 @@ class Publisher(Protocol):
     def listen(self, source: str) -> None:
         """Ask a worker to poll a source."""
 
+    def sweep(self, destination: str) -> None:
+        """Ask a worker to go on with comparing a destination with the standings."""
+
     def depth(self, destination: str, lane: str) -> int:
         """Messages waiting in the queue of a destination and lane; 0 if nobody can tell."""
 

@@ -20,6 +20,9 @@ NATIVE: Final = "native"
 """The kind of source that sends our own JSON."""
 SCOPES: Final = ("ingest", "read", "replay")
 CONFIRMATION_DAYS: Final = 30.0
+TELL_WITHIN_SECONDS: Final = 3600.0
+REPORT, ADOPT, TELL = "report", "adopt", "tell"
+"""What follows when a vendor holds something else than the standing: nothing by itself, its word counts, or it is told again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +95,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purpose:
-    """What consent is given for."""
+    """What consent is given for, and how soon everybody should be told of it."""
 
     name: str
     title: str
+    tell_within_seconds: float = TELL_WITHIN_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +117,7 @@ class Destination:
     `account` names what shares rate, concurrency, pause, breaker and session: the first destination, by name, of those with equal
     vendor, base_url and credentials, unless the routing file sets `limit_group`. Deliveries to a destination that is not `enabled` wait.
     A `given` that nobody has confirmed for `confirmation_days` ends unconfirmed; `key_expires_on` is what a person wrote down, as no vendor tells it.
+    `when_stricter` and `when_missing` say what follows where the vendor is found to permit less than the standing, or to have lost a consent.
     """
 
     name: str
@@ -130,6 +135,8 @@ class Destination:
     is_heard: bool = False
     confirmation_days: float = CONFIRMATION_DAYS
     key_expires_on: date | None = None
+    when_stricter: str = REPORT
+    when_missing: str = REPORT
 
     def options_for(self, purpose: str) -> Mapping[str, Any]:
         """The destination's options, defaults included, with those of the purpose laid over them."""

@@ -12,16 +12,17 @@ import yaml
 
 from pipeline.domain import EMPTY, State
 from pipeline.errors import ConfigurationError
-from pipeline.routing import CONFIRMATION_DAYS, Destination, RetryPolicy, Trigger, purposes_by_destination
+from pipeline.routing import ADOPT, CONFIRMATION_DAYS, REPORT, TELL, Destination, RetryPolicy, Trigger, purposes_by_destination
 from pipeline.vendors import adapter_class, has_verb, vendor_names
 from pipeline.vendors.base import Adapter, Option, Rate
 from pipeline.yaml_lines import LineReader, suggestion
 
 _DESTINATION: Final = (
     *("vendor", "base_url", "credentials", "options", "options_by_purpose", "rate", "retry"),
-    *("enabled", "allow_private_network", "keep_contact_for", "limit_group", "confirmation_days", "key_expires_on"),
+    *("enabled", "allow_private_network", "keep_contact_for", "limit_group", "confirmation_days", "key_expires_on", "reconcile"),
 )
 _RATE: Final = ("calls", "per_seconds", "concurrent")
+_RECONCILE: Final = {"stricter": (REPORT, ADOPT), "missing": (REPORT, TELL)}
 _RETRY: Final = ("waits_seconds", "give_up_after_seconds")
 
 
@@ -87,6 +88,7 @@ class DestinationReader:
         adapter = self._adapter(node, declared, base_url, credentials, variants)
         if adapter is None:
             return None
+        policy = self._reconcile(parts.get("reconcile"), declared, name)
         destination = Destination(
             name=name,
             vendor=vendor,
@@ -101,6 +103,8 @@ class DestinationReader:
             keep_contact_for=self._keep_contact_for(parts.get("keep_contact_for"), declared, name),
             confirmation_days=self.lines.number(parts.get("confirmation_days"), f"confirmation_days of {name}") or CONFIRMATION_DAYS,
             key_expires_on=self.lines.day(parts.get("key_expires_on"), f"key_expires_on of {name}"),
+            when_stricter=policy["stricter"],
+            when_missing=policy["missing"],
         )
         return _Draft(
             node=node,
@@ -194,6 +198,16 @@ class DestinationReader:
             give_up_after_seconds=self.lines.number(parts.get("give_up_after_seconds"), f"give_up_after_seconds of {name}")
             or self.default_retry.give_up_after_seconds,
         )
+
+    def _reconcile(self, node: yaml.Node | None, declared: type[Adapter], name: str) -> dict[str, str]:
+        """What follows where the vendor is found to hold something else than the standing."""
+        parts = self.lines.mapping(node, f"reconcile of {name}", _RECONCILE)
+        if node is not None and not declared.capabilities.reads_back:
+            self.lines.complain(node, f"reconcile of {name} has no meaning, as its vendor cannot be asked what it holds; expected none")
+        policy = {what: self.lines.choice(parts.get(what), f"{what} in reconcile of {name}", allowed) or REPORT for what, allowed in _RECONCILE.items()}
+        if policy["missing"] == TELL and declared.capabilities.double_opt_in:
+            self.lines.complain(parts["missing"], f"missing in reconcile of {name} cannot be tell: its vendor would mail the person again; expected report")
+        return policy
 
     def _keep_contact_for(self, node: yaml.Node | None, declared: type[Adapter], name: str) -> frozenset[str]:
         if node is not None and declared.capabilities.scope != "contact":

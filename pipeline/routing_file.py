@@ -14,7 +14,22 @@ import yaml
 from pipeline.dates import DATE_ORDERS
 from pipeline.domain import State
 from pipeline.identifiers import normalise_country
-from pipeline.routing import FORWARD_AND_DELETE, NATIVE, SCOPES, Conditions, Destination, Poll, Purpose, RetryPolicy, Routing, Source, Trigger, with_partners
+from pipeline.routing import (
+    ADOPT,
+    FORWARD_AND_DELETE,
+    NATIVE,
+    SCOPES,
+    TELL_WITHIN_SECONDS,
+    Conditions,
+    Destination,
+    Poll,
+    Purpose,
+    RetryPolicy,
+    Routing,
+    Source,
+    Trigger,
+    with_partners,
+)
 from pipeline.routing_destinations import DestinationReader
 from pipeline.routing_pairs import PairReader
 from pipeline.routing_warnings import doubts
@@ -72,6 +87,7 @@ class _File:
         triggers = tuple(self._trigger(node) for node in self.lines.items(self.top.get("triggers"), "triggers"))
         destinations = self.destination_reader.read(self.nodes["destinations"], triggers)
         sources = {name: self._source(name, node, destinations) for name, node in self.nodes["sources"].items()}
+        self._refuse_unspoken(destinations, sources)
         polled = {source.poll.asked.name for source in sources.values() if source.poll}
         destinations = {name: replace(destination, is_polled=name in polled) for name, destination in destinations.items()}
         pair_reader = PairReader(self.lines, self.nodes["destinations"], destinations, triggers, purposes)
@@ -90,6 +106,14 @@ class _File:
             )
         )
 
+    def _refuse_unspoken(self, destinations: Mapping[str, Destination], sources: Mapping[str, Source]) -> None:
+        """What a vendor says by its state is accepted as a source that speaks for it."""
+        spoken = {name for source in sources.values() for name in source.origin}
+        for name in (name for name, each in destinations.items() if each.when_stricter == ADOPT and name not in spoken):
+            self.lines.complain(
+                self.nodes["destinations"][name], f"stricter: adopt of {name} needs a source that speaks for it; expected one with origin {name}"
+            )
+
     def _required(self, part: str) -> dict[str, yaml.Node]:
         if part not in self.top:
             self.lines.complaints.append((1, f"{part} is missing; expected a mapping of names to {part}"))
@@ -103,8 +127,9 @@ class _File:
         return found
 
     def _purpose(self, name: str, node: yaml.Node) -> Purpose:
-        parts = self.lines.mapping(node, f"purpose {name}", ("title",))
-        return Purpose(name=name, title=self.lines.text(parts.get("title"), f"title of {name}") or name)
+        parts = self.lines.mapping(node, f"purpose {name}", ("title", "tell_within_seconds"))
+        within = self.lines.number(parts.get("tell_within_seconds"), f"tell_within_seconds of {name}")
+        return Purpose(name=name, title=self.lines.text(parts.get("title"), f"title of {name}") or name, tell_within_seconds=within or TELL_WITHIN_SECONDS)
 
     def _source(self, name: str, node: yaml.Node, destinations: Mapping[str, Destination]) -> Source:
         parts = self.lines.mapping(node, f"source {name}", _SOURCE)
@@ -120,11 +145,11 @@ class _File:
             url_keys=self._keys(parts.get("url_keys"), "url_keys", name),
             scopes=frozenset({"ingest"}) if scopes is None else scopes,
             all_sources=self.lines.flag(parts.get("all_sources"), f"all_sources of {name}", default=False),
-            date_order=self._choice(parts.get("date_order"), f"date_order of {name}", DATE_ORDERS) or "day_first",
+            date_order=self.lines.choice(parts.get("date_order"), f"date_order of {name}", DATE_ORDERS) or "day_first",
             time_zone=self._time_zone(parts.get("time_zone"), name),
             country=self._country(parts.get("country"), f"country of {name}"),
             purposes=self._source_purposes(parts.get("purposes"), name),
-            retention=self._choice(parts.get("retention"), f"retention of {name}", RETENTIONS),
+            retention=self.lines.choice(parts.get("retention"), f"retention of {name}", RETENTIONS),
             links=self.lines.flag(parts.get("links"), f"links of {name}", default=True),
             dedup_days=self.lines.whole(parts.get("dedup_days"), f"dedup_days of {name}", least=1),
             signing_secret=self.lines.text(parts.get("signing_secret"), f"signing_secret of {name}") or None,
@@ -247,20 +272,13 @@ class _File:
             group=frozenset(text for _, text in groups) if "group" in parts else None,
         )
 
-    def _choice(self, node: yaml.Node | None, what: str, allowed: Collection[str]) -> str | None:
-        text = self.lines.text(node, what)
-        if node is not None and text is not None and text not in allowed:
-            self.lines.complain(node, f"{what} has an unknown value; {suggestion(text, allowed)}")
-            return None
-        return text
-
     def _choices(self, node: yaml.Node | None, what: str, allowed: Collection[str]) -> frozenset[str] | None:
         if node is None:
             return None
         items = self.lines.items(node, what, may_be_single=True)
         if not items:
             self.lines.complain(node, f"{what} is empty; expected some of {', '.join(allowed)}")
-        return frozenset(text for item in items if (text := self._choice(item, what, allowed)) is not None)
+        return frozenset(text for item in items if (text := self.lines.choice(item, what, allowed)) is not None)
 
     def _warnings(
         self, sources: Mapping[str, Source], purposes: Mapping[str, Purpose], destinations: Mapping[str, Destination], triggers: tuple[Trigger, ...]

@@ -112,6 +112,14 @@ class LineReader:
         pairs = ((item, self.text(item, f"each of {what}")) for item in self.items(node, what, may_be_single=may_be_single))
         return [(item, text) for item, text in pairs if text is not None]
 
+    def choice(self, node: yaml.Node | None, what: str, allowed: Collection[str]) -> str | None:
+        """One of some texts."""
+        text = self.text(node, what)
+        if node is not None and text is not None and text not in allowed:
+            self.complain(node, f"{what} has an unknown value; {suggestion(text, allowed)}")
+            return None
+        return text
+
     def flag(self, node: yaml.Node | None, what: str, *, default: bool) -> bool:
         if node is None:
             return default

@@ -20,6 +20,7 @@ from config.celery import CONTROL_QUEUE
 from config.settings import Settings
 from workers import watching
 from workers.app import create_app
+from workers.reconciling import reconcile
 from workers.wiring import Parts
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ def run_worker(parts: Parts, name: str) -> int:
     """Run one worker process until SIGTERM; returns its exit code."""
     parts.refuse_orphans(parts.routing)
     parts.fan_out, parts.deliver, parts.listen, parts.release  # noqa: B018 - a part that cannot be built must stop the start
+    reconcile(parts)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Celery would start itself again without asking whether the routing file is good
     watchdog = Watchdog(parts.settings.worker.deaf_seconds, lambda: parts.publisher.queue_depth(CONTROL_QUEUE))
     _silence_celery()

@@ -13,6 +13,7 @@ from pipeline.ledger import LedgerOptions
 from pipeline.limits import DeliverOptions, LimitOptions
 from pipeline.listen import ListenOptions
 from workers.marks import MarksFile
+from pipeline.reconcile import ReconcileOptions
 
 if TYPE_CHECKING:
     from pipeline.exchange import Exchange, Sessions
@@ -87,6 +88,19 @@ def listen_options(settings: Settings) -> ListenOptions:
     """How sources are polled."""
     listen = settings.listen
     return ListenOptions(lease_seconds=listen.lease_seconds, turn_seconds=listen.turn_seconds, allowed_skew_seconds=settings.ingest.allowed_skew_seconds)
+
+
+def reconcile_options(settings: Settings) -> ReconcileOptions:
+    """How vendors are compared with the standings."""
+    section = settings.reconcile
+    return ReconcileOptions(
+        sample_every_seconds=section.sample_every_seconds,
+        sample_size=section.sample_size,
+        full_every_seconds=section.full_every_days * 86_400,
+        turn_seconds=section.turn_seconds,
+        lease_seconds=section.lease_seconds,
+        misconfigured_probe_seconds=settings.limits.misconfigured_probe_seconds,
+    )
 
 
 def exchange(settings: Settings, sessions: Sessions) -> Exchange:

@@ -26,6 +26,8 @@ LANES: Final = ("withdrawn", "given")
 SHOWN_IDS: Final = 3
 LISTEN_SECONDS: Final = 10.0
 """A source is asked for again by then, so older messages need no worker."""
+SWEEP_QUEUE: Final = "sweep"
+"""Comparing waits behind everything that is urgent."""
 
 
 def fan_out_queue(lane: str) -> str:
@@ -38,7 +40,7 @@ def deliver_queue(destination: str, lane: str) -> str:
 
 def queue_names(destinations: Iterable[str]) -> list[str]:
     """Every queue there is with these destinations."""
-    return [CONTROL_QUEUE, *map(fan_out_queue, LANES), *(deliver_queue(name, lane) for name in sorted(destinations) for lane in LANES)]
+    return [CONTROL_QUEUE, SWEEP_QUEUE, *map(fan_out_queue, LANES), *(deliver_queue(name, lane) for name in sorted(destinations) for lane in LANES)]
 
 
 def plain_queue(name: str) -> Queue:
@@ -100,6 +102,11 @@ class CeleryPublisher:
         self._send(
             {"name": "listen", "queue": plain_queue(CONTROL_QUEUE), "shadow": f"listen {source}", "kwargs": {"source": source}, "expires": LISTEN_SECONDS}
         )
+
+    def sweep(self, destination: str) -> None:
+        """Say that it is time to go on with comparing this destination."""
+        shadow, arguments = f"sweep {destination}", {"destination": destination}
+        self._send({"name": "sweep", "queue": plain_queue(SWEEP_QUEUE), "shadow": shadow, "kwargs": arguments, "expires": LISTEN_SECONDS})
 
     def depth(self, destination: str, lane: str) -> int:
         """Messages waiting in the queue of a destination and lane; 0 if nobody can tell."""

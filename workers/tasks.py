@@ -14,6 +14,7 @@ from celery import Task, shared_task
 
 from config.logging import describe
 from workers import wiring
+from workers.reconciling import reconcile
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,16 @@ def listen_due(**_: Any) -> None:
 @shared_task(base=Scrubbed, name="listen")
 def listen(source: str, **_: Any) -> None:
     wiring.current().listen.run(source)
+
+
+@shared_task(base=Scrubbed, name="sweep_due", send_events=False)
+def sweep_due(**_: Any) -> None:
+    reconcile(wiring.current()).push_due()
+
+
+@shared_task(base=Scrubbed, name="sweep")
+def sweep(destination: str, **_: Any) -> None:
+    reconcile(wiring.current()).run(destination)
 
 
 @shared_task(base=Scrubbed, name="audit")

@@ -28,6 +28,7 @@ from workers.app import create_app, refuse_unknown_broker
 from workers.gathering import GatheringPublisher
 from workers.options import deliver_options, exchange, ledger_client, ledger_options, limit_options, listen_options
 from workers.queues import CeleryPublisher
+from workers.reconciling import bulkhead
 
 if TYPE_CHECKING:
     from pipeline.accept import Acceptor
@@ -248,17 +249,15 @@ class Parts:
 
     def _build_deliver(self) -> Deliver:
         from pipeline.deliver import Deliver
-        from pipeline.limits import Bulkhead
         from pipeline.prepare import Preparer
 
-        threads = self.settings.worker.threads
         return Deliver(
             self.ledger,
             self.exchange,
             Preparer(self.ledger, self.vault, lambda: self.routing),
             self.settler,
             lambda: self.routing,
-            Bulkhead(threads, self.settings.deliver.threads_reserved_for_withdrawals),
+            bulkhead(self),
             self.limits,
             deliver_options(self.settings),
         )

@@ -2,7 +2,7 @@
 
 cr:{e<n>}:…       events of partition n: record `e:<id>`, sealed payload `p:<id>`, index of unfinished ones `open`, counters `n`
 cr:{i<n>}:…       identifiers of partition n: record `i:<key>` (standings, links, sealed value), deliveries that miss it `m:<key>`
-cr:{d:<name>}:…   one destination: due and out indexes by lane, leases, rows, dead letters, results, counters, what was seen there
+cr:{d:<name>}:…   one destination: due and out indexes by lane, leases, rows, dead letters, results, counters, what was seen there, how far it was compared
 cr:{a:<name>}:…   one vendor account: gate, rate window, dialogues under way, claims, late-write marks, session
 cr:{s:<name>}:…   one polled source: whose turn it is, how far it was heard
 cr:{meta}:…       identity of the ledger, known destinations, beat, ids of the vault keys in use

@@ -23,6 +23,8 @@ from pipeline.ledger.polls import Polls, Shown
 from pipeline.ledger.seals import Seals
 from pipeline.ledger.standings import Standings
 from pipeline.ledger.store import Store
+from pipeline.ledger.sweeps import Sweeps
+from pipeline.ledger.walks import Walks
 from pipeline.vault import Vault
 
 QUARANTINED = "quarantined"
@@ -80,6 +82,7 @@ class Ledger:
         self.seals = Seals(self.store, self.keys, vault)
         self.letters = Letters(self.deliveries, self.events)
         self.polls, self.shown = Polls(self.store, self.keys), Shown(self.store, self.keys)
+        self.walks, self.sweeps = Walks(self.store, self.keys), Sweeps(self.store, self.keys)
         self._asked_at, self._server_ms = float("-inf"), 0
         self.durability = self._confirmable()
         if options.needs_vault_keys:

@@ -64,7 +64,7 @@ class Capabilities:
     `identifiers`: kinds it can find a person by, in order of preference; one of them is enough. `scope`: `purpose` if it keeps a state for each
     purpose, `contact` if one state stops everything. `repeatable`: the same tell twice leaves the same state and no second mail.
     `batch_size`: instructions one dialogue can carry. `max_calls`: requests one `tell` makes at the most, sign-in apart.
-    `sees_standings`: what it is told of one purpose hangs on what stands for the others.
+    `ask_calls`: the same of one `ask`. `sees_standings`: what it is told of one purpose hangs on what stands for the others.
     """
 
     states: frozenset[State] = frozenset(State)
@@ -78,6 +78,7 @@ class Capabilities:
     sees_standings: bool = False
     batch_size: int = 1
     max_calls: int = 1
+    ask_calls: int = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,7 +84,13 @@ class Adapter(base.Adapter):
     }
     # The state is a registration field's: purposes that share one share its state, others do not touch each other (`place_of`).
     capabilities = Capabilities(
-        identifiers=IDENTIFIERS, scope="contact", reads_back=True, sends_events=True, signs_in=True, max_calls=2 * MOST_PAGES + MOST_TOLD
+        identifiers=IDENTIFIERS,
+        scope="contact",
+        reads_back=True,
+        sends_events=True,
+        signs_in=True,
+        max_calls=2 * MOST_PAGES + MOST_TOLD,
+        ask_calls=2 * MOST_PAGES,
     )
     probes = ("search in the user database",)
     rate = Rate(calls=20, per_seconds=10, concurrent=1)  # No limit is documented: a polite one.

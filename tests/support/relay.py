@@ -159,6 +159,9 @@ class Queue:
     def listen(self, source: str) -> None:
         self.messages.append(("listen", (source,)))
 
+    def sweep(self, destination: str) -> None:
+        self.messages.append(("sweep", (destination,)))
+
     def depth(self, destination: str, lane: str) -> int:
         return sum(1 for kind, values in self.messages if kind == "deliver" and values[:2] == (destination, lane))
 

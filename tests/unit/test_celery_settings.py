@@ -72,6 +72,7 @@ def test_periodic_messages_expire_soon():
     assert {name: (entry["task"], entry["schedule"], entry["options"]) for name, entry in schedule.items()} == {
         "release_due": ("release_due", 1.0, {"queue": "control", "expires": 5.0}),
         "listen_due": ("listen_due", 1.0, {"queue": "control", "expires": 5.0}),
+        "sweep_due": ("sweep_due", 2.0, {"queue": "control", "expires": 5.0}),
         "audit": ("audit", 10.0, {"queue": "control", "expires": 20.0}),
     }
 
@@ -80,6 +81,7 @@ def test_queues_are_plain_and_one_per_destination_and_lane(app):
     """All on the default exchange, whose routing needs no binding that could be lost."""
     names = [
         "control",
+        "sweep",
         "fan_out.withdrawn",
         "fan_out.given",
         "deliver.a-list.withdrawn",

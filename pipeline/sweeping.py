@@ -1,0 +1,132 @@
+"""One step of comparing a destination with the standings: some identifiers of the ledger, asked about in groups, each verdict checked again before anything is done."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from pipeline.asking import Asker, Question, Replies
+from pipeline.domain import KIND_LETTERS, Outcome, VendorResult
+from pipeline.expectation import DRIFTED, Contact, Drift, Expectations, compare
+from pipeline.ledger import Ledger
+from pipeline.ledger.sweeps import Walk
+from pipeline.ledger.walks import END
+from pipeline.repairs import Repairs
+from pipeline.routing import Destination
+from pipeline.vendors.base import Held
+
+PAGE: Final = 500
+"""Names of the ledger that one look passes."""
+MOST_PAGES: Final = 20
+KEYS_AT_ONCE: Final = 32
+UNASKED: Final = Held(readable=False)
+
+
+@dataclass(slots=True)
+class Step:
+    """What one step did: where the walk is now, what was found, how many names were passed and people asked about, and why it cannot go on at once."""
+
+    walk: Walk
+    counts: Counter[str] = field(default_factory=Counter)
+    passed: int = 0
+    asked: int = 0
+    retry_ms: int = 0
+    failure: VendorResult | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.walk.left == 0 or (not self.walk.pending and self.walk.cursor == END)
+
+
+class Sweeper:
+    """Takes steps; safe to share between threads."""
+
+    def __init__(self, ledger: Ledger, expectations: Expectations, asker: Asker, repairs: Repairs) -> None:
+        self._ledger, self._expectations, self._asker, self._repairs = ledger, expectations, asker, repairs
+
+    def step(self, destination: Destination, walk: Walk, *, stop_at: float, dry_run: bool = False, past_failures: bool = False) -> Step:
+        """Compare some of what comes next. With `past_failures` whoever the vendor cannot be asked about counts as unreadable, so that he does not hold up the others."""
+        step = self._filled(destination, walk)
+        entries = [(key, int(done or 0)) for key, _, done in (entry.partition("+") for entry in step.walk.pending[:KEYS_AT_ONCE])]
+        found = self._expectations.of(destination, [key for key, _ in entries]) if entries else {}
+        line = [(place, number, contact) for place, (key, done) in enumerate(entries) for number, contact in enumerate(found[key]) if number >= done]
+        self._park(destination, [contact for _, _, contact in line])
+        at, at_once = 0, self._asker.at_once(destination)
+        while at < len(line) and not step.retry_ms and step.failure is None and step.walk.left and (at == 0 or time.monotonic() < stop_at):
+            group = _group([contact for _, _, contact in line[at:]], min(at_once, step.walk.left) if step.walk.left > 0 else at_once)
+            at += self._compare(destination, group, step, dry_run=dry_run, past_failures=past_failures)
+        rest = step.walk.pending[len(entries) :]
+        if at < len(line):
+            place, number, contact = line[at]
+            rest = (f"{contact.key}+{number}", *step.walk.pending[place + 1 :])
+        step.walk = replace(step.walk, pending=rest)
+        return step
+
+    def _filled(self, destination: Destination, walk: Walk) -> Step:
+        """The walk with identifiers that this destination knows people by, as far as a few pages have some."""
+        letters = {KIND_LETTERS[kind] for kind in destination.adapter.capabilities.identifiers}
+        pending, cursor, pages = walk.pending, walk.cursor, 0
+        while not pending and cursor != END and pages < MOST_PAGES:
+            page = self._ledger.walks.identifiers(cursor, PAGE)
+            pending, cursor, pages = tuple(name for name in page.names if name[0] in letters), page.cursor, pages + 1
+        return Step(walk=replace(walk, pending=pending, cursor=cursor), passed=pages * PAGE)
+
+    def _park(self, destination: Destination, contacts: Sequence[Contact]) -> None:
+        """Remember what the vendor refuses for good; forget it where it has been told since."""
+        self._ledger.sweeps.park(destination.name, {each.thing: each.refused_ms for each in contacts if each.refused_ms > each.parked_ms})
+        self._ledger.sweeps.unpark(destination.name, [each.thing for each in contacts if each.parked_ms and not each.is_parked])
+
+    def _compare(self, destination: Destination, group: Sequence[Contact], step: Step, *, dry_run: bool, past_failures: bool) -> int:
+        """Ask about those of the group who can be asked about; returns with how many of it we are done."""
+        asking = [each for each in group if not each.why]
+        step.counts[Drift.PENDING] += len(group) - len(asking)
+        if not asking:
+            return len(group)
+        questions = [Question(subject=each.event.subject, contact_keys=each.contact_keys, options=each.options(destination)) for each in asking]
+        with self._asker.asked(destination, questions) as replies:
+            done = _answered(replies)
+            self._judge(destination, list(zip(asking[:done], replies.held, strict=False)), replies, step, dry_run=dry_run)
+        step.asked += done
+        step.retry_ms, step.failure = replies.retry_ms, replies.failure
+        if done < len(asking) and past_failures and replies.failure is not None and replies.failure.outcome is Outcome.UNAVAILABLE:
+            step.counts[Drift.UNREADABLE] += 1
+            done, step.failure = done + 1, None
+        if step.walk.left > 0:
+            step.walk = replace(step.walk, left=max(0, step.walk.left - done))
+        if done == len(asking):
+            return len(group)
+        step.counts[Drift.PENDING] -= sum(bool(each.why) for each in group[group.index(asking[done]) :])
+        return group.index(asking[done])
+
+    def _judge(self, destination: Destination, answers: Sequence[tuple[Contact, Held | None]], replies: Replies, step: Step, *, dry_run: bool) -> None:
+        """Read the standings once more, and act on what still holds, while nobody else may tell these contacts anything."""
+        again = self._expectations.of(destination, list(dict.fromkeys(contact.key for contact, _ in answers)))
+        fresh: Mapping[tuple[str, str], Contact] = {(each.key, each.place): each for several in again.values() for each in several}
+        for contact, held in answers:
+            now = fresh.get((contact.key, contact.place))
+            is_same = now is not None and not now.why and now.words == contact.words and time.monotonic() < replies.until
+            drift = compare(now, held) if now is not None and is_same and held is not None else Drift.PENDING
+            step.counts[drift] += 1
+            if now is not None and held is not None and drift in DRIFTED and not dry_run and (how := self._repairs.act(destination, now, held, drift)):
+                step.counts[f"{drift}:{how}"] += 1
+
+
+def _group(contacts: Sequence[Contact], most: int) -> list[Contact]:
+    """The next contacts of a line, so many of them at the most that can be asked about."""
+    group: list[Contact] = []
+    for contact in contacts:
+        if not contact.why:
+            if most <= 0:
+                break
+            most -= 1
+        group.append(contact)
+    return group
+
+
+def _answered(replies: Replies) -> int:
+    """How many of the questions, from the first, have an answer or a reason for none that is about the person."""
+    done = [held is not None or busy for held, busy in zip(replies.held, replies.is_busy, strict=True)]
+    return done.index(False) if False in done else len(done)
