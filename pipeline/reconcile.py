@@ -86,6 +86,8 @@ class Reconcile:
         destination = routing.destinations.get(name)
         if destination is None or why_not_asked(destination, routing) or self._ledger.deliveries.figures(name)["paused"]:
             return False
+        if self._ledger.quarantine is not None:
+            return False  # what an older ledger says is no measure of what a vendor holds
         ticket = self._bulkhead.enter(f"sweep {name}", State.GIVEN.value)
         if ticket is None:
             return False

@@ -88,7 +88,6 @@ class DestinationReader:
         adapter = self._adapter(node, declared, base_url, credentials, variants)
         if adapter is None:
             return None
-        policy = self._reconcile(parts.get("reconcile"), declared, name)
         destination = Destination(
             name=name,
             vendor=vendor,
@@ -103,8 +102,7 @@ class DestinationReader:
             keep_contact_for=self._keep_contact_for(parts.get("keep_contact_for"), declared, name),
             confirmation_days=self.lines.number(parts.get("confirmation_days"), f"confirmation_days of {name}") or CONFIRMATION_DAYS,
             key_expires_on=self.lines.day(parts.get("key_expires_on"), f"key_expires_on of {name}"),
-            when_stricter=policy["stricter"],
-            when_missing=policy["missing"],
+            **self._reconcile(parts.get("reconcile"), declared, name),
         )
         return _Draft(
             node=node,
@@ -207,7 +205,7 @@ class DestinationReader:
         policy = {what: self.lines.choice(parts.get(what), f"{what} in reconcile of {name}", allowed) or REPORT for what, allowed in _RECONCILE.items()}
         if policy["missing"] == TELL and declared.capabilities.double_opt_in:
             self.lines.complain(parts["missing"], f"missing in reconcile of {name} cannot be tell: its vendor would mail the person again; expected report")
-        return policy
+        return {f"when_{what}": wanted for what, wanted in policy.items()}
 
     def _keep_contact_for(self, node: yaml.Node | None, declared: type[Adapter], name: str) -> frozenset[str]:
         if node is not None and declared.capabilities.scope != "contact":

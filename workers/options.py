@@ -12,8 +12,8 @@ from config.settings import Settings, SettingsError
 from pipeline.ledger import LedgerOptions
 from pipeline.limits import DeliverOptions, LimitOptions
 from pipeline.listen import ListenOptions
-from workers.marks import MarksFile
 from pipeline.reconcile import ReconcileOptions
+from workers.marks import MarksFile
 
 if TYPE_CHECKING:
     from pipeline.exchange import Exchange, Sessions

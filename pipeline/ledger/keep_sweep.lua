@@ -34,7 +34,7 @@ if ARGV[5] == '1' then
   if mode == 'full' then
     redis.call('HSET', KEYS[1], 'full_at', now)
   else
-    redis.call('HSET', KEYS[1], 'rolling', tonumber(ARGV[2]) < 0 and 0 or ARGV[2])
+    redis.call('HSET', KEYS[1], 'rolling', ARGV[2], 'rest', ARGV[3]) -- the next sample goes on here
   end
   redis.call('HDEL', KEYS[1], 'mode', 'cursor', 'pending', 'left')
 end

@@ -87,7 +87,7 @@ class Sweeps:
 
     def _keep(self, turn: SweepTurn, walk: Walk, counts: Mapping[str, int], looked: int, *, ended: int, again_ms: int, lease_ms: int, failed: int) -> int:
         arguments = [turn.token, walk.cursor, " ".join(walk.pending), walk.left, ended, again_ms, lease_ms, failed, looked]
-        arguments += [value for item in counts.items() for value in item]
+        arguments += [value for item in counts.items() if item[1] for value in item]
         return int(self._store.call("keep_sweep", [self._name(turn.destination)], arguments))
 
     def due(self, destinations: Sequence[str], now_ms: int) -> list[str]:
@@ -122,7 +122,7 @@ class Sweeps:
 
     def note(self, destination: str, counts: Mapping[str, int]) -> None:
         """Add what a pass found that keeps no place in the ledger, because a person made it."""
-        self._store.run([("HINCRBY", self._name(destination), f"t:{name}", step) for name, step in counts.items()])
+        self._store.run([("HINCRBY", self._name(destination), f"t:{name}", step) for name, step in counts.items() if step])
 
     def park(self, destination: str, refused: Mapping[str, int]) -> None:
         """Remember what the vendor refuses for good (keyed hash -> ms of the refusal): it is not told again by comparing."""

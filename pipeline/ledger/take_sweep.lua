@@ -4,31 +4,32 @@
 -- Returns {} if it is not time, else {mode, cursor, identifiers that are left of a page, how many are left of a sample}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local held = redis.call('HMGET', KEYS[1], 'due', 'until', 'mode', 'server', 'full_at', 'rolling')
+local held = redis.call('HMGET', KEYS[1], 'due', 'until', 'mode', 'server', 'full_at', 'rolling', 'rest')
 local wanted = ARGV[7] == '1'
 if tonumber(held[2] or '0') > now or (tonumber(held[1] or '0') > now and not (wanted and held[3] ~= 'full')) then return {} end
 local mode = held[3]
-local function begin(what, cursor)
+local function begin(what, cursor, pending)
   for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
     if string.sub(field, 1, 2) == 'n:' then redis.call('HDEL', KEYS[1], field) end
   end
-  redis.call('HSET', KEYS[1], 'mode', what, 'cursor', cursor, 'pending', '', 'left', what == 'full' and -1 or ARGV[4], 'started', now, 'server', ARGV[6])
+  redis.call('HSET', KEYS[1], 'mode', what, 'cursor', cursor, 'pending', pending, 'left', what == 'full' and -1 or ARGV[4], 'started', now, 'server', ARGV[6])
   redis.call('HDEL', KEYS[1], 'looked')
   mode = what
 end
 local full_every, sample_every = tonumber(ARGV[5]), tonumber(ARGV[3])
 if wanted and mode ~= 'full' then
-  begin('full', 0)
+  begin('full', 0, '')
 elseif not mode then
   if full_every > 0 and tonumber(held[5] or '0') + full_every <= now then
-    begin('full', 0)
+    begin('full', 0, '')
   elseif sample_every > 0 then
-    begin('sample', held[4] == ARGV[6] and held[6] or 0)
+    local rolls = held[4] == ARGV[6] and held[6] and not (held[6] == '-1' and held[7] == '')
+    begin('sample', rolls and held[6] or 0, rolls and held[7] or '')
   else
     return {}
   end
 elseif held[4] ~= ARGV[6] then
-  begin(mode, 0)
+  begin(mode, 0, '')
 end
 redis.call('HSET', KEYS[1], 'holder', ARGV[1], 'until', now + tonumber(ARGV[2]))
 return redis.call('HMGET', KEYS[1], 'mode', 'cursor', 'pending', 'left')

@@ -95,6 +95,10 @@ def _against_vendors(parts: Parts, names: Sequence[str], *, sample: int | None, 
 
     for name in names:
         common.refuse_unknown_destination(name, parts.routing.destinations)
+    if parts.ledger.quarantine is not None and not dry_run:
+        raise click.ClickException(
+            "the ledger is older than it was, so it is no measure of what vendors hold: bring it forward first (`consent ledger`), or --dry-run"
+        )
     built = build(parts)
     passes = [_Pass(parts, built, name, full=full, dry_run=dry_run, sample=sample or parts.settings.reconcile.sample_size) for name in _chosen(parts, names)]
     with _progress("asking") as progress:
