@@ -197,7 +197,7 @@ class DestinationReader:
             or self.default_retry.give_up_after_seconds,
         )
 
-    def _reconcile(self, node: yaml.Node | None, declared: type[Adapter], name: str) -> dict[str, str]:
+    def _reconcile(self, node: yaml.Node | None, declared: type[Adapter], name: str) -> dict[str, Any]:
         """What follows where the vendor is found to hold something else than the standing."""
         parts = self.lines.mapping(node, f"reconcile of {name}", _RECONCILE)
         if node is not None and not declared.capabilities.reads_back:

@@ -252,6 +252,16 @@ def test_a_limit_group_may_not_share_a_session():
         ("vendor: webhook", "vendor: webhook\n    confirmation_days: 0", 14, "confirmation_days of crm must be a number above 0"),
         ("vendor: webhook", "vendor: webhook\n    key_expires_on: 31.01.2027", 14, "key_expires_on of crm must be a day as YYYY-MM-DD"),
         ("vendor: webhook", "vendor: webhook\n    key_expires_on: 2027-02-29", 14, "key_expires_on of crm must be a day as YYYY-MM-DD"),
+        ("vendor: webhook", "vendor: webhook\n    reconcile: {missing: report}", 14, "reconcile of crm has no meaning, as its vendor cannot be asked"),
+        (
+            "vendor: dinamize",
+            "vendor: dinamize\n    reconcile: {stricter: adpt}",
+            10,
+            "stricter in reconcile of lists has an unknown value; did you mean 'adopt'?",
+        ),
+        ("vendor: dinamize", "vendor: dinamize\n    reconcile: {looser: report}", 10, "reconcile of lists has an unknown key 'looser'"),
+        ("vendor: dinamize", "vendor: dinamize\n    reconcile: {stricter: adopt}", 8, "stricter: adopt of lists needs a source that speaks for it"),
+        ("news: {title: News}", "news: {tell_within_seconds: 0}", 5, "tell_within_seconds of news must be a number above 0"),
         ("vendor: webhook", "vendor: webhook\n    options_by_purpose: {nws: {}}", 14, "options_by_purpose of crm has an unknown key 'nws'"),
         ("deliver_to: [lists, crm]", "deliver_to: [lists, crn]", 17, "unknown destination 'crn' in deliver_to; did you mean 'crm'?"),
         (", deliver_to: [lists, crm]", "", 17, "a trigger has no deliver_to"),
@@ -431,3 +441,30 @@ def test_a_rate_below_what_one_dialogue_needs_is_refused() -> None:
     load_routing(example, filename="consent.yaml", environment={})
     with pytest.raises(ConfigurationError, match=r"rate calls of dinamize-news is less than one dialogue may make; expected 3 or more"):
         load_routing(slow, filename="consent.yaml", environment={})
+
+
+# Comparing
+
+
+def test_a_purpose_says_how_soon_everybody_is_told() -> None:
+    """An hour, unless it says otherwise."""
+    text = GOOD.replace("purposes:", "purposes:\n  urgent: {title: Urgent, tell_within_seconds: 30}", 1)
+    purposes = load(text).purposes
+    assert purposes["urgent"].tell_within_seconds == 30
+    assert {each.tell_within_seconds for name, each in purposes.items() if name != "urgent"} == {3600.0}
+
+
+def test_what_follows_from_drift_is_reported_unless_the_file_says_otherwise() -> None:
+    """Adopting a vendor's word needs a source that speaks for it."""
+    lists = load(GOOD).destinations["lists"]
+    assert (lists.when_stricter, lists.when_missing) == ("report", "report")
+    text = GOOD.replace("vendor: dinamize", "vendor: dinamize\n    reconcile: {stricter: adopt, missing: tell}", 1)
+    lists = load(text.replace("kind: native,", "kind: native, origin: [lists],", 1)).destinations["lists"]
+    assert (lists.when_stricter, lists.when_missing) == ("adopt", "tell")
+
+
+def test_a_consent_is_not_told_again_where_the_vendor_would_mail_the_person() -> None:
+    """Double opt-in: each telling is a mail."""
+    maileon = "vendor: maileon\n    reconcile: {missing: tell}\n    credentials: {api_key: test-key}\n  lists:\n    vendor: dinamize"
+    found = complaints(GOOD.replace("  lists:\n    vendor: dinamize", f"  mails:\n    {maileon}", 1))
+    assert any("missing in reconcile of mails cannot be tell" in complaint for complaint in found)

@@ -284,6 +284,18 @@ class VendorContract:
             self.tell(driver, adapter, self.instruction(state))
             assert driver.drive(adapter, adapter.ask(PERSON, {})).state is state
 
+    def test_lookups_keep_to_the_calls_that_are_declared(self, sandbox: SandboxHandle, driver: Any) -> None:
+        """Comparing asks for room before it asks the vendor: for no more than `ask_calls`."""
+        adapter = self.adapter(sandbox.url(self.vendor))
+        if not adapter.capabilities.reads_back:
+            return
+        for state in (None, *sorted(adapter.capabilities.states)):
+            if state is not None:
+                self.tell(driver, adapter, self.instruction(state))
+            before = sandbox.state(self.vendor)["call_count"] - driver.sign_ins
+            driver.drive(adapter, adapter.ask(PERSON, {}))
+            assert sandbox.state(self.vendor)["call_count"] - driver.sign_ins - before <= adapter.capabilities.ask_calls
+
     def test_probes_change_nothing(self, sandbox: SandboxHandle, driver: Any) -> None:
         """Where everything is in order every probe succeeds, in the calls that are declared, and nobody is there afterwards."""
         adapter = self.adapter(sandbox.url(self.vendor))
