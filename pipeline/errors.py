@@ -6,6 +6,8 @@
     ├── KeyReused             the idempotency key already stands for other content
     ├── LedgerUnavailable     the ledger cannot be reached or cannot confirm a write: try again later
     ├── LedgerMismatch        this ledger is not the one we worked with: refuse until a person accepts it
+    ├── ArchiveUnavailable    the evidence archive cannot be reached or written: what waits for it is kept in the ledger
+    ├── ArchiveMismatch       this evidence archive is not the one the ledger wrote to: refuse until a person accepts it
     └── PayloadUnreadable     a sealed payload cannot be opened with the keys at hand
 
 No message of these carries a personal value or a secret: they end up in logs and answers.
@@ -58,6 +60,14 @@ class LedgerUnavailable(ConsentRelayError):
 
 class LedgerMismatch(ConsentRelayError):
     """The ledger is empty, older, or made with another pepper than the one expected."""
+
+
+class ArchiveUnavailable(ConsentRelayError):
+    """The evidence archive cannot be reached, read or written (HTTP 503)."""
+
+
+class ArchiveMismatch(ConsentRelayError):
+    """The evidence archive lacks records that the ledger knows to be archived: it is empty, older, or another one."""
 
 
 class PayloadUnreadable(ConsentRelayError):

@@ -1,0 +1,69 @@
+"""What is read from the archive for a proof, all of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from pipeline.evidence.merkle import DayRoot, Leaf, bucket_of, tree_path
+from pipeline.evidence.records import Record
+from pipeline.evidence.tables import BUCKETS, CHAINS, FACTS, IDENTIFIERS, RECORDS, ROOTS
+
+
+class Reader:
+    """Reads within one transaction of `Archive.reading`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def fact(self, name: str) -> str:
+        """Something the archive knows of itself, empty if it does not."""
+        return str(self._connection.execute(select(FACTS.c.value).where(FACTS.c.name == name)).scalar() or "")
+
+    def chain_of(self, event_id: str) -> str | None:
+        """The chain in which an event is recorded."""
+        return self._connection.execute(select(RECORDS.c.chain).where(RECORDS.c.event_id == event_id).limit(1)).scalar()
+
+    def chains_of(self, identifier_keys: Iterable[str]) -> list[str]:
+        """Every chain that is named by one of these identifiers, or has an event that named one."""
+        keys = sorted(set(identifier_keys))
+        own = self._connection.execute(select(CHAINS.c.chain).where(CHAINS.c.chain.in_(keys))).scalars()
+        named = self._connection.execute(select(IDENTIFIERS.c.chain).where(IDENTIFIERS.c.identifier_key.in_(keys))).scalars()
+        return sorted({*own, *named})
+
+    def head(self, chain: str) -> tuple[int, str]:
+        """How long a chain is, and its last hash, as the archive has noted it."""
+        found = self._connection.execute(select(CHAINS.c.length, CHAINS.c.head).where(CHAINS.c.chain == chain)).one()
+        return found.length, found.head
+
+    def records(self, chain: str) -> list[Record]:
+        """A whole chain."""
+        query = select(RECORDS.c.chain, RECORDS.c.sequence, RECORDS.c.previous, RECORDS.c.content, RECORDS.c.content_hash, RECORDS.c.hash)
+        found = self._connection.execute(query.where(RECORDS.c.chain == chain).order_by(RECORDS.c.sequence))
+        return [Record(row.chain, row.sequence, row.previous, bytes(row.content), row.content_hash, row.hash) for row in found]
+
+    def anchor(self, chain: str) -> tuple[Leaf, list[tuple[str, str]]] | None:
+        """A chain's leaf in the tree of the last root, and the path from there to it; None while no root covers it."""
+        query = select(CHAINS.c.chain, CHAINS.c.anchored_length, CHAINS.c.anchored_head)
+        leaves = [Leaf(*row) for row in self._connection.execute(query.where(CHAINS.c.bucket == bucket_of(chain), CHAINS.c.anchored_length > 0))]
+        own = next((leaf for leaf in leaves if leaf.chain == chain), None)
+        if own is None:
+            return None
+        roots = {number: bytes.fromhex(root) for number, root in self._connection.execute(select(BUCKETS.c.bucket, BUCKETS.c.root))}
+        return own, tree_path(leaves, chain, roots)
+
+    def roots(self, since_day: str = "") -> list[DayRoot]:
+        """The day roots from a day on, in order."""
+        query = select(ROOTS).where(ROOTS.c.day >= since_day).order_by(ROOTS.c.number)
+        return [_root(row) for row in self._connection.execute(query)]
+
+    def counts(self) -> dict[str, int]:
+        """How much is archived."""
+        records, chains = (self._connection.execute(select(func.count()).select_from(table)).scalar_one() for table in (RECORDS, CHAINS))
+        return {"records": records, "chains": chains, "roots": self._connection.execute(select(func.count()).select_from(ROOTS)).scalar_one()}
+
+
+def _root(row: Any) -> DayRoot:
+    return DayRoot(number=row.number, day=row.day, tree=row.tree, chains=row.chains, records=row.records, previous=row.previous)

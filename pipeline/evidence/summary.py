@@ -1,0 +1,112 @@
+"""What records say, in the terms of ISO/IEC TS 27560 and the W3C Data Privacy Vocabulary (DPV): made of the records alone, so that whoever checks a proof makes it again.
+
+The sections are those of the specification: the person (PII principal), what is processed for which purpose, the parties, and the events of the consent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+Content = Mapping[str, Any]
+
+STATUSES: Final = {"given": "dpv:ConsentGiven", "withdrawn": "dpv:ConsentWithdrawn"}
+ENDINGS: Final = frozenset({"answered", "unanswered", "skipped", "dead", "confirmed", "exported", "discarded", "superseded", "reopened", "repaired"})
+"""Kinds that say where a delivery stands."""
+SHOWN: Final = ("status", "outcome", "reason", "status_code", "attempts", "vendor_reference", "superseded_by")
+
+
+def summarise(subject_keys: Iterable[str], contents: Iterable[Content]) -> dict[str, Any]:
+    """The sections of a consent record, of records in the order of their chains."""
+    by_event: dict[str, list[Content]] = {}
+    for content in filter(_is_readable, contents):
+        by_event.setdefault(content["event_id"], []).append(content)
+    events = [_event(event_id, said) for event_id, said in by_event.items()]
+    events.sort(key=lambda event: (event["order_time"], event["event_id"]))
+    return {
+        "pii_principal": {"@type": "dpv:DataSubject", "pii_principal_id": sorted(set(subject_keys))},
+        "pii_processing": {"purposes": _purposes(events)},
+        "party_identification": _parties(events),
+        "events": events,
+    }
+
+
+def _is_readable(content: Any) -> bool:
+    """Whether a record says enough to be counted; one that was changed so that it does not is named by whoever checks the chain."""
+    return isinstance(content, dict) and all(isinstance(content.get(name), str) for name in ("event_id", "kind", "at"))
+
+
+def _event(event_id: str, said: Sequence[Content]) -> dict[str, Any]:
+    first = next((content for content in said if content["kind"] == "received"), said[0])
+    planned = next((content for content in reversed(said) if content["kind"] == "planned"), {})
+    overtaken = next((content["superseded_by"] for content in said if content["kind"] == "superseded" and "destination" not in content), None)
+    return {
+        "event_id": event_id,
+        "event_time": first.get("event_time", first["at"]),
+        "order_time": first.get("order_time", first["at"]),
+        "event_type": "dpv:ExpressedConsent",
+        "event_state": STATUSES.get(first.get("state", ""), "dpv:ConsentUnknown"),
+        "entity_id": first.get("source"),
+        "purpose": first.get("purpose"),
+        "received_at": _at(said, "received"),
+        "accepted_at": _at(said, "accepted"),
+        "completed_at": _at(said, "completed"),
+        "erased_at": _at(said, "erased"),
+        "superseded_by": overtaken,
+        "recipients": _recipients(said, planned.get("destinations", [])),
+    }
+
+
+def _recipients(said: Sequence[Content], planned: Iterable[str]) -> list[dict[str, Any]]:
+    names = sorted({*planned, *(content["destination"] for content in said if "destination" in content)})
+    found = []
+    for name in names:
+        about = [content for content in said if content.get("destination") == name]
+        last = next((content for content in reversed(about) if content["kind"] in ENDINGS), {})
+        told = [content["at"] for content in about if content["kind"] == "told"]
+        found.append(
+            {
+                "party_id": name,
+                "requests": len(told),
+                "first_told_at": min(told, default=None),
+                "last": last.get("kind"),
+                "at": last.get("at"),
+                **{field: last.get(field) for field in SHOWN},
+            }
+        )
+    return found
+
+
+def _purposes(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The newest word on each purpose."""
+    newest: dict[str, Mapping[str, Any]] = {}
+    for event in events:
+        standing = newest.get(event["purpose"] or "")
+        if standing is None or _order(event) >= _order(standing):
+            newest[event["purpose"] or ""] = event
+    return [
+        {
+            "purpose": purpose,
+            "lawful_basis": "dpv:Consent",
+            "consent_status": event["event_state"],
+            "since": event["order_time"],
+            "event_id": event["event_id"],
+            "recipient_third_parties": sorted({each["party_id"] for other in events if other["purpose"] == purpose for each in other["recipients"]}),
+        }
+        for purpose, event in sorted(newest.items())
+    ]
+
+
+def _order(event: Mapping[str, Any]) -> tuple[str, bool, str]:
+    """By time, then the withdrawal, then the id: as everywhere."""
+    return event["order_time"], event["event_state"] == STATUSES["withdrawn"], event["event_id"]
+
+
+def _parties(events: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    recipients = sorted({each["party_id"] for event in events for each in event["recipients"]})
+    sources = sorted({event["entity_id"] for event in events if event["entity_id"]})
+    return [{"party_id": name, "party_role": "dpv:DataSource"} for name in sources] + [{"party_id": name, "party_role": "dpv:Recipient"} for name in recipients]
+
+
+def _at(said: Sequence[Content], kind: str) -> str | None:
+    return next((content["at"] for content in said if content["kind"] == kind), None)
