@@ -1,25 +1,25 @@
 -- Accepts events: for each new one, record, payload and the mark "still to be fanned out" in one step.
 -- The event id is made from source and idempotency key, so the existence of the record is the dedup key.
 -- KEYS  open index, counters, then for each event: record, payload
--- ARGV  fan-out rescue in ms, then for each event: id, facts, content hash, sealed payload, lifetimes of its own ("" or "record ms,payload ms")
+-- ARGV  fan-out rescue in ms, then for each event: id, facts, times, content hash, sealed payload, lifetimes of its own ("" or "record ms,payload ms")
 -- Returns for each event: "" new | its facts if it is a duplicate | "!" the id stands for other content
 local time = redis.call('TIME')
 local look_at = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[1])
 local answers, accepted = {}, 0
 for i = 1, (#KEYS - 2) / 2 do
-  local record, payload, a = KEYS[2 * i + 1], KEYS[2 * i + 2], 5 * i - 3
-  local known = redis.call('HMGET', record, 'h', 'f')
+  local record, payload, a = KEYS[2 * i + 1], KEYS[2 * i + 2], 6 * i - 4
+  local known = redis.call('HMGET', record, 'h', 'f', 't')
   if not known[1] then
-    redis.call('HSET', record, 'f', ARGV[a + 1], 'h', ARGV[a + 2])
-    if ARGV[a + 4] ~= '' then redis.call('HSET', record, 'r', ARGV[a + 4]) end
-    redis.call('SET', payload, ARGV[a + 3])
+    redis.call('HSET', record, 'f', ARGV[a + 1], 't', ARGV[a + 2], 'h', ARGV[a + 3])
+    if ARGV[a + 5] ~= '' then redis.call('HSET', record, 'r', ARGV[a + 5]) end
+    redis.call('SET', payload, ARGV[a + 4])
     redis.call('ZADD', KEYS[1], look_at, ARGV[a])
     accepted = accepted + 1
     answers[i] = ''
-  elseif known[1] == ARGV[a + 2] then
+  elseif known[1] == ARGV[a + 3] then
     -- A write even here: a wait for durability then also covers the original.
     redis.call('HINCRBY', KEYS[2], 'duplicates', 1)
-    answers[i] = known[2]
+    answers[i] = known[3] and known[2] .. '|' .. known[3] or known[2]
   else
     answers[i] = '!'
   end

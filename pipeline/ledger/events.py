@@ -37,11 +37,14 @@ class Facts:
     order_us: int
     received_us: int
 
-    def encode(self) -> str:
-        return f"{self.source}|{self.subject_key}|{self.purpose}|{self.state[0]}|{self.event_us}|{self.order_us}|{self.received_us}"
+    def encode(self) -> tuple[str, str]:
+        """What is said and when, apart: a server keeps a record in one piece only while each of its fields is short (`hash-max-listpack-value`)."""
+        order_us = "" if self.order_us == self.event_us else self.order_us
+        return f"{self.source}|{self.subject_key}|{self.purpose}|{self.state[0]}", f"{self.event_us}|{order_us}|{self.received_us}"
 
     @classmethod
     def decode(cls, value: bytes | str) -> Facts:
+        """From both, joined by a bar."""
         source, subject_key, purpose, state, event_us, order_us, received_us = text(value).split("|")
         return cls(
             source=source,
@@ -49,7 +52,7 @@ class Facts:
             purpose=purpose,
             state=State.WITHDRAWN if state == "w" else State.GIVEN,
             event_us=int(event_us),
-            order_us=int(order_us),
+            order_us=int(order_us or event_us),
             received_us=int(received_us),
         )
 
@@ -69,13 +72,17 @@ class DeliveryResult:
     vendor_reference: str = ""
 
     def encode(self) -> str:
+        """As short as it can be: empty ends are left out, and so is the number of attempts where it is one."""
         reason, reference = self.reason.replace("|", "/"), self.vendor_reference.replace("|", "/")[:MAX_REFERENCE]
-        return f"{_LETTERS[self.status]}|{self.updated_ms}|{self.outcome}|{reason}|{self.attempts}|{reference}"
+        attempts = "" if self.attempts == 1 else self.attempts
+        return f"{_LETTERS[self.status]}|{self.updated_ms}|{self.outcome}|{reason}|{attempts}|{reference}".rstrip("|")
 
     @classmethod
     def decode(cls, value: bytes | str) -> DeliveryResult:
-        letter, updated_ms, outcome, reason, attempts, reference = text(value).split("|", 5)
-        return cls(status=_STATUSES[letter], updated_ms=int(updated_ms), outcome=outcome, reason=reason, attempts=int(attempts), vendor_reference=reference)
+        letter, updated_ms, outcome, reason, attempts, reference = (text(value).split("|", 5) + [""] * 4)[:6]
+        return cls(
+            status=_STATUSES[letter], updated_ms=int(updated_ms), outcome=outcome, reason=reason, attempts=int(attempts or 1), vendor_reference=reference
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +168,7 @@ class Events:
             for position in positions:
                 event = events[position]
                 keys += [self._keys.event(partition, f"e:{event.event_id}"), self._keys.event(partition, f"p:{event.event_id}")]
-                arguments += [event.event_id, event.facts.encode(), event.content_hash, event.payload, event.lifetimes()]
+                arguments += [event.event_id, *event.facts.encode(), event.content_hash, event.payload, event.lifetimes()]
             commands.append(self._store.script("commit", keys, arguments))
         commands += [("HGET", self._keys.event(partition, "n"), "accepted") for partition in groups]
         if durability.wait:
@@ -217,7 +224,7 @@ class Events:
         """Give an event whose payload (or whole record) has expired a payload again; one that still has it is left alone."""
         partition = self._keys.partition(event_id)
         names = [self._keys.event(partition, "n"), self._keys.record(event_id), self._keys.payload(event_id)]
-        self._store.call("restore", names, [self._lifetimes.record_ms, self._lifetimes.payload_ms, facts.encode(), payload])
+        self._store.call("restore", names, [self._lifetimes.record_ms, self._lifetimes.payload_ms, *facts.encode(), payload])
 
     def take_due(self, most: int) -> tuple[list[str], list[str]]:
         """Events to fan out again, and events whose deliveries should be audited; each is put off by its own interval."""
@@ -284,7 +291,7 @@ def _stored(event_id: str, record: Any, payload: bytes | None) -> StoredEvent | 
     planned = fields.get("n")
     return StoredEvent(
         event_id=event_id,
-        facts=Facts.decode(fields["f"]),
+        facts=Facts.decode(fields["f"] + b"|" + fields["t"] if "t" in fields else fields["f"]),
         payload=payload,
         superseded_by=text(fields.get("s", "")),
         planned=tuple(name for name in text(planned).split(",") if name) if planned is not None else None,

@@ -221,6 +221,30 @@ def test_finished_event_is_kept_for_its_days(client: redis.Redis):
     assert 29.9 < client.pttl(ledger.keys.payload(ANNA)) / 86_400_000 <= 30
 
 
+def test_record_is_kept_in_one_piece(client: redis.Redis):
+    """With three results of the usual length no field is so long that the server would spread the record over many allocations."""
+    ledger = open_ledger(client)
+    commit(ledger, new_event(ANNA))
+    ledger.events.mark_fanned_out([(ANNA, ["mailchimp-main", "dinamize-news", "contacthub"], "")])
+    ledger.events.fold([(ANNA, name, result("delivered", 1).encode()) for name in ("mailchimp-main", "dinamize-news", "contacthub")])
+    record = ledger.keys.record(ANNA)
+    assert client.object("encoding", record) == b"listpack"
+    assert client.memory_usage(record) <= 350
+
+
+def test_record_of_the_first_layout_is_still_read(client: redis.Redis):
+    """Facts and times once were one field, and a result had all its bars."""
+    ledger = open_ledger(client)
+    commit(ledger, new_event(ANNA, minute=5))
+    record = ledger.keys.record(ANNA)
+    client.hset(record, mapping={"f": "web|eben|news|w|1|2|3", "d:mail": "D|7|applied||1|ref"})
+    client.hdel(record, "t")
+    stored = ledger.events.load([ANNA])[0]
+    assert (stored.facts.event_us, stored.facts.order_us, stored.facts.received_us) == (1, 2, 3)
+    assert (stored.results["mail"].attempts, stored.results["mail"].vendor_reference) == (1, "ref")
+    assert commit(ledger, new_event(ANNA, minute=5))[0].order_us == 2
+
+
 def test_texts_with_separators_stay_readable(ledger: Ledger):
     """A vendor's reference or a person's reason may hold the separator of results without breaking the record."""
     commit(ledger, new_event(ANNA))
