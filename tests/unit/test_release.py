@@ -16,7 +16,7 @@ from tests.support.relay import Relay, adapter, destination, routing
 
 @pytest.fixture
 def relay(client: redis.Redis) -> Relay:
-    return Relay(client, routing([destination("mail"), destination("sms")]))
+    return Relay(client, routing([destination("mail"), destination("sms")]), seconds=30)  # what is overdue is made so by `hurry`, not by a slow machine
 
 
 def plan(relay: Relay, count: int, *, state: str = "given", first: int = 0) -> list[str]:
