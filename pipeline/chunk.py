@@ -20,6 +20,7 @@ from pipeline.judging import Judge
 from pipeline.landing import Chunk, Flight, Landing, farewell, landing_of
 from pipeline.ledger import Ledger
 from pipeline.ledger.accounts import Admission, Asking
+from pipeline.ledger.standings import Records
 from pipeline.limits import DeliverOptions, LimitOptions, traffic_of
 from pipeline.prepare import Task
 from pipeline.routing import Destination
@@ -109,19 +110,22 @@ class ChunkWorker:
             return
         asking = Asking(first_permit=next(chunk.permits), contacts=[task.contact_keys for task in asked]) if asked else None
         checks = [check for each in landing.checked for check in each.checks]
-        left, words, admission = self._ledger.turn(chunk.traffic, chunk.lane, chunk.token, leaving=landing.leaving, checks=checks, asking=asking)
+        named = dict.fromkeys(key for task in asked for key in task.event.identifier_keys.values())
+        left, words, admission, read = self._ledger.turn(
+            chunk.traffic, chunk.lane, chunk.token, leaving=landing.leaving, checks=checks, asking=asking, named=named
+        )
         started_at = time.monotonic()
         self._land(chunk, landing, left, words)
         if asking and admission:
-            self._start(chunk, asked, asking.first_permit, admission, started_at)
+            self._start(chunk, asked, asking.first_permit, admission, read, started_at)
 
-    def _start(self, chunk: Chunk, asked: Sequence[Task], first: int, admission: Admission, started_at: float) -> None:
+    def _start(self, chunk: Chunk, asked: Sequence[Task], first: int, admission: Admission, read: Records, started_at: float) -> None:
         """Judge what was admitted, and start its dialogues; give the rest back when nothing moves."""
         for _ in range(admission.dialogues - 1):
             next(chunk.permits)
         admitted = self._sort(chunk, asked, admission)
         chunk.moved = chunk.moved or bool(admitted)
-        self._launch(chunk, admitted, first, started_at)
+        self._launch(chunk, admitted, first, read, started_at)
         if chunk.pending and not chunk.flying and not admitted and not self._waits_for_connection(chunk, admission):
             self._compact(chunk)
             self._return_pending(chunk, admission.retry_at_ms)
@@ -164,10 +168,10 @@ class ChunkWorker:
         chunk.pending.extendleft(reversed(refused))
         return admitted
 
-    def _launch(self, chunk: Chunk, admitted: Sequence[tuple[Task, int]], first_permit: int, started_at: float) -> None:
+    def _launch(self, chunk: Chunk, admitted: Sequence[tuple[Task, int]], first_permit: int, read: Records, started_at: float) -> None:
         """Judge the admitted by the standings as they are now, and start a dialogue for each batch of those still to be told."""
-        judged = self._judge.endings(chunk.destination, [task for task, _ in admitted])
-        told = self._judge.with_standings(chunk.destination, [task for task, _ in admitted if judged[task.event.event_id] is None])
+        judged = self._judge.endings(chunk.destination, [task for task, _ in admitted], read)
+        told = self._judge.with_standings(chunk.destination, [task for task, _ in admitted if judged[task.event.event_id] is None], read)
         to_tell = {task.event.event_id: task for task in told}
         size = chunk.traffic.batch_size
         dropped: list[Task] = []

@@ -26,6 +26,8 @@ MOST_AT_ONCE = 500
 """Deliveries claimed at once of what other tasks bring."""
 LOOK_AGAIN_SECONDS = 0.25
 """How soon a task looks again for what is due after it found nothing."""
+FINISH_SECONDS = 0.02
+"""How long a task waits for more before it finishes the books of what it told: the next settlement takes them along at no cost."""
 RESTING_WAIT_MS = 60_000
 """When to look again at a destination that is not there, or not enabled, and at `given` of a quarantined ledger."""
 HELD_BACK_MS = 500
@@ -95,8 +97,12 @@ class Deliver:
                 if self._work_through(destination, lane, token, self._pull(destination, lane, token), inbox):
                     continue
                 pull_at = time.monotonic() + LOOK_AGAIN_SECONDS
+            if self._crew.stay(inbox, min(FINISH_SECONDS, self._options.idle_seconds)):
+                continue
+            self._settler.finish(destination.name)
             if not self._crew.stay(inbox, self._options.idle_seconds) and self._crew.leave_empty(destination.name, lane, inbox):
                 return
+        self._settler.finish(destination.name)
         self._give_back(destination.name, lane, self._crew.leave(destination.name, lane, inbox), HELD_BACK_MS)
 
     def _goes_on(self, destination: Destination, lane: str) -> bool:

@@ -10,7 +10,7 @@ from pipeline.domain import Outcome, Standing, State, VendorResult, Word
 from pipeline.fence import judge, sharing
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import DeadLetter, Row
-from pipeline.ledger.standings import newest_of
+from pipeline.ledger.standings import Records, newest_of
 from pipeline.prepare import Preparer, Task
 from pipeline.routing import Destination, Routing
 from pipeline.settle import TOLD, Ending
@@ -32,11 +32,11 @@ class Judge:
     def __init__(self, ledger: Ledger, preparer: Preparer, routing: Callable[[], Routing]) -> None:
         self._ledger, self._preparer, self._routing = ledger, preparer, routing
 
-    def endings(self, destination: Destination, tasks: Sequence[Task]) -> dict[str, Ending | None]:
-        """For each task the ending the fence gives it, or None if it is to be told."""
+    def endings(self, destination: Destination, tasks: Sequence[Task], read: Records | None = None) -> dict[str, Ending | None]:
+        """For each task the ending the fence gives it, or None if it is to be told; `read` are records that were read just now."""
         if not tasks:
             return {}
-        reaches = self._ledger.standings.reach([task.event.identifier_keys.values() for task in tasks])
+        reaches = self._ledger.standings.reach([task.event.identifier_keys.values() for task in tasks], read=read)
         purposes = self._routing().purposes_of(destination.name)
         judgements = [judge(task.event, reach, destination, purposes) for task, reach in zip(tasks, reaches, strict=True)]
         named = self._preparer.named(destination.name, {judgement.unless_told_by for judgement in judgements if judgement.unless_told_by})
@@ -51,11 +51,11 @@ class Judge:
                 verdicts[task.event.event_id] = None
         return verdicts
 
-    def with_standings(self, destination: Destination, tasks: Sequence[Task]) -> list[Task]:
+    def with_standings(self, destination: Destination, tasks: Sequence[Task], read: Records | None = None) -> list[Task]:
         """The tasks, for a vendor that asks for it with what stands now for the destination's other purposes."""
         if not tasks or not destination.adapter.capabilities.sees_standings:
             return list(tasks)
-        reaches = self._ledger.standings.reach([task.event.identifier_keys.values() for task in tasks])
+        reaches = self._ledger.standings.reach([task.event.identifier_keys.values() for task in tasks], read=read)
         purposes = sorted(self._routing().purposes_of(destination.name))
         words = [
             {purpose: word for purpose in purposes if purpose != task.event.purpose and (word := reach.newest(purpose)) and not self._ledger.holds(word.state)}

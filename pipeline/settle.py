@@ -221,17 +221,20 @@ class Settler:
         self._ledger, self._publisher, self._sightings, self._options, self._random = ledger, publisher, sightings, options, random
 
     def settle(self, destination: Destination, lane: str, token: str, endings: Sequence[Ending]) -> None:
-        """End leased deliveries of one chunk: settle them in one step, then copy what is final into the events' records."""
+        """End leased deliveries of one chunk in one step; `finish` copies what is left to copy into the events' records."""
         now_ms = self._ledger.clock_ms()
         decisions = [decide(ending, destination, now_ms=now_ms, random=self._random, options=self._options) for ending in endings]
         tally = Tally()
         for ending in endings:
             tally.note(ending, now_ms)
-        held = self._ledger.deliveries.settle(destination.name, lane, token, [decision.settlement for decision in decisions], tally.counters())
+        held = self._ledger.copies.settle(destination.name, lane, token, [decision.settlement for decision in decisions], tally.counters())
         settled = [decision for decision, was_held in zip(decisions, held, strict=True) if was_held]
-        self._fold(destination.name, settled)
         self._announce(destination.name, lane, settled)
         self._remember(destination, [(ending, decision) for ending, decision, was_held in zip(endings, decisions, held, strict=True) if was_held])
+
+    def finish(self, destination: str) -> None:
+        """Copy what was settled last: nothing more is settled for now, that could take it along."""
+        self._ledger.copies.flush(destination)
 
     def give_back(self, destination: str, lane: str, token: str, endings: Sequence[Ending]) -> None:
         """Return leased deliveries untouched."""
@@ -250,12 +253,6 @@ class Settler:
         if destination.is_polled:
             told = [(ending.event, decision.settlement.row) for ending, decision in settled if decision.status is DeliveryStatus.DELIVERED and ending.event]
             self._sightings.note_told(destination, [(event.purpose, event.state, row.vendor_reference) for event, row in told])
-
-    def _fold(self, destination: str, decisions: Sequence[Decision]) -> None:
-        results = [(d.settlement.event_id, d.settlement.result.encode()) for d in decisions if d.settlement.result]
-        if results:
-            self._ledger.events.fold([(event_id, destination, result) for event_id, result in results])
-            self._ledger.deliveries.unfold(destination, results)
 
     def _announce(self, destination: str, lane: str, decisions: Sequence[Decision]) -> None:
         dead: dict[str, list[str]] = {}

@@ -16,7 +16,7 @@ import orjson
 from pipeline.domain import DeliveryStatus
 from pipeline.ledger.events import DeliveryResult, Lifetimes
 from pipeline.ledger.keys import DESTINATIONS, LANES, Keys
-from pipeline.ledger.store import Store, pairs_of, text
+from pipeline.ledger.store import Store, pairs_of, scores_of, text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,13 +124,17 @@ class Deliveries:
 
     def settle(self, destination: str, lane: str, token: str, settlements: Sequence[Settlement], counters: Mapping[str, float]) -> list[bool]:
         """End leased deliveries; False for those whose lease somebody else has taken meanwhile, which are left alone."""
+        return [bool(value) for value in self._store.run([self.settle_command(destination, lane, token, settlements, counters)])[0]]
+
+    def settle_command(self, destination: str, lane: str, token: str, settlements: Sequence[Settlement], counters: Mapping[str, float]) -> tuple[Any, ...]:
+        """What `settle` sends, for a round trip with other commands."""
         names = [*self._lane(destination, lane), *self._names(destination, "lease", "row", "result", "dead", "untold", "n", "dead_counts")]
         arguments: list[Any] = [token, len(counters), *(value for item in counters.items() for value in item)]
         for settlement in settlements:
             row = settlement.row
             result = settlement.result.encode() if settlement.result else ""
             arguments += [settlement.event_id, settlement.verb.value, settlement.at_ms, row.encode(), result, f"{row.state}|{row.reason}"]
-        return [bool(value) for value in self._store.call("settle", names, arguments)]
+        return self._store.script("settle", names, arguments)
 
     def release(self, destination: str, lane: str, most: int, *, rescue: bool) -> tuple[list[Leased], list[str]]:
         """Take what is due to be pushed, and (if allowed) rescue what was pushed or leased too long ago."""
@@ -160,18 +164,19 @@ class Deliveries:
 
     def unfold(self, destination: str, results: Sequence[tuple[str, str]]) -> None:
         """Drop results that have been copied."""
-        self._store.call("unfold", self._names(destination, "result"), [value for item in results for value in item])
+        self._store.run([self.unfold_command(destination, results)])
+
+    def unfold_command(self, destination: str, results: Sequence[tuple[str, str]]) -> tuple[Any, ...]:
+        """What `unfold` sends, for a round trip with other commands."""
+        return self._store.script("unfold", self._names(destination, "result"), [value for item in results for value in item])
 
     def is_known(self, destination: str, event_ids: Sequence[str]) -> list[bool]:
         """Whether each delivery stands in some index of its destination."""
         names = [name for lane in LANES for name in self._lane(destination, lane)] + self._names(destination, "dead")
-        commands: list[tuple[Any, ...]] = [("ZSCORE", name, event_id) for event_id in event_ids for name in names]
-        commands += [("HEXISTS", self._keys.destination(destination, "result"), event_id) for event_id in event_ids]
-        replies = self._store.run(commands)
-        width = len(names)
-        return [
-            any(score is not None for score in replies[n * width : (n + 1) * width]) or bool(replies[len(event_ids) * width + n]) for n in range(len(event_ids))
-        ]
+        commands: list[tuple[Any, ...]] = [("ZMSCORE", name, *event_ids) for name in names]
+        commands.append(("HMGET", self._keys.destination(destination, "result"), *event_ids))
+        answers = self._store.run(commands) if event_ids else []
+        return [any(value is not None for value in found) for found in zip(*answers, strict=True)]
 
     def look_up(self, event_id: str, destinations: Sequence[str]) -> dict[str, tuple[DeliveryStatus, Row, int | None]]:
         """Where unfinished deliveries of an event stand: status, row, and when they are looked at again (ms, None while that is not known).
@@ -204,7 +209,7 @@ class Deliveries:
         found: list[DeadLetter] = []
         while len(found) < most:
             page = self._store.run([("ZREVRANGEBYSCORE", names[0], highest, "-inf", "WITHSCORES", "LIMIT", offset, most)])[0]
-            pairs = [(text(entry[0]), int(entry[1])) for entry in _pairs(page)]
+            pairs = [(text(entry[0]), int(entry[1])) for entry in scores_of(page)]
             rows = self._store.run([("HGET", names[1], event_id) for event_id, _ in pairs])
             for (event_id, died_ms), row in zip(pairs, rows, strict=True):
                 if before is None or (died_ms, event_id) < before:
@@ -248,8 +253,7 @@ class Deliveries:
 
     def now_ms(self) -> int:
         """The server's clock."""
-        seconds, microseconds = self._store.run([("TIME",)])[0]
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        return self._store.now_ms()
 
     def overdue(self, destination: str, milliseconds: int, lanes: Iterable[str] = LANES) -> bool:
         """Whether something of these lanes was pushed or leased so long ago that it should have been rescued since then."""
@@ -271,7 +275,7 @@ class Deliveries:
         return {
             "waiting": {lane: sizes[2 * n] + sizes[2 * n + 1] for n, lane in enumerate(LANES)},
             "counters": {text(name): float(value) for name, value in pairs_of(counted[0])},
-            "oldest_untold_ms": next((int(score) for _, score in _pairs(oldest)), None),
+            "oldest_untold_ms": next((int(score) for _, score in scores_of(oldest)), None),
             "paused": bool(paused),
         }
 
@@ -286,13 +290,6 @@ def _live_status(row: Row, *, is_leased: bool) -> DeliveryStatus:
     if row.awaiting:
         return DeliveryStatus.AWAITING_CONFIRMATION
     return DeliveryStatus.SENDING if is_leased else DeliveryStatus.WAITING
-
-
-def _pairs(reply: Iterable[Any]) -> list[tuple[Any, float]]:
-    items = list(reply)
-    if items and not isinstance(items[0], list | tuple):
-        items = list(zip(items[::2], items[1::2], strict=True))
-    return [(member, float(score)) for member, score in items]
 
 
 def read_claim(reply: Sequence[Any]) -> list[Leased]:

@@ -207,13 +207,15 @@ class Events:
 
     def mark_fanned_out(self, plans: Sequence[tuple[str, Sequence[str], str]]) -> None:
         """Note for each event (id, destinations, superseding event id or "") what it was planned for."""
-        fixed = [self._lifetimes.audit_ms, self._lifetimes.record_ms, self._lifetimes.payload_ms]
-        self._per_event("mark_fanned", [(event_id, [",".join(destinations), superseded]) for event_id, destinations, superseded in plans], fixed)
+        self._store.run(self._per_event("mark_fanned", [(event_id, [",".join(destinations), superseded]) for event_id, destinations, superseded in plans]))
 
     def fold(self, results: Sequence[tuple[str, str, str]]) -> None:
         """Copy delivery results (event id, destination, encoded result) into their events' records."""
-        fixed = [self._lifetimes.audit_ms, self._lifetimes.record_ms, self._lifetimes.payload_ms]
-        self._per_event("fold", [(event_id, [destination, result]) for event_id, destination, result in results], fixed)
+        self._store.run(self.fold_commands(results))
+
+    def fold_commands(self, results: Sequence[tuple[str, str, str]]) -> list[tuple[Any, ...]]:
+        """What `fold` sends, for a round trip with other commands."""
+        return self._per_event("fold", [(event_id, [destination, result]) for event_id, destination, result in results])
 
     def reopen_for(self, destination: str, event_ids: Sequence[str], now_ms: int) -> None:
         """Add a planned delivery to events that are fanned out already."""
@@ -228,13 +230,11 @@ class Events:
 
     def take_due(self, most: int) -> tuple[list[str], list[str]]:
         """Events to fan out again, and events whose deliveries should be audited; each is put off by its own interval."""
-        commands = []
-        for partition in self._keys.all:
-            arguments = [most, self._lifetimes.fan_out_rescue_ms, self._lifetimes.audit_ms, self._keys.event(partition, "e:")]
-            commands.append(self._store.script("open_due", [self._keys.event(partition, "open")], arguments))
+        fixed = [most, self._lifetimes.fan_out_rescue_ms, self._lifetimes.audit_ms]
+        parts = [([self._keys.event(partition, "open")], [*fixed, self._keys.event(partition, "e:")]) for partition in self._keys.all]
         lost: list[str] = []
         stale: list[str] = []
-        for reply in self._store.run(commands):
+        for reply in self._store.run([self._store.script("open_due", keys, arguments) for keys, arguments in parts]):
             lost += map(text, reply[0])
             stale += map(text, reply[1])
         return lost, stale
@@ -254,18 +254,18 @@ class Events:
                 sums[text(name)] = sums.get(text(name), 0) + int(value)
         return sums
 
-    def _per_event(self, script: str, items: Sequence[tuple[str, list[Any]]], fixed: list[Any]) -> None:
+    def _per_event(self, script: str, items: Sequence[tuple[str, list[Any]]]) -> list[tuple[Any, ...]]:
         groups = self._keys.by_partition([event_id for event_id, _ in items])
         commands = []
         for partition, positions in groups.items():
             keys = [self._keys.event(partition, "open"), self._keys.event(partition, "n")]
-            arguments = list(fixed)
+            arguments: list[Any] = [self._lifetimes.audit_ms, self._lifetimes.record_ms, self._lifetimes.payload_ms]
             for position in positions:
                 event_id, values = items[position]
                 keys += [self._keys.event(partition, f"e:{event_id}"), self._keys.event(partition, f"p:{event_id}")]
                 arguments += [event_id, *values]
             commands.append(self._store.script(script, keys, arguments))
-        self._store.run(commands)
+        return commands
 
 
 class _Results(Mapping[str, DeliveryResult]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -14,6 +14,7 @@ from pipeline.domain import DeliveryStatus, State, Word, format_time, utc_from_u
 from pipeline.errors import ConfigurationError, LedgerUnavailable
 from pipeline.ledger import identity
 from pipeline.ledger.accounts import Accounts, Admission, Asking, Leaving, Traffic, read_admission, read_leave
+from pipeline.ledger.copies import Copies
 from pipeline.ledger.deliveries import Deliveries, Leased, read_claim
 from pipeline.ledger.events import Events, Lifetimes, StoredEvent
 from pipeline.ledger.keys import BEAT, LANES, META, Keys
@@ -21,7 +22,7 @@ from pipeline.ledger.letters import Letters
 from pipeline.ledger.lookout import InMemory, Lookout, Marks, Quarantine
 from pipeline.ledger.polls import Polls, Shown
 from pipeline.ledger.seals import Seals
-from pipeline.ledger.standings import Standings
+from pipeline.ledger.standings import Records, Standings
 from pipeline.ledger.store import Store
 from pipeline.ledger.sweeps import Sweeps
 from pipeline.ledger.walks import Walks
@@ -78,6 +79,7 @@ class Ledger:
         self.events = Events(self.store, self.keys, lifetimes, self.lookout)
         self.standings = Standings(self.store, self.keys, vault)
         self.deliveries = Deliveries(self.store, self.keys, lifetimes)
+        self.copies = Copies(self.store, self.deliveries, self.events)
         self.accounts = Accounts(self.store, self.keys, vault)
         self.seals = Seals(self.store, self.keys, vault)
         self.letters = Letters(self.deliveries, self.events)
@@ -137,8 +139,7 @@ class Ledger:
 
     def now_ms(self) -> int:
         """The server's clock, the only one that times waits."""
-        seconds, microseconds = self.store.run([("TIME",)])[0]
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        return self.store.now_ms()
 
     def clock_ms(self) -> int:
         """The server's clock without asking it each time: asked once a second, and carried on by a clock that never steps."""
@@ -164,16 +165,30 @@ class Ledger:
         return [(leased, stored[leased.event_id]) for leased in read_claim(reply)]
 
     def turn(
-        self, traffic: Traffic, lane: str, token: str, *, leaving: Leaving | None, checks: Sequence[tuple[str, str, str]], asking: Asking | None
-    ) -> tuple[tuple[bool, list[bool]], list[Word | None], Admission | None]:
-        """End dialogues, look for newer words than those that were told, and ask for the next dialogues: in this order, in one round trip."""
+        self,
+        traffic: Traffic,
+        lane: str,
+        token: str,
+        *,
+        leaving: Leaving | None,
+        checks: Sequence[tuple[str, str, str]],
+        asking: Asking | None,
+        named: Collection[str],
+    ) -> tuple[tuple[bool, list[bool]], list[Word | None], Admission | None, Records]:
+        """End dialogues, look for newer words than those that were told, ask for the next dialogues, and read who they would name: in this order, in one round trip.
+
+        `named` are the identifier keys to read, after the claims: what is read of them is as good as a look right before the dialogue.
+        """
         commands = [self.accounts.leave_command(traffic, token, leaving)] if leaving else []
         commands += self.standings.newer_commands(checks)
         commands += [self.accounts.admit_command(traffic, lane, token, asking)] if asking else []
-        replies = self.store.run(commands)
-        left = read_leave(replies.pop(0)) if leaving else (False, [])
-        admission = read_admission(replies.pop()) if asking else None
-        return left, self.standings.read_newer(checks, replies), admission
+        reading = self.standings.read_commands(named)
+        replies = self.store.run([*commands, *reading])
+        records = self.standings.read_records(named, replies[len(commands) :])
+        answers = replies[: len(commands)]
+        left = read_leave(answers.pop(0)) if leaving else (False, [])
+        admission = read_admission(answers.pop()) if asking else None
+        return left, self.standings.read_newer(checks, answers), admission, records
 
     def note_stale(self, count: int) -> None:
         """Count sends of a `given` during which a newer withdrawal was accepted."""

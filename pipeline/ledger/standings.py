@@ -6,7 +6,7 @@ Each identifier has one record. Merging is last-writer-wins, hence commutative a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,10 @@ class IdentifierRecord:
     links: frozenset[str]
     told: frozenset[tuple[str, str]] = frozenset()
     value: bytes | None = field(default=None, repr=False)
+
+
+Records = Mapping[str, IdentifierRecord]
+"""What was read of identifiers, by their keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +134,9 @@ class Standings:
                     answers[position] = Word.decode(text(word))
         return answers
 
-    def reach(self, subjects: Sequence[Iterable[str]], *, depth: int = 1) -> list[Reach]:
-        """For each set of identifier keys, their records and those up to `depth` links away; one round trip for each ring that has any."""
-        known: dict[str, IdentifierRecord] = {}
+    def reach(self, subjects: Sequence[Iterable[str]], *, depth: int = 1, read: Records | None = None) -> list[Reach]:
+        """For each set of identifier keys, their records and those up to `depth` links away; one round trip for each ring that has any not `read` just before."""
+        known: dict[str, IdentifierRecord] = dict(read or {})
         rings: list[list[tuple[str, ...]]] = [[tuple(dict.fromkeys(keys))] for keys in subjects]
         for distance in range(depth + 1):
             self._fetch({key for levels in rings if len(levels) > distance for key in levels[distance]} - known.keys(), known)
@@ -179,13 +183,21 @@ class Standings:
             key = text(name).rpartition(":")[2]
             yield _record(key, self._store.run([("HGETALL", name)])[0])
 
+    def read_commands(self, keys: Collection[str]) -> list[tuple[Any, ...]]:
+        """What reads the records of some identifiers, for a round trip with other commands; `read_records` reads the answers."""
+        names = list(keys)
+        groups = self._keys.by_partition(names)
+        return [self._store.script("read", [self._keys.identifier(names[n]) for n in places], [len(places)]) for places in groups.values()]
+
+    def read_records(self, keys: Collection[str], replies: Sequence[Any]) -> Records:
+        """The records, from the answers to `read_commands` of the same keys."""
+        names = list(keys)
+        groups = self._keys.by_partition(names).values()
+        return {names[n]: _record(names[n], reply) for places, answers in zip(groups, replies, strict=True) for n, reply in zip(places, answers, strict=True)}
+
     def _fetch(self, wanted: set[str], known: dict[str, IdentifierRecord]) -> None:
         keys = sorted(wanted)
-        groups = self._keys.by_partition(keys)
-        commands = [self._store.script("read", [self._keys.identifier(keys[n]) for n in places], [len(places)]) for places in groups.values()]
-        for places, replies in zip(groups.values(), self._store.run(commands), strict=True):
-            for place, reply in zip(places, replies, strict=True):
-                known[keys[place]] = _record(keys[place], reply)
+        known.update(self.read_records(keys, self._store.run(self.read_commands(keys))))
 
 
 def _next_ring(levels: Sequence[tuple[str, ...]], known: Mapping[str, IdentifierRecord]) -> tuple[str, ...]:

@@ -73,6 +73,11 @@ class Store:
         """Run one script and return its answer."""
         return self.run([self.script(name, keys, arguments)])[0]
 
+    def now_ms(self) -> int:
+        """The server's clock."""
+        seconds, microseconds = self.run([("TIME",)])[0]
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
     def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run commands in one round trip, answers in order; raises LedgerUnavailable if any of them could not be carried out."""
         if not commands:
@@ -132,3 +137,11 @@ def pairs_of(reply: Any) -> list[tuple[Any, Any]]:
 def text(value: Any) -> str:
     """A Redis answer as text."""
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def scores_of(reply: Sequence[Any]) -> list[tuple[Any, float]]:
+    """A sorted set with its scores as pairs, whichever protocol version it came by."""
+    items = list(reply)
+    if items and not isinstance(items[0], list | tuple):
+        items = list(zip(items[::2], items[1::2], strict=True))
+    return [(member, float(score)) for member, score in items]

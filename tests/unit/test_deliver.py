@@ -445,13 +445,13 @@ def test_ledger_away_after_the_answer_repeats_safely(relay: Relay):
     """If the ledger goes away after the vendor answered, the delivery is told again with the same id and ends once."""
     event = relay.event("withdrawn", 1, email=ANA)
     relay.step()
-    settle = relay.ledger.deliveries.settle
+    settle = relay.ledger.copies.settle
 
     def away(*_):
-        relay.ledger.deliveries.settle = settle
+        relay.ledger.copies.settle = settle
         raise LedgerUnavailable("away")
 
-    relay.ledger.deliveries.settle = away
+    relay.ledger.copies.settle = away
     with pytest.raises(LedgerUnavailable):
         relay.step()
     time.sleep(0.04)
