@@ -8,10 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from pipeline.compaction import Compaction
 from pipeline.figures import collect
 from pipeline.ledger import Ledger
+from pipeline.prepare import Preparer
 from pipeline.revival import Revival
 from pipeline.routing import Routing
+from pipeline.settle import Settler
 from pipeline.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -22,16 +25,18 @@ RESULTS_AT_ONCE = 500
 class Audit:
     """Keeps the books; safe to share between threads."""
 
-    def __init__(self, ledger: Ledger, vault: Vault, routing: Callable[[], Routing]) -> None:
+    def __init__(self, ledger: Ledger, vault: Vault, routing: Callable[[], Routing], settler: Settler) -> None:
         self._ledger, self._routing = ledger, routing
         self._revival = Revival(ledger, vault, routing)
+        self._compaction = Compaction(ledger, Preparer(ledger, vault, routing), settler, routing)
 
     def run(self) -> None:
-        """One look: leftovers, vault keys, withdrawals that a link may have revived, the `unaccounted` figure, withdrawals that take too long, deliveries of
+        """One look: leftovers, vault keys, what was overtaken while it waits, withdrawals that a link may have revived, the `unaccounted` figure, withdrawals that take too long, deliveries of
         destinations that are gone.
         """
         self.fold_leftovers()
         self._look_after_keys()
+        self._compaction.run()
         self._revival.of_late()
         routing = self._routing()
         snapshot = collect(self._ledger, routing)

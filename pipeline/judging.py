@@ -42,7 +42,7 @@ class Judge:
         named = self._preparer.named(destination.name, {judgement.unless_told_by for judgement in judgements if judgement.unless_told_by})
         verdicts: dict[str, Ending | None] = {}
         for task, judgement in zip(tasks, judgements, strict=True):
-            if named.get(judgement.unless_told_by, frozenset()).issuperset(task.contact_keys):
+            if task.contact_keys and named.get(judgement.unless_told_by, frozenset()).issuperset(task.contact_keys):
                 result: VendorResult | None = VendorResult(outcome=Outcome.SUPERSEDED, reason="told_by_newer_event")
                 verdicts[task.event.event_id] = task.ending(result, superseded_by=judgement.unless_told_by)
             elif judgement.result is not None:

@@ -66,8 +66,8 @@ class Preparer:
                 endings.append(_ending(each, opened, Outcome.UNSUPPORTED, f"cannot_express_{opened.state}"))
             elif each.row.awaiting and not destination.adapter.capabilities.reads_back:
                 endings.append(_ending(each, opened, Outcome.PENDING_CONFIRMATION, each.row.reason))
-            elif opened.state is State.WITHDRAWN and not opened.identifier_keys.keys() >= set(destination.adapter.capabilities.identifiers):
-                incomplete.append((each, opened))  # even if it names one of several: the vendor may know the person by another
+            elif _is_incomplete(destination, opened):
+                incomplete.append((each, opened))
             elif destination.adapter.contact_of(opened.subject):
                 tasks.append(self._task(destination, each, opened))
             else:
@@ -75,6 +75,19 @@ class Preparer:
         for task_or_ending in self._complete(destination, incomplete) if incomplete else ():
             (tasks if isinstance(task_or_ending, Task) else endings).append(task_or_ending)  # type: ignore[arg-type]
         return tasks, self._overtaken(destination, endings) if endings else endings
+
+    def waiting(self, destination: Destination, waiting: Sequence[tuple[Leased, StoredEvent | None]]) -> list[Task]:
+        """Deliveries as they are judged while they wait, without a word to anybody; one that awaits confirmation is left out.
+
+        A withdrawal that has to be completed first names no contact yet, so that no newer one can be said to tell it instead.
+        """
+        tasks = []
+        for leased, stored in waiting:
+            event = open_if_readable(stored, self._vault)
+            if event is not None and not leased.row.awaiting:
+                task = self._task(destination, leased, event)
+                tasks.append(replace(task, contact_keys=()) if _is_incomplete(destination, event) else task)
+        return tasks
 
     def _overtaken(self, destination: Destination, endings: Sequence[Ending]) -> list[Ending]:
         """What a newer word has overtaken, or a written rule keeps, ends by that, whatever else would have become of it: it is no dead letter, and awaits nothing."""
@@ -143,6 +156,11 @@ class Preparer:
     def _is_from(self, destination: Destination, leased: Leased, event: ConsentEvent) -> bool:
         """Whether the destination itself was heard to say this, and has not been asked whether it still does."""
         return leased.row.reason != DIFFERS_THERE and destination.name in self._routing().origin_of(event.source)
+
+
+def _is_incomplete(destination: Destination, event: ConsentEvent) -> bool:
+    """Whether a withdrawal may have to be completed, even if it names one of several identifiers: the vendor may know the person by another."""
+    return event.state is State.WITHDRAWN and not event.identifier_keys.keys() >= set(destination.adapter.capabilities.identifiers)
 
 
 def instruction_of(destination: Destination, event: ConsentEvent) -> Instruction:

@@ -240,6 +240,15 @@ class Settler:
         """Return leased deliveries untouched."""
         self._ledger.deliveries.settle(destination, lane, token, [_back(ending) for ending in endings], {})
 
+    def overtake(self, destination: Destination, lane: str, endings: Sequence[Ending]) -> int:
+        """End deliveries that nobody has in hand, because a newer word overtook them; returns how many."""
+        now_ms = self._ledger.clock_ms()
+        decisions = [decide(ending, destination, now_ms=now_ms, random=self._random, options=self._options) for ending in endings]
+        results = [(each.settlement.event_id, each.settlement.result.encode()) for each in decisions if each.settlement.result]
+        ended = self._ledger.backlog.overtake(destination.name, lane, results, f"o|{Outcome.SUPERSEDED}|{lane}") if results else []
+        self._fold(destination.name, [decision for decision, was_waiting in zip(decisions, ended, strict=True) if was_waiting])
+        return sum(ended)
+
     def _remember(self, destination: Destination, settled: Sequence[tuple[Ending, Decision]]) -> None:
         """What hearing from this destination needs to know: which contacts await a confirmation, and what a poll will see that is no news."""
         if destination.adapter.capabilities.double_opt_in:

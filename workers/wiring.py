@@ -193,7 +193,7 @@ class Parts:
     def audit(self) -> Audit:
         from pipeline.audit import Audit
 
-        return self.built("_audit", lambda: Audit(self.ledger, self.vault, lambda: self.routing))
+        return self.built("_audit", lambda: Audit(self.ledger, self.vault, lambda: self.routing, self.settler))
 
     @property
     def desk(self) -> Desk:

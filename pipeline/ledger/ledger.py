@@ -14,6 +14,7 @@ from pipeline.domain import DeliveryStatus, State, Word, format_time, utc_from_u
 from pipeline.errors import ConfigurationError, LedgerUnavailable
 from pipeline.ledger import identity
 from pipeline.ledger.accounts import Accounts, Admission, Asking, Leaving, Traffic, read_admission, read_leave
+from pipeline.ledger.backlog import Backlog
 from pipeline.ledger.copies import Copies
 from pipeline.ledger.deliveries import Deliveries, Leased, read_claim
 from pipeline.ledger.events import Events, Lifetimes, StoredEvent
@@ -83,6 +84,7 @@ class Ledger:
         self.accounts = Accounts(self.store, self.keys, vault)
         self.seals = Seals(self.store, self.keys, vault)
         self.letters = Letters(self.deliveries, self.events)
+        self.backlog = Backlog(self.store, self.keys)
         self.polls, self.shown = Polls(self.store, self.keys), Shown(self.store, self.keys)
         self.walks, self.sweeps = Walks(self.store, self.keys), Sweeps(self.store, self.keys)
         self._asked_at, self._server_ms = float("-inf"), 0

@@ -17,6 +17,7 @@ import redis
 
 from pipeline.accept import Accepted, Acceptor
 from pipeline.audit import Audit
+from pipeline.compaction import Compaction
 from pipeline.deliver import Deliver
 from pipeline.domain import IncomingEvent, Instruction, Outcome, Polled, State, Subject, VendorResult
 from pipeline.exchange import Exchange, Work, WorkResult
@@ -244,7 +245,9 @@ class Relay:
             self.limits,
             ListenOptions(),
         )
-        self.audit = Audit(self.ledger, self.vault, lambda: self.rules)
+        preparer = Preparer(self.ledger, self.vault, lambda: self.rules)
+        self.compaction = Compaction(self.ledger, preparer, self.settler, lambda: self.rules)
+        self.audit = Audit(self.ledger, self.vault, lambda: self.rules, self.settler)
         self._serial = itertools.count()
 
     def worker(self, **options: Any) -> Deliver:

@@ -150,7 +150,7 @@ def test_a_value_that_changes_meanwhile_is_not_overwritten(client: redis.Redis, 
 def test_a_process_that_still_seals_with_the_old_key_keeps_it_on_the_list(client: redis.Redis, relay: Relay, caplog: pytest.LogCaptureFixture):
     """Resealing says so if it sees it; else that process's next look at the books lists the key again, and a start without it is refused."""
     assert reseal(client, NEW, OLD).removable == (OLD_ID,)
-    Audit(relay.ledger, relay.vault, lambda: relay.rules).run()
+    Audit(relay.ledger, relay.vault, lambda: relay.rules, relay.settler).run()
     with pytest.raises(ConfigurationError, match=OLD_ID):
         opened_with(client, NEW)
     assert "vault_key_missing" in [getattr(record, "alert", None) for record in caplog.records]  # it lacks the new one
