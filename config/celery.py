@@ -10,6 +10,8 @@ from typing import Any
 from config.settings import Settings
 
 CONTROL_QUEUE = "control"
+MOST_WAITING = 20
+"""Messages that say the same again each second and wait for a worker, at the most: none has an expiry time, which would depend on two clocks agreeing."""
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "event_queue_ttl": 5.0,
         "timezone": "UTC",
         "enable_utc": True,
-        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_scheduler": "workers.beating:SteadyScheduler",
         "beat_max_loop_interval": 1,
         "beat_schedule": beat_schedule(settings),
     }
@@ -78,7 +80,7 @@ def publish_options(settings: Settings) -> dict[str, Any]:
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """The periodic tasks; each message expires soon, so that none pile up while no worker runs."""
+    """The periodic tasks; `workers.beating` sends none while enough of them wait, so that they do not pile up while no worker runs."""
     beat = settings.beat
     every = {"release_due": beat.release_seconds, "listen_due": beat.listen_seconds, "sweep_due": beat.sweep_seconds, "audit": beat.audit_seconds}
-    return {name: {"task": name, "schedule": seconds, "options": {"queue": CONTROL_QUEUE, "expires": max(5.0, 2 * seconds)}} for name, seconds in every.items()}
+    return {name: {"task": name, "schedule": seconds, "options": {"queue": CONTROL_QUEUE}} for name, seconds in every.items()}

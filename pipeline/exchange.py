@@ -81,12 +81,15 @@ class Exchange:
         total_timeout_seconds: float = 20.0,
         connect_timeout_seconds: float = 5.0,
         max_response_bytes: int = 1_048_576,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`clock` gives the seconds since 1970 that signed requests name; it must not wait for anything."""
         self._transport = transport
         self._tokens = Tokens(sessions, transport.post)
         self._total_timeout_seconds = total_timeout_seconds
         self._connect_timeout_seconds = connect_timeout_seconds
         self._max_response_bytes = max_response_bytes
+        self._clock = clock
 
     def start(self, work: Work, on_done: OnDone) -> None:
         """Begin a dialogue; `on_done` is called exactly once, on the exchange's thread, and must be quick. Callable from any thread."""
@@ -118,7 +121,7 @@ class Exchange:
 
     def send(self, work: Work, request: VendorRequest, token: str | None, on_answer: Callable[[Answer], None]) -> None:
         """Sign a request and send it; for dialogues under way. Raises _UnsafeRequest before anything is sent."""
-        signed = work.adapter.sign(request, token)
+        signed = work.adapter.sign(replace(request, sent_at=self._clock()), token)
         call = Call(
             method=signed.method,
             url=_url(work.adapter.address, signed),

@@ -246,8 +246,10 @@ class Settler:
         decisions = [decide(ending, destination, now_ms=now_ms, random=self._random, options=self._options) for ending in endings]
         results = [(each.settlement.event_id, each.settlement.result.encode()) for each in decisions if each.settlement.result]
         ended = self._ledger.backlog.overtake(destination.name, lane, results, f"o|{Outcome.SUPERSEDED}|{lane}") if results else []
-        self._fold(destination.name, [decision for decision, was_waiting in zip(decisions, ended, strict=True) if was_waiting])
-        return sum(ended)
+        if copied := [result for result, was_waiting in zip(results, ended, strict=True) if was_waiting]:
+            self._ledger.events.fold([(event_id, destination.name, result) for event_id, result in copied])
+            self._ledger.deliveries.unfold(destination.name, copied)
+        return len(copied)
 
     def _remember(self, destination: Destination, settled: Sequence[tuple[Ending, Decision]]) -> None:
         """What hearing from this destination needs to know: which contacts await a confirmation, and what a poll will see that is no news."""

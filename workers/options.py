@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import redis
@@ -103,8 +105,8 @@ def reconcile_options(settings: Settings) -> ReconcileOptions:
     )
 
 
-def exchange(settings: Settings, sessions: Sessions) -> Exchange:
-    """An exchange with these settings; `sessions` keeps the tokens of vendors that are signed in to."""
+def exchange(settings: Settings, sessions: Sessions, clock: Callable[[], float] = time.time) -> Exchange:
+    """An exchange with these settings; `sessions` keeps the tokens of vendors that are signed in to, `clock` says the seconds since 1970."""
     from pipeline.exchange import Exchange
 
     section = settings.exchange
@@ -114,6 +116,7 @@ def exchange(settings: Settings, sessions: Sessions) -> Exchange:
         total_timeout_seconds=section.total_timeout_seconds,
         connect_timeout_seconds=section.connect_timeout_seconds,
         max_response_bytes=section.max_response_bytes,
+        clock=clock,
     )
 
 

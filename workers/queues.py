@@ -18,14 +18,12 @@ from kombu import Connection, Producer, Queue
 from kombu.exceptions import KombuError
 from kombu.utils.scheduling import round_robin_cycle
 
-from config.celery import CONTROL_QUEUE
+from config.celery import CONTROL_QUEUE, MOST_WAITING
 
 logger = logging.getLogger(__name__)
 
 LANES: Final = ("withdrawn", "given")
 SHOWN_IDS: Final = 3
-LISTEN_SECONDS: Final = 10.0
-"""A source is asked for again by then, so older messages need no worker."""
 SWEEP_QUEUE: Final = "sweep"
 """Comparing waits behind everything that is urgent."""
 
@@ -98,15 +96,15 @@ class CeleryPublisher:
         self._send(_message("dead_letter", CONTROL_QUEUE, shadow, key="delivery_ids", ids=list(delivery_ids), destination=destination, reason=reason))
 
     def listen(self, source: str) -> None:
-        """Say that it is time to poll this source."""
-        self._send(
-            {"name": "listen", "queue": plain_queue(CONTROL_QUEUE), "shadow": f"listen {source}", "kwargs": {"source": source}, "expires": LISTEN_SECONDS}
-        )
+        """Say that it is time to poll this source, unless so much waits for a worker already that it would be forgotten by then: it is said again each second."""
+        if self.queue_depth(CONTROL_QUEUE) < MOST_WAITING:
+            self._send({"name": "listen", "queue": plain_queue(CONTROL_QUEUE), "shadow": f"listen {source}", "kwargs": {"source": source}})
 
     def sweep(self, destination: str) -> None:
         """Say that it is time to go on with comparing this destination."""
-        shadow, arguments = f"sweep {destination}", {"destination": destination}
-        self._send({"name": "sweep", "queue": plain_queue(SWEEP_QUEUE), "shadow": shadow, "kwargs": arguments, "expires": LISTEN_SECONDS})
+        if self.queue_depth(SWEEP_QUEUE) < MOST_WAITING:
+            shadow, arguments = f"sweep {destination}", {"destination": destination}
+            self._send({"name": "sweep", "queue": plain_queue(SWEEP_QUEUE), "shadow": shadow, "kwargs": arguments})
 
     def depth(self, destination: str, lane: str) -> int:
         """Messages waiting in the queue of a destination and lane; 0 if nobody can tell."""

@@ -46,6 +46,7 @@ def serve(parts: Parts) -> None:
         ledger=parts.desk,
         readiness=lambda: readiness(parts),
         limits=ingest_limits(parts),
+        now=parts.ledger.carried_now,
     )
     watching.look_on([parts.ledger.look])
     uvloop.run(_run(application, parts))

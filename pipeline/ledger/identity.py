@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +43,7 @@ def recognise(store: Store, *, partitions: int, pepper_fingerprint: str, expecte
             "schema": SCHEMA_VERSION,
             "partitions": partitions or ON_ONE_SERVER,
             "pepper": pepper_fingerprint,
-            "created": int(time.time()),
+            "created": int(store.run([("TIME",)])[0][0]),
         }
         store.run([("HSETNX", META, name, value) for name, value in fresh.items()])
         found = read(store)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -15,6 +14,7 @@ from pipeline.errors import ConfigurationError, LedgerUnavailable
 from pipeline.ledger import identity
 from pipeline.ledger.accounts import Accounts, Admission, Asking, Leaving, Traffic, read_admission, read_leave
 from pipeline.ledger.backlog import Backlog
+from pipeline.ledger.clock import Clock
 from pipeline.ledger.copies import Copies
 from pipeline.ledger.deliveries import Deliveries, Leased, read_claim
 from pipeline.ledger.events import Events, Lifetimes, StoredEvent
@@ -66,6 +66,7 @@ class Ledger:
         self._expected_id = options.expected_id
         self.lookout: Lookout | None = None
         self.store = Store(client, on_forgotten=self.check)
+        self.clock = Clock(self.store)
         self.identity = self.recognise()
         self.keys = Keys(self.identity.partitions)
         lifetimes = Lifetimes(
@@ -87,7 +88,6 @@ class Ledger:
         self.backlog = Backlog(self.store, self.keys)
         self.polls, self.shown = Polls(self.store, self.keys), Shown(self.store, self.keys)
         self.walks, self.sweeps = Walks(self.store, self.keys), Sweeps(self.store, self.keys)
-        self._asked_at, self._server_ms = float("-inf"), 0
         self.durability = self._confirmable()
         if options.needs_vault_keys:
             self.seals.refuse_missing()
@@ -140,15 +140,12 @@ class Ledger:
         self.store.run([("SET", f"{BEAT}:write", 1)])
 
     def now_ms(self) -> int:
-        """The server's clock, the only one that times waits."""
-        return self.store.now_ms()
+        """The server's own clock, the only one that times waits."""
+        return self.clock.server_ms()
 
     def clock_ms(self) -> int:
-        """The server's clock without asking it each time: asked once a second, and carried on by a clock that never steps."""
-        elapsed = time.monotonic() - self._asked_at
-        if elapsed > 1.0:
-            self._server_ms, self._asked_at, elapsed = self.now_ms(), time.monotonic(), 0.0
-        return self._server_ms + int(elapsed * 1000)
+        """The time by which things are written down: it never goes back, and the server is asked for it once a second."""
+        return self.clock.now_ms()
 
     def now(self) -> datetime:
         """The server's time, by which every receipt is stamped, so that processes with different clocks agree."""
@@ -158,6 +155,10 @@ class Ledger:
         """Unfinished deliveries by destination and lane."""
         names = self.deliveries.known_destinations()
         return [(name, lane, self.deliveries.figures(name)["waiting"][lane]) for name in names for lane in LANES]
+
+    def carried_now(self) -> datetime:
+        """The same without ever asking the server, for a thread that must not wait."""
+        return utc_from_us(self.clock.carried_ms() * 1000)
 
     def lease(self, destination: str, lane: str, token: str, lease_ms: int, event_ids: Sequence[str]) -> list[tuple[Leased, StoredEvent | None]]:
         """Lease those of the deliveries that are free and read their events, in one round trip; None for an event that is unknown."""
@@ -202,16 +203,16 @@ class Ledger:
 
     def beat(self) -> None:
         """Note that beat's work was done now."""
-        self.store.run([("SET", BEAT, self.now_ms())])
+        self.store.run([("SET", BEAT, self.clock_ms())])
 
     def last_beat_seconds(self) -> float | None:
         """Seconds since beat's work was last done, None if never."""
-        last, now = self.store.run([("GET", BEAT)])[0], self.now_ms()
-        return (now - int(last)) / 1000 if last else None
+        last, now = self.store.run([("GET", BEAT)])[0], self.clock_ms()
+        return max(0, now - int(last)) / 1000 if last else None
 
     def age_seconds(self) -> float:
         """Seconds since this ledger was made."""
-        return self.now_ms() / 1000 - self.identity.created_seconds
+        return max(0.0, self.clock_ms() / 1000 - self.identity.created_seconds)
 
     def once(self, name: str, milliseconds: int) -> bool:
         """True for one caller within that time: keeps periodic work from running twice at once."""

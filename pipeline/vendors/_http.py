@@ -19,6 +19,7 @@ class VendorRequest:
     """One HTTP request of a dialogue, without secrets: `Adapter.sign` adds those just before it is sent.
 
     `operation` is a label that is safe to log; `path` is appended to the destination's base_url as it is (already percent-encoded).
+    `sent_at` is set by the exchange: seconds since 1970 on the clock that all processes share, for vendors whose signature names the time.
     """
 
     operation: str
@@ -27,6 +28,7 @@ class VendorRequest:
     query: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     body: bytes = field(default=b"", repr=False)
+    sent_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,14 +70,21 @@ def unreadable() -> VendorResult:
 
 
 def retry_after(response: VendorResponse, *, now: datetime | None = None) -> float | None:
-    """Seconds from a Retry-After header, given as seconds or as an HTTP date (RFC 9110, 10.2.3); None if absent or unreadable."""
+    """Seconds from a Retry-After header, given as seconds or as an HTTP date (RFC 9110, 10.2.3); None if absent or unreadable.
+
+    A date is held against the answer's own `Date`, since the vendor's clock wrote both; our own may differ by hours.
+    """
     value = response.headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return float(value)
+    until = _http_date(value)
+    said_at = now or _http_date(response.headers.get("date", "")) or datetime.now(UTC)
+    return max(0.0, (until - said_at).total_seconds()) if until else None
+
+
+def _http_date(value: str) -> datetime | None:
     try:
-        until = parsedate_to_datetime(value)
+        instant = parsedate_to_datetime(value)
     except (TypeError, ValueError):
         return None
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=UTC)
-    return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

@@ -66,7 +66,7 @@ class Adapter(base.Adapter):
         return [next(told) if instruction.subject.identifiers() else base.missing_identifier() for instruction in instructions]
 
     def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (there is no session)
-        sent_at = str(int(time.time()))
+        sent_at = str(int(request.sent_at or time.time()))
         content = b".".join((dict(request.headers)["webhook-id"].encode(), sent_at.encode(), request.body))
         signature = base64.b64encode(hmac.digest(self._key, content, hashlib.sha256)).decode()
         return replace(request, headers=(*request.headers, ("webhook-timestamp", sent_at), ("webhook-signature", f"v1,{signature}")))

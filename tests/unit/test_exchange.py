@@ -244,6 +244,24 @@ def test_a_bug_in_a_vendor_file_ends_its_dialogue_only(exchange, caplog, dialogu
     assert "someone" not in str([vars(record) for record in caplog.records])
 
 
+def test_signatures_name_the_time_that_all_processes_share():
+    """What is signed is dated by the clock the exchange is given, not by this machine's own, which may be hours off."""
+    dated = []
+
+    class Dating(Plain):
+        def sign(self, request, token):
+            dated.append(request.sent_at)
+            return request
+
+    made = Exchange(CurlTransport(), Memory(), clock=lambda: 1_767_614_400.5)
+    try:
+        with Server() as server:
+            assert made.run(work(server, Dating)).results == (APPLIED,)
+    finally:
+        made.close()
+    assert dated == [1_767_614_400.5]
+
+
 @pytest.mark.parametrize(
     "request_made",
     [

@@ -52,6 +52,10 @@ PLAIN_HTTP: Mapping[str, tuple[VendorResponse, VendorResult]] = {
         VendorResponse(status=429, headers={"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}),
         result(Outcome.THROTTLED, "http_429", retry_after=0.0),
     ),
+    "429 with a date, by the vendor's own clock": (
+        VendorResponse(status=429, headers={"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "Wed, 21 Oct 2015 07:27:15 GMT"}),
+        result(Outcome.THROTTLED, "http_429", retry_after=45.0),
+    ),
     "429 with nonsense": (VendorResponse(status=429, headers={"retry-after": "soon"}), result(Outcome.THROTTLED, "http_429")),
     "500": (VendorResponse(status=500, body=b"<html>"), result(Outcome.UNAVAILABLE, "http_500", definite=False)),
     "503 with seconds": (VendorResponse(status=503, headers={"retry-after": "30"}), result(Outcome.UNAVAILABLE, "http_503", retry_after=30.0)),

@@ -40,6 +40,14 @@ class TestWebhook(VendorContract):
         kind, value = next(iter(subject.identifiers().items()))
         return sandbox.states("webhook").get(f"{kind}:{value}/{purpose}")
 
+    def test_signature_names_the_time_of_sending(self) -> None:
+        """The time of the request, which the exchange takes from the clock that all processes share, is what is signed."""
+        (request,) = replay(self.adapter().tell([self.instruction(State.GIVEN)])).sent
+        headers = dict(self.adapter().sign(replace(request, sent_at=1_767_614_400.9), None).headers)
+        signed = hmac.digest(KEY, b"event1.webhook-main.1767614400." + request.body, hashlib.sha256)
+        assert headers["webhook-timestamp"] == "1767614400"
+        assert headers["webhook-signature"] == f"v1,{base64.b64encode(signed).decode()}"
+
     @pytest.mark.parametrize("state", list(State))
     def test_posts_one_event(self, state: State) -> None:
         """One event is one message, with the delivery's id as the message's id."""
