@@ -132,7 +132,7 @@ class RemovalExport:
         if dry_run:
             confirmed.closed += [looked.name for looked in good]
         else:
-            confirmed.closed += self._ledger.letters.close_exported([looked.letter for looked in good], file, self._ledger.now_ms())
+            confirmed.closed += self._ledger.letters.close_exported([looked.letter for looked in good], file, self._ledger.clock_ms())
             undone = self._ledger.letters.reopen(undone, only_dead=False, reason=REMOVED)
         confirmed.told_again += [delivery_id(letter.event_id, letter.destination) for letter in undone]
 

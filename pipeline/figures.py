@@ -68,7 +68,7 @@ def last_heard_seconds(ledger: Ledger, routing: Routing) -> dict[str, float]:
     """How long ago each polled source could be heard; one that never could, since the ledger was made."""
     polled = [source.name for source in routing.sources.values() if source.poll is not None]
     heard = ledger.polls.heard_ms(polled)
-    return {name: (ledger.clock_ms() - at_ms) / 1000 if at_ms else ledger.age_seconds() for name, at_ms in zip(polled, heard, strict=True)}
+    return {name: max(0, ledger.now_ms() - at_ms) / 1000 if at_ms else ledger.age_seconds() for name, at_ms in zip(polled, heard, strict=True)}
 
 
 def _is_enabled(routing: Routing, name: str) -> bool:

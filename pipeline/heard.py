@@ -44,7 +44,7 @@ class Heard:
         stored = self._ledger.events.load([event_id], payloads=False)[0]
         if stored is None:
             return
-        result = DeliveryResult(status=DeliveryStatus.DELIVERED, updated_ms=self._ledger.now_ms(), outcome=Outcome.APPLIED, reason=CONFIRMED, attempts=1)
+        result = DeliveryResult(status=DeliveryStatus.DELIVERED, updated_ms=self._ledger.clock_ms(), outcome=Outcome.APPLIED, reason=CONFIRMED, attempts=1)
         for destination in sorted(origin.intersection(stored.destinations)):
             if self._ledger.shown.confirm(destination, stored.facts.state.value, [event_id], result)[0]:
                 self._ledger.events.fold([(event_id, destination, result.encode())])

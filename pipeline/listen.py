@@ -69,7 +69,7 @@ class Listen:
         """Ask workers to poll every source whose turn has come; returns their names."""
         routing = self._routing()
         polled = [name for name, source in routing.sources.items() if source.poll is not None and not routing.rests(source)]
-        due = self._ledger.polls.due(polled, self._ledger.clock_ms()) if polled else []
+        due = self._ledger.polls.due(polled, self._ledger.now_ms()) if polled else []
         for name in due:
             self._publisher.listen(name)
         return due
@@ -87,7 +87,7 @@ class Listen:
         stop_at = time.monotonic() + self._options.turn_seconds
         again_ms, position, count = int(poll.every_seconds * 1000), turn.position, 0
         while True:
-            asked_ms = self._ledger.now_ms()
+            asked_ms = self._ledger.clock_ms()
             page = self._ask(source, poll, position)
             if isinstance(page, VendorResult):
                 failures = self._ledger.polls.give_up(turn, position, self._wait_ms(poll, page), asked=page.reason != NO_ROOM)
@@ -108,7 +108,7 @@ class Listen:
         asked, traffic, token = poll.asked, traffic_of(poll.asked, lane, self._limits), secrets.token_hex(8)
         admission = self._ledger.accounts.admit(traffic, lane, token, 0, [()])
         if not admission.dialogues:
-            wait_ms = max(100, admission.retry_at_ms - self._ledger.clock_ms())
+            wait_ms = max(100, admission.retry_at_ms - self._ledger.now_ms())
             return VendorResult(outcome=Outcome.THROTTLED, reason=NO_ROOM, retry_after_seconds=wait_ms / 1000)
         settings = source.settings(allowed_skew_seconds=self._options.allowed_skew_seconds)
         work = Work(
@@ -130,7 +130,7 @@ class Listen:
     def _lane(self, source: Source, poll: Poll) -> str:
         """The lane whose calls a poll may take: as a rule not what is kept for withdrawals."""
         heard_ms = self._ledger.polls.heard_ms([source.name])[0]
-        is_overdue = self._ledger.clock_ms() - heard_ms > OVERDUE_TURNS * poll.every_seconds * 1000
+        is_overdue = self._ledger.now_ms() - heard_ms > OVERDUE_TURNS * poll.every_seconds * 1000
         return State.WITHDRAWN.value if is_overdue else State.GIVEN.value
 
     def _take_in(self, source: Source, poll: Poll, turn: Turn, page: Polled, asked_ms: int) -> int:

@@ -13,6 +13,7 @@ from pipeline.hints import publish_chunks
 from pipeline.ledger import Ledger
 from pipeline.ledger.keys import LANES
 from pipeline.limits import LimitOptions, traffic_of
+from pipeline.mending import Mending
 from pipeline.ports import Publisher
 from pipeline.routing import Destination, Routing
 
@@ -31,10 +32,12 @@ class Release:
 
     def __init__(self, ledger: Ledger, publisher: Publisher, routing: Callable[[], Routing], limits: LimitOptions, *, chunk_size: int) -> None:
         self._ledger, self._publisher, self._routing, self._limits, self._chunk_size = ledger, publisher, routing, limits, chunk_size
+        self._mending = Mending(ledger, routing, limits)
 
     def run(self) -> int:
         """One round over all destinations and events; returns how many deliveries and events were pushed."""
         self._ledger.beat()
+        self._mending.run()
         pushed = self._release_events()
         for lane in LANES:
             for destination in self._routing().destinations.values():

@@ -47,7 +47,7 @@ class Retelling:
         if not is_open:
             again = _said_again(word, named, event_id, stored)
             self._ledger.events.restore(event_id, facts_of(again), seal_event(again, self._vault))
-        now_ms = self._ledger.now_ms()
+        now_ms = self._ledger.clock_ms()
         source = stored.facts.source if stored else named.source
         row = Row(state=word.state.value, source=source, reason=reason, since_ms=now_ms, cause=cause)
         if stored and destination in stored.destinations:

@@ -19,7 +19,9 @@ class Sightings:
     def note_told(self, destination: Destination, told: Iterable[tuple[str, State, str]]) -> None:
         """Remember what was told (purpose, state, the vendor's reference), so that seeing it there is no news."""
         places = ((destination.adapter.place_of(destination.options_for(purpose)), state, reference) for purpose, state, reference in told if reference)
-        self._ledger.shown.note(destination.name, {self._hasher.thing_key(place, reference): state.value for place, state, reference in places})
+        self._ledger.shown.note(
+            destination.name, {self._hasher.thing_key(place, reference): state.value for place, state, reference in places}, self._ledger.clock_ms()
+        )
 
     def news(self, destination: str, seen: Sequence[Sighting], swept_ms: int, asked_ms: int) -> list[IncomingEvent]:
         """The events that changed sightings amount to: said between the last full sweep and `asked_ms`, when the vendor was asked.

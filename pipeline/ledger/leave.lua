@@ -71,7 +71,7 @@ elseif word == 'failed' then
     local still = tonumber(redis.call('HGET', KEYS[1], 'until') or '0') > now
     if not still then
       wait = wait == 0 and tonumber(ARGV[10]) or math.min(wait * 2, tonumber(ARGV[11]))
-      redis.call('HSET', KEYS[1], 'open', 1, 'wait', wait, 'until', now + wait, 'reason', 'breaker')
+      redis.call('HSET', KEYS[1], 'open', 1, 'wait', wait, 'until', now + wait, 'reason', 'breaker', 'at', now)
       redis.call('HDEL', KEYS[1], 'probe')
     end
     answer[1] = 1 - was_open
@@ -79,8 +79,11 @@ elseif word == 'failed' then
 elseif word == '' and dialogues > 0 then
   redis.call('HDEL', KEYS[1], 'probe') -- nothing was sent after all: the next may be the probe
 elseif word == 'paused' or word == 'misconfigured' then
-  local until_ms = math.max(now + tonumber(ARGV[8]), tonumber(redis.call('HGET', KEYS[1], 'until') or '0'))
-  redis.call('HSET', KEYS[1], 'until', until_ms, 'reason', word == 'paused' and 'retry_after' or word)
+  local stands = redis.call('HMGET', KEYS[1], 'until', 'at')
+  local stands_until = tonumber(stands[1] or '0')
+  if tonumber(stands[2] or '0') > now then stands_until = now + stands_until - stands[2] end -- the server's clock was put back since
+  local until_ms = math.max(now + tonumber(ARGV[8]), stands_until)
+  redis.call('HSET', KEYS[1], 'until', until_ms, 'reason', word == 'paused' and 'retry_after' or word, 'at', now)
   if word == 'misconfigured' then
     answer[1] = 1 - redis.call('HEXISTS', KEYS[1], 'open')
     redis.call('HSET', KEYS[1], 'open', 1)

@@ -24,6 +24,7 @@ from pipeline.ledger.lookout import InMemory, Lookout, Marks, Quarantine
 from pipeline.ledger.polls import Polls, Shown
 from pipeline.ledger.seals import Seals
 from pipeline.ledger.standings import Records, Standings
+from pipeline.ledger.steps_back import StepsBack
 from pipeline.ledger.store import Store
 from pipeline.ledger.sweeps import Sweeps
 from pipeline.ledger.walks import Walks
@@ -85,7 +86,8 @@ class Ledger:
         self.accounts = Accounts(self.store, self.keys, vault)
         self.seals = Seals(self.store, self.keys, vault)
         self.letters = Letters(self.deliveries, self.events)
-        self.backlog = Backlog(self.store, self.keys)
+        self.backlog, self.steps_back = Backlog(self.store, self.keys), StepsBack(self.store, self.keys)
+        self.push_rescue_ms = lifetimes.push_rescue_ms
         self.polls, self.shown = Polls(self.store, self.keys), Shown(self.store, self.keys)
         self.walks, self.sweeps = Walks(self.store, self.keys), Sweeps(self.store, self.keys)
         self.durability = self._confirmable()
