@@ -16,7 +16,7 @@ from tests.support.relay import Relay, destination, routing
 from tests.support.stack import wait_until
 
 ANA, HOUR_MS = "ana@example.org", 3_600_000
-NOTICED_MS = 3000
+NOTICED_MS = 10_000
 """How long after the last tick a busy machine may take to put the clock back: times come out later by so much."""
 
 
@@ -26,7 +26,7 @@ def limits_of(relay: Relay) -> Traffic:
 
 @pytest.fixture
 def relay(client: redis.Redis) -> Relay:
-    made = Relay(client, routing([destination("mail", rate=Rate(calls=10, per_seconds=5, concurrent=4))]), seconds=15.0)
+    made = Relay(client, routing([destination("mail", rate=Rate(calls=10, per_seconds=300, concurrent=4))]), seconds=60.0)
     made.release.run()
     return made
 
@@ -56,17 +56,17 @@ def test_waits_go_on_as_they_were(relay: Relay, caplog: pytest.LogCaptureFixture
     retry, pushed, accepted = (relay.event("given", 1, email=f"{name}@example.org") for name in ("retry", "pushed", "accepted"))
     relay.fan_out.run([retry, pushed])
     leased = relay.ledger.deliveries.claim("mail", "given", "t", 1, [retry])
-    relay.deliver._give_back("mail", "given", [each.event_id for each in leased], 4000)
+    relay.deliver._give_back("mail", "given", [each.event_id for each in leased], 400_000)
     relay.queue.messages.clear()
     put_back(relay)
     with caplog.at_level(logging.ERROR):
         relay.release.run()
         relay.release.run()
-    assert [(record.alert, record.seconds) for record in caplog.records if record.message == "alert"] == [("clock_put_back", pytest.approx(3600, abs=5))]
-    assert 0 < ahead_ms(relay, "cr:{d:mail}:due:given")[0] <= 4000 + NOTICED_MS
-    assert 5000 < ahead_ms(relay, "cr:{d:mail}:out:given")[0] <= 15_000
+    assert [(record.alert, record.seconds) for record in caplog.records if record.message == "alert"] == [("clock_put_back", pytest.approx(3600, abs=10))]
+    assert 0 < ahead_ms(relay, "cr:{d:mail}:due:given")[0] <= 400_000 + NOTICED_MS
+    assert 30_000 < ahead_ms(relay, "cr:{d:mail}:out:given")[0] <= 60_000
     partition = relay.ledger.keys.partition(accepted)
-    assert all(ahead <= 15_000 + NOTICED_MS for ahead in ahead_ms(relay, f"cr:{{e{partition}}}:open"))
+    assert all(ahead <= 60_000 + NOTICED_MS for ahead in ahead_ms(relay, f"cr:{{e{partition}}}:open"))
 
 
 def test_what_was_overdue_is_due_at_once(relay: Relay):
@@ -87,16 +87,16 @@ def test_account_is_free_again_as_soon_as_it_would_have_been(relay: Relay):
     client, limits = relay.ledger.store.client, limits_of(relay)
     relay.ledger.accounts.admit(limits, "given", "dead", 0, [("e1",), ("e2",)])
     relay.ledger.accounts.admit(limits, "given", "lost", 0, [("e3",)])
-    relay.ledger.accounts.leave(limits, "lost", [(0, 1)], [], gate="paused", pause_ms=30_000)
+    relay.ledger.accounts.leave(limits, "lost", [(0, 1)], [], gate="paused", pause_ms=300_000)
     put_back(relay)
     relay.release.run()
     window = sorted(ahead_ms(relay, "cr:{a:mail}:window"))
-    assert 2000 < window[0] <= 5000 + NOTICED_MS
-    assert [20_000 < ahead <= limits.claim_ms + limits.per_ms for ahead in window[1:]] == [True, True]
-    assert [10_000 < ahead <= limits.hold_ms for ahead in ahead_ms(relay, "cr:{a:mail}:flight")] == [True, True]
-    assert 20_000 < int(client.hget("cr:{a:mail}:gate", "until")) - relay.ledger.now_ms() <= 30_000 + NOTICED_MS
-    assert all(10_000 < client.pttl(f"cr:{{a:mail}}:c:{key}") <= limits.hold_ms for key in ("e1", "e2", "e3"))
-    assert all(30_000 < client.pttl(f"cr:{{a:mail}}:m:{key}") <= limits.claim_ms + limits.late_write_ms for key in ("e1", "e2", "e3"))
+    assert 270_000 < window[0] <= 300_000 + NOTICED_MS
+    assert [330_000 < ahead <= limits.claim_ms + limits.per_ms for ahead in window[1:]] == [True, True]
+    assert [limits.hold_ms - 30_000 < ahead <= limits.hold_ms for ahead in ahead_ms(relay, "cr:{a:mail}:flight")] == [True, True]
+    assert 270_000 < int(client.hget("cr:{a:mail}:gate", "until")) - relay.ledger.now_ms() <= 300_000 + NOTICED_MS
+    assert all(limits.hold_ms - 30_000 < client.pttl(f"cr:{{a:mail}}:c:{key}") <= limits.hold_ms for key in ("e1", "e2", "e3"))
+    assert all(limits.claim_ms < client.pttl(f"cr:{{a:mail}}:m:{key}") <= limits.claim_ms + limits.late_write_ms for key in ("e1", "e2", "e3"))
 
 
 def test_late_write_mark_with_an_end_is_moved_with_it(relay: Relay):
@@ -110,7 +110,7 @@ def test_late_write_mark_with_an_end_is_moved_with_it(relay: Relay):
     relay.drain()
     due = ahead_ms(relay, "cr:{d:mail}:due:withdrawn")
     assert relay.deliveries(withdrawal)["mail"][0] == "waiting"
-    assert 0 < due[0] <= 45_000
+    assert 0 < due[0] <= 160_000
 
 
 def test_limits_written_since_the_step_are_not_shortened(relay: Relay):
@@ -118,22 +118,22 @@ def test_limits_written_since_the_step_are_not_shortened(relay: Relay):
     limits = limits_of(relay)
     put_back(relay)
     relay.ledger.accounts.admit(limits, "given", "new", 0, [("e1",), ("e2",)])
-    relay.ledger.accounts.leave(limits, "new", [(0, 1)], [], gate="paused", pause_ms=30_000)
+    relay.ledger.accounts.leave(limits, "new", [(0, 1)], [], gate="paused", pause_ms=300_000)
     relay.release.run()
     windows = sorted(ahead_ms(relay, "cr:{a:mail}:window"))
-    assert (3000 < windows[0] <= 5000, 20_000 < windows[1] <= 27_500) == (True, True)
-    assert 25_000 < int(relay.ledger.store.client.hget("cr:{a:mail}:gate", "until")) - relay.ledger.now_ms() <= 30_000
-    assert relay.ledger.store.client.pttl("cr:{a:mail}:c:e2") > 10_000
+    assert (270_000 < windows[0] <= 300_000, 330_000 < windows[1] <= 390_000) == (True, True)
+    assert 270_000 < int(relay.ledger.store.client.hget("cr:{a:mail}:gate", "until")) - relay.ledger.now_ms() <= 300_000
+    assert relay.ledger.store.client.pttl("cr:{a:mail}:c:e2") > 30_000
 
 
 def test_pause_from_before_the_step_does_not_outlive_it_by_a_second_one(relay: Relay):
     """A pause that a vendor asked for after the step is not lengthened by the rest of an older one, counted by a clock that was ahead."""
     limits = limits_of(relay)
-    relay.ledger.accounts.leave(limits, "w", [], [], gate="paused", pause_ms=20_000)
+    relay.ledger.accounts.leave(limits, "w", [], [], gate="paused", pause_ms=200_000)
     put_back(relay)
     relay.ledger.accounts.leave(limits, "w", [], [], gate="paused", pause_ms=1000)
     relay.release.run()
-    assert int(relay.ledger.store.client.hget("cr:{a:mail}:gate", "until")) - relay.ledger.now_ms() <= 20_000 + NOTICED_MS
+    assert int(relay.ledger.store.client.hget("cr:{a:mail}:gate", "until")) - relay.ledger.now_ms() <= 200_000 + NOTICED_MS
 
 
 def test_long_indexes_are_brought_forward_whole(relay: Relay):
@@ -145,5 +145,5 @@ def test_long_indexes_are_brought_forward_whole(relay: Relay):
     names = client.zrange("cr:{d:mail}:due:given", 0, -1)
     assert len(names) + client.zcard("cr:{d:mail}:out:given") == 2500
     assert names == sorted(names)
-    assert max(ahead_ms(relay, "cr:{d:mail}:due:given")) == pytest.approx(1_999_000, abs=5000)
-    assert min(ahead_ms(relay, "cr:{d:mail}:due:given")) < 5000
+    assert max(ahead_ms(relay, "cr:{d:mail}:due:given")) == pytest.approx(1_999_000, abs=NOTICED_MS)
+    assert min(ahead_ms(relay, "cr:{d:mail}:due:given")) < NOTICED_MS
