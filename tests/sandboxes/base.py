@@ -68,6 +68,38 @@ class Fault:
             raise ValueError(f"unknown fault {self.kind!r}; known are {', '.join(sorted(FAULT_KINDS))}")
 
 
+@dataclass(slots=True)
+class Meter:
+    """What one account was asked: calls under way, calls in any window of `seconds` (it slides, it is not aligned), and connections that carried its calls and are open."""
+
+    seconds: float
+    window: deque[float] = field(default_factory=deque)
+    concurrent: int = 0
+    connections: int = 0
+    max_concurrent: int = 0
+    max_in_window: int = 0
+    max_connections: int = 0
+    calls: int = 0
+    done: int = 0
+
+    def arrive(self, at: float) -> None:
+        self.calls += 1
+        self.concurrent += 1
+        self.max_concurrent = max(self.max_concurrent, self.concurrent)
+        self.window.append(at)
+        while self.window[0] <= at - self.seconds:
+            self.window.popleft()
+        self.max_in_window = max(self.max_in_window, len(self.window))  # a window is fullest at an arrival
+
+    def connect(self, step: int) -> None:
+        self.connections += step
+        self.max_connections = max(self.max_connections, self.connections)
+
+    def shown(self) -> dict[str, int]:
+        names = ("calls", "done", "concurrent", "connections", "max_concurrent", "max_in_window", "max_connections")
+        return {name: getattr(self, name) for name in names}
+
+
 class Sandbox:
     """Base of the one class in each sandbox file; subclasses answer in `handle` and may be quick and single-threaded.
 
@@ -79,7 +111,7 @@ class Sandbox:
     defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self) -> None:
-        self.settings: dict[str, Any] = {"latency_seconds": 0.0, "window_seconds": 60.0, **self.defaults}
+        self.settings: dict[str, Any] = {"latency_seconds": 0.0, "window_seconds": 60.0, "account_windows": {}, **self.defaults}
         self.random = random.Random(1)
         self.listeners: list[Callable[[str, str, Mapping[str, Any]], None]] = []
         self.reset()
@@ -93,11 +125,24 @@ class Sandbox:
         self.history: dict[str, list[dict[str, Any]]] = {}
         self.calls: list[dict[str, Any]] = []
         self.faults: list[Fault] = []
+        self.meters: dict[str, Meter] = {}
+        self.under_way: dict[int, Meter] = {}
         self.window: deque[float] = deque()
         self.concurrent = self.max_concurrent = self.max_in_window = self.redirects_followed = 0
 
     def handle(self, request: Request) -> Reply:
         raise NotImplementedError
+
+    def account_of(self, request: Request) -> str:
+        """The account that a request belongs to, where one sandbox serves several."""
+        return ""
+
+    def meter(self, request: Request) -> Meter:
+        """The account's meter; the setting `account_windows` says over how many seconds its calls are limited."""
+        account = self.account_of(request)
+        if account not in self.meters:
+            self.meters[account] = Meter(self.settings["account_windows"].get(account, self.settings["window_seconds"]))
+        return self.meters[account]
 
     def operation(self, request: Request) -> str:
         return f"{request.method} {request.path}"
@@ -133,14 +178,20 @@ class Sandbox:
             self.window.popleft()
         self.max_in_window = max(self.max_in_window, len(self.window))
         request.concurrent = self.concurrent
+        meter = self.meter(request)
+        meter.arrive(request.arrived_at)
         call = {"operation": self.operation(request), "method": request.method, "arrived_at": request.arrived_at, "answered_at": None}
         call |= {"status": None, "fault": None, "concurrent": self.concurrent, "in_window": len(self.window)}
+        self.under_way[id(call)] = meter
         self.calls.append(call)
         return call
 
     def leave(self, call: dict[str, Any], status: int | None) -> None:
         if call["answered_at"] is None:
             self.concurrent -= 1
+            if meter := self.under_way.pop(id(call), None):
+                meter.concurrent -= 1
+                meter.done += status is not None and 200 <= status < 300
             call["answered_at"], call["status"] = time.time(), status
 
     def take_fault(self, path: str) -> Fault | None:
@@ -168,6 +219,7 @@ class Sandbox:
             "concurrent": self.concurrent,
             "max_concurrent": self.max_concurrent,
             "max_in_window": self.max_in_window,
+            "accounts": {name: meter.shown() for name, meter in self.meters.items()},
             "redirects_followed": self.redirects_followed,
             "faults": [{"kind": fault.kind, "times": fault.times, "match": fault.match} for fault in self.faults],
             "settings": dict(self.settings),

@@ -18,7 +18,7 @@ from http import HTTPStatus
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl, unquote
 
-from tests.sandboxes.base import Fault, Reply, Request, Sandbox, as_json
+from tests.sandboxes.base import Fault, Meter, Reply, Request, Sandbox, as_json
 from tests.sandboxes.index_page import index_page
 
 T = TypeVar("T")
@@ -44,6 +44,7 @@ class Connection(asyncio.Protocol):
         self.busy = False
         self.continued = False
         self.on_lost: Callable[[], None] | None = None
+        self.meters: list[Meter] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
@@ -51,6 +52,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)
+        for meter in self.meters:
+            meter.connect(-1)
         if self.on_lost:
             self.on_lost()
 
@@ -127,6 +130,9 @@ class SandboxServer:
 
     def begin(self, connection: Connection, sandbox: Sandbox, request: Request) -> None:
         call = sandbox.arrive(request)
+        if (meter := sandbox.meter(request)) not in connection.meters:
+            connection.meters.append(meter)
+            meter.connect(1)
         fault = sandbox.take_fault(request.path)
         call["fault"] = fault and fault.kind
         wait = sandbox.settings["latency_seconds"] + (fault.seconds or 0.0 if fault and fault.kind == "latency" else 0.0)
@@ -201,9 +207,10 @@ class SandboxServer:
 
     def meddle(self, sandbox: Sandbox, what: str, request: Request) -> Any:
         match request.method, what:
+            case "GET", "accounts":
+                return sandbox.snapshot(0)["accounts"]
             case "GET", "state":
-                most = request.query.get("calls")
-                return sandbox.snapshot(int(most) if most else None)
+                return sandbox.snapshot(int(request.query["calls"]) if request.query.get("calls") else None)
             case "POST", "reset":
                 sandbox.reset()
             case "POST", "faults":

@@ -25,6 +25,9 @@ class Sandbox(base.Sandbox):
         super().reset()
         self.messages: list[dict[str, Any]] = []
 
+    def account_of(self, request: Request) -> str:
+        return request.path.strip("/")
+
     def operation(self, request: Request) -> str:
         return "post"
 
