@@ -17,6 +17,8 @@ from workers.queues import CeleryPublisher
 @pytest.fixture
 def app(valkey_url: str, client: object) -> Iterator[Celery]:
     app = create_app(load_settings({"CONSENT_REDIS_URL": valkey_url, "CONSENT_BROKER_URL": valkey_url.replace("/0", "/1")}), [])
+    every = {"release_due": 1.0, "listen_due": 1.0, "audit": 10.0}
+    app.conf.beat_schedule = {name: {**app.conf.beat_schedule[name], "schedule": seconds} for name, seconds in every.items()}
     yield app
     with app.connection_for_write() as connection:
         connection.channel().queue_purge(CONTROL_QUEUE)
