@@ -11,6 +11,7 @@ from marshmallow import Schema, fields
 
 from pipeline import VERSION
 from pipeline.answers import AcceptedSchema, BatchSchema, DeadLetterPageSchema, EventSchema, ProblemSchema, ReplayAnswerSchema
+from pipeline.domain import IDENTIFIER_KINDS
 from pipeline.ingest import examples
 from pipeline.ingest.problems import BY_STATUS, MEDIA_TYPE, Kind, Problem
 from pipeline.ingest.queries import PageSchema, ReplayRequestSchema
@@ -85,10 +86,12 @@ def _security(spec: APISpec) -> None:
 
 
 def _close(schemas: Json) -> None:
-    """Say that unknown fields are refused where they are: in everything that is read."""
+    """Say what no field says for itself: unknown ones are refused in everything that is read, and which of them there must be."""
     for name in ("ConsentEvent", "Subject", "Profile", "Evidence", "ReplayRequest", "Filter"):
         if name in schemas:
             schemas[name]["additionalProperties"] = False
+    schemas["ReplayRequest"]["oneOf"] = [{"required": ["ids"]}, {"required": ["filter"]}]
+    schemas["Subject"]["anyOf"] = [{"required": [kind]} for kind in IDENTIFIER_KINDS]
 
 
 def _paths(plugin: MarshmallowPlugin) -> dict[str, dict[str, Json]]:
