@@ -6,6 +6,7 @@ A wrong value raises ValueError with a text that says what was expected and neve
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import hmac
 import re
 import unicodedata
@@ -269,3 +270,18 @@ def _has_invisible(text: str) -> bool:
     if text.isascii():
         return not text.isprintable()
     return _LOST.search(text) is not None or any(unicodedata.category(character)[0] in "CZ" for character in text if character != " ")
+
+
+_DIGESTS: Final = {32: "md5", 40: "sha1", 64: "sha256"}
+_SHORT: Final = 6
+"""Identifiers of fewer characters are found within other texts by chance: they only count as the whole of it."""
+
+
+def names_person(text: str, subject: Subject) -> bool:
+    """Whether a text of somebody else's, such as a vendor's reference, holds an identifier of this person, plain or as an unkeyed hash."""
+    small = text.lower()
+    values = [value.lower() for value in subject.identifiers().values()]
+    if any(value == small or (len(value) >= _SHORT and value in small) for value in values):
+        return True
+    digest = _DIGESTS.get(len(small))
+    return digest is not None and any(hashlib.new(digest, value.encode(), usedforsecurity=False).hexdigest() == small for value in values)

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from pipeline.domain import FINAL_STATUSES, ConsentEvent, DeliveryStatus, Outcome, State, VendorResult, delivery_id
+from pipeline.identifiers import names_person
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Row, Settlement, Verb
 from pipeline.ledger.events import DeliveryResult
@@ -148,12 +149,17 @@ def _row(ending: Ending, event: ConsentEvent, result: VendorResult, now_ms: int)
         reason=result.reason,
         updated_ms=now_ms,
         awaiting=ending.row.awaiting,
-        vendor_reference=result.vendor_reference or ending.row.vendor_reference,
+        vendor_reference=_reference(result, event) or ending.row.vendor_reference,
         state=event.state.value,
         source=event.source,
         since_ms=ending.row.since_ms,
         cause=ending.row.cause,
     )
+
+
+def _reference(result: VendorResult, event: ConsentEvent) -> str:
+    """The vendor's reference, unless it names the person: it is kept unsealed and shown."""
+    return result.vendor_reference if result.vendor_reference and not names_person(result.vendor_reference, event.subject) else ""
 
 
 def _result(row: Row, status: DeliveryStatus, now_ms: int, reference: str = "") -> DeliveryResult:

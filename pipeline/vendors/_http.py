@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from pipeline import loose_json
 from pipeline.domain import Outcome, VendorResult
+
+LONGEST_WAIT_SECONDS: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +77,21 @@ def retry_after(response: VendorResponse, *, now: datetime | None = None) -> flo
     A date is held against the answer's own `Date`, since the vendor's clock wrote both; our own may differ by hours.
     """
     value = response.headers.get("retry-after", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value)
+    if (seconds := read_seconds(value)) is not None:
+        return seconds
     until = _http_date(value)
     said_at = now or _http_date(response.headers.get("date", "")) or datetime.now(UTC)
-    return max(0.0, (until - said_at).total_seconds()) if until else None
+    return min(LONGEST_WAIT_SECONDS, max(0.0, (until - said_at).total_seconds())) if until else None
+
+
+def read_seconds(text: str) -> float | None:
+    """Seconds that a vendor wants us to wait, a day at the most: a slip of theirs must not hold back a withdrawal for a year. None if it is no whole number."""
+    return min(LONGEST_WAIT_SECONDS, float(text)) if text.isascii() and text.isdigit() else None
 
 
 def _http_date(value: str) -> datetime | None:
     try:
         instant = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 from pipeline import signatures
 from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, Polled, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError, FieldError, InvalidInput
-from pipeline.vendors._http import VendorRequest, VendorResponse, refusal, retry_after, unreadable
+from pipeline.vendors._http import VendorRequest, VendorResponse, read_seconds, refusal, retry_after, unreadable
 
-__all__ = ["VendorRequest", "VendorResponse", "refusal", "retry_after", "unreadable"]
+__all__ = ["VendorRequest", "VendorResponse", "read_seconds", "refusal", "retry_after", "unreadable"]
 
 
 TellDialogue = Generator[VendorRequest, VendorResponse, Sequence[VendorResult]]

@@ -222,8 +222,8 @@ def _answer(response: VendorResponse, signed_out: frozenset[str]) -> tuple[dict[
 
 def _refusal(code: str, body: Mapping[str, Any], signed_out: frozenset[str]) -> VendorResult:
     if code == OVER_LIMIT:
-        wait = str(body.get("retry-after", ""))
-        seconds = float(wait) if wait.isascii() and wait.isdigit() else Adapter.rate.per_seconds
+        told = base.read_seconds(str(body.get("retry-after", "")))
+        seconds = Adapter.rate.per_seconds if told is None else told
         return VendorResult(outcome=Outcome.THROTTLED, reason="over_limit", retry_after_seconds=seconds)
     if code in BAD_CREDENTIALS:
         return VendorResult(outcome=Outcome.MISCONFIGURED, reason=BAD_CREDENTIALS[code])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import replace
 from datetime import timedelta
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline.domain import DeliveryStatus, Outcome, State, VendorResult
+from pipeline.domain import DeliveryStatus, Outcome, State, Subject, VendorResult
 from pipeline.ledger.deliveries import Row, Verb
 from pipeline.routing import RetryPolicy
 from pipeline.settle import Ending, SettleOptions, decide
@@ -185,6 +186,32 @@ def test_told_while_a_late_write_may_come():
 def test_late_write_does_not_hide_other_endings(outcome: str):
     """Only a confirmed telling is repeated for a late write; every other ending stands."""
     assert made("withdrawn", outcome, retell_at_ms=NOW_MS + 500).settlement.verb in (FINAL, DEAD)
+
+
+EMAIL = "Ana.Placeholder@example.org"
+
+
+@pytest.mark.parametrize(
+    "reference, kept",
+    [
+        ("4711", "4711"),
+        ("c7", "c7"),
+        (EMAIL, ""),
+        (f"contact/{EMAIL.lower()}", ""),
+        (EMAIL.upper(), ""),
+        (hashlib.md5(EMAIL.lower().encode()).hexdigest(), ""),
+        (hashlib.sha256(EMAIL.lower().encode()).hexdigest().upper(), ""),
+        (hashlib.md5(b"somebody else").hexdigest(), hashlib.md5(b"somebody else").hexdigest()),
+        ("C-7", ""),
+        ("list-C-7-x", "list-C-7-x"),
+    ],
+)
+def test_a_reference_that_names_the_person_is_not_kept(reference: str, kept: str):
+    """Some vendor may call a contact by the address: what is kept unsealed and shown is then nothing. A short id within a longer text is chance."""
+    event = replace(said("given"), subject=Subject(email=EMAIL, external_id="C-7"))
+    ending = Ending(event=event, event_id=event.event_id, row=FRESH, result=VendorResult(outcome=Outcome.APPLIED, vendor_reference=reference))
+    decision = decide(ending, MAIL, now_ms=NOW_MS, random=Random(1), options=SettleOptions())
+    assert (decision.settlement.row.vendor_reference, decision.settlement.result.vendor_reference) == (kept, kept)
 
 
 def test_superseded_names_the_newer_event():

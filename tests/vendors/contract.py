@@ -48,6 +48,12 @@ PLAIN_HTTP: Mapping[str, tuple[VendorResponse, VendorResult]] = {
     "423": (VendorResponse(status=423), result(Outcome.UNAVAILABLE, "http_423")),
     "429": (VendorResponse(status=429), result(Outcome.THROTTLED, "http_429")),
     "429 with seconds": (VendorResponse(status=429, headers={"retry-after": "7"}), result(Outcome.THROTTLED, "http_429", retry_after=7.0)),
+    "429 with a year": (VendorResponse(status=429, headers={"retry-after": "31536000"}), result(Outcome.THROTTLED, "http_429", retry_after=86_400.0)),
+    "429 with 400 digits": (VendorResponse(status=429, headers={"retry-after": "9" * 400}), result(Outcome.THROTTLED, "http_429", retry_after=86_400.0)),
+    "503 until the end of time": (
+        VendorResponse(status=503, headers={"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}),
+        result(Outcome.UNAVAILABLE, "http_503", retry_after=86_400.0),
+    ),
     "429 with a past date": (
         VendorResponse(status=429, headers={"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}),
         result(Outcome.THROTTLED, "http_429", retry_after=0.0),
