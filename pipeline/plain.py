@@ -22,7 +22,9 @@ def plain_event(item: Any, *, texts: Mapping[str, Collection[str]], lengths: Map
     `texts` has the names that `subject`, `profile` and `evidence` may hold, `lengths` the longest purpose and idempotency key; `read_time` reads an event time or
     raises ValueError.
     """
-    if type(item) is not dict or not item.keys() >= REQUIRED or not item.keys() <= REQUIRED | OPTIONAL or item["state"] not in STATES:
+    if type(item) is not dict or not item.keys() >= REQUIRED or not item.keys() <= REQUIRED | OPTIONAL:
+        return None
+    if type(item["state"]) is not str or item["state"] not in STATES:  # a list or an object is in no set, and may not even be asked for
         return None
     parts = [item.get(name) for name in texts]
     if not all(_has_texts(part, names) for part, names in zip(parts, texts.values(), strict=True)) or not _is_short(item, lengths):

@@ -99,6 +99,8 @@ CASES = [
     Case("unknown state", event(state="revoked"), paths=("state",)),
     Case("state in other case", event(state="Given"), paths=("state",)),
     Case("state is true", event(state=True), paths=("state",)),
+    Case("state is a list", event(state=[]), paths=("state",)),
+    Case("state is an object", event(state={"given": True}), paths=("state",)),
     Case("state is null", event(state=None), paths=("state",)),
     # Times.
     Case("time without zone", event(event_time="2026-01-05T13:00:00"), paths=("event_time",)),
@@ -196,6 +198,7 @@ BAD_ITEMS = [
     (b"[]", ""),
     (b"[" * 50 + b"]" * 50, ""),
     (event(purpose="profiling"), "purpose"),
+    (event(state=["given"]), "state"),
     (event(event_time="2026-01-05"), "event_time"),
     (person(email="ana"), "subject.email"),
 ]

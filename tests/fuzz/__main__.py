@@ -1,0 +1,36 @@
+"""Runs one fuzzer in this process; libFuzzer ends it, with 0 if nothing was found. What was found lies in the folder beside the corpus."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["pipeline"]):
+    from tests.support.readers import TARGETS, corpus
+
+MEGABYTES = 700
+"""More than that means that something grows with what is read: the readers need less than half of it."""
+
+
+def main(target: str, folder: Path, seconds: int) -> None:
+    """Never returns."""
+    seeds = folder / "corpus"
+    seeds.mkdir(parents=True, exist_ok=True)
+    for number, content in enumerate(corpus(target)):
+        (seeds / f"seed-{number}").write_bytes(content)
+    options = [
+        f"-max_total_time={seconds}",
+        "-timeout=5",
+        f"-rss_limit_mb={MEGABYTES}",
+        "-max_len=4096",
+        f"-artifact_prefix={folder}/found-",
+        "-print_final_stats=1",
+    ]
+    atheris.Setup([sys.argv[0], *options, str(seeds)], TARGETS[target])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
