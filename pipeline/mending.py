@@ -16,6 +16,9 @@ from pipeline.routing import Routing
 
 log = logging.getLogger(__name__)
 
+SLACK_SECONDS = 15.0
+"""What a busy machine may take beyond a chunk's own time to give back what it had in hand when the clock was put back."""
+
 
 class Mending:
     """Looks at the clock in each round of beat; safe to run twice at once."""
@@ -25,7 +28,11 @@ class Mending:
 
     def run(self) -> bool:
         """Note the time, and put right what waits if the server's clock was put back since; whether it was."""
-        step_ms = self._ledger.clock.tick()
+        lately_ms = int((self._limits.start_window_seconds + self._limits.claim_margin_seconds + SLACK_SECONDS) * 1000)
+        step_ms, late_step_ms = self._ledger.clock.tick(lately_ms)
+        if late_step_ms:
+            for name in self._routing().destinations:
+                self._ledger.steps_back.latecomers(name, late_step_ms, lately_ms)
         if not step_ms:
             return False
         log.error("alert", extra={"alert": "clock_put_back", "seconds": round(step_ms / 1000, 1)})
@@ -38,5 +45,5 @@ class Mending:
         for traffic in widest.values():
             steps.account(traffic, step_ms)
         steps.sources(sorted(name for name, source in routing.sources.items() if source.poll is not None), step_ms)
-        self._ledger.clock.accept_step()
+        self._ledger.clock.accept_step(step_ms)
         return True

@@ -15,7 +15,7 @@ from pipeline.ledger.store import Store
 
 ASK_AGAIN_SECONDS = 1.0
 NOTED = f"{BEAT}:clock"
-"""What all processes know of it: `high`, the latest time noted, and `server`, the server's own at that moment."""
+"""What all processes know of it: `high`, the latest time noted, `server`, the server's own at that moment, and the last `step` back."""
 
 
 def _steady() -> float:
@@ -55,13 +55,14 @@ class Clock:
         least_ms = max(int(high or 0), self.carried_ms() if known else 0)
         self._known = (self._steady(), max(server_ms, least_ms), max(0, least_ms - server_ms))
 
-    def tick(self) -> int:
-        """Note for all processes how late it is; returns how many milliseconds the server's clock was put back since that was last done."""
-        return int(self._store.call("tick", [NOTED], [self.now_ms()]))
+    def tick(self, lately_ms: int = 0) -> tuple[int, int]:
+        """Note for all processes how late it is; returns by how many milliseconds the server's clock was put back since that was last done, and by how many lately."""
+        step_ms, late_step_ms = self._store.call("tick", [NOTED], [self.now_ms(), lately_ms])
+        return int(step_ms), int(late_step_ms)
 
-    def accept_step(self) -> None:
+    def accept_step(self, step_ms: int) -> None:
         """The server's clock was put back, and what had to be done about it is done."""
-        self._store.run([("HDEL", NOTED, "server")])
+        self._store.run([("HDEL", NOTED, "server"), ("HSET", NOTED, "step", step_ms, "stepped", self.server_ms())])
 
 
 def _milliseconds(answer: tuple[int, int]) -> int:

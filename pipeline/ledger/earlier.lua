@@ -1,6 +1,5 @@
 -- Brings forward what a clock that was put back would make wait: entries of indexes whose score is the time at which they are due or run out.
--- KEYS  indexes   ARGV  1 step in ms   2 the longest that an entry may lie ahead of now in ms (0: any time)
--- An entry that lies further ahead was written before the step. With no longest time every entry ahead of now is brought forward: too early does no harm there.
+-- KEYS  indexes   ARGV  1 step in ms   2 entries further ahead of now than that many ms are brought forward   3 1 if none may lie further ahead afterwards
 -- Returns how many entries were brought forward
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -12,7 +11,7 @@ for _, key in ipairs(KEYS) do
     local fresh = {}
     for i = 1, #entries, 2 do
       local at = math.max(now, tonumber(entries[i + 1]) - step)
-      if longest > 0 then at = math.min(at, now + longest) end
+      if ARGV[3] == '1' then at = math.min(at, now + longest) end
       fresh[i], fresh[i + 1] = at, entries[i]
     end
     redis.call('ZADD', key, 'XX', unpack(fresh))

@@ -5,7 +5,7 @@ Rate windows, leases, claims and permits are never shortened below what they wou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from pipeline.ledger.accounts import Traffic
 from pipeline.ledger.keys import LANES, PREFIX, Keys
@@ -23,14 +23,19 @@ class StepsBack:
     def events(self, step_ms: int) -> None:
         """Events that somebody must look at."""
         for partition in self._keys.all:
-            self._earlier([self._keys.event(partition, "open")], step_ms)
+            self._earlier(self._keys.event(partition, "open"), step_ms)
 
     def destination(self, name: str, step_ms: int, lease_ms: int) -> None:
         """Deliveries that wait are due as they were, those pushed or leased are missed as soon as they were, and the turn to compare comes as it did."""
         self._store.call("earlier_fields", [self._keys.destination(name, "sweep")], [step_ms, "", "due", "until"])
         for lane in LANES:
-            self._earlier([self._keys.destination(name, f"due:{lane}")], step_ms)
-            self._earlier([self._keys.destination(name, f"out:{lane}")], step_ms, lease_ms)
+            self._earlier(self._keys.destination(name, f"due:{lane}"), step_ms)
+            self._earlier(self._keys.destination(name, f"out:{lane}"), step_ms, lease_ms)
+
+    def latecomers(self, name: str, step_ms: int, lately_ms: int) -> None:
+        """Deliveries that a worker gave back since, until a time that it had been told before: they lie about a step ahead, and too early does no harm."""
+        for lane in LANES:
+            self._store.call("earlier", [self._keys.destination(name, f"due:{lane}")], [step_ms, max(0, step_ms - lately_ms), 0])
 
     def account(self, traffic: Traffic, step_ms: int) -> None:
         """The account's pause, breaker, rate window, connections and claims; what withdrawals asked for is asked again within a second."""
@@ -38,8 +43,8 @@ class StepsBack:
         hold_ms = traffic.hold_ms or traffic.claim_ms
         self._store.call("earlier_fields", [gate], [step_ms, "at", "until"])
         self._store.call("earlier_fields", [gate], [step_ms, "", "probe"])
-        self._earlier([window], step_ms, traffic.claim_ms + traffic.per_ms)
-        self._earlier([flight], step_ms, hold_ms)
+        self._earlier(window, step_ms, traffic.claim_ms + traffic.per_ms)
+        self._earlier(flight, step_ms, hold_ms)
         self._store.run([("DEL", wanted)])
         self._keys_of(traffic.account, "c:", step_ms, hold_ms)
         self._keys_of(traffic.account, "m:", step_ms, traffic.claim_ms + traffic.late_write_ms)
@@ -49,8 +54,9 @@ class StepsBack:
         for name in names:
             self._store.call("earlier_fields", [self._keys.source(name, "poll")], [step_ms, "", "due", "until"])
 
-    def _earlier(self, names: Sequence[str], step_ms: int, longest_ms: int = 0) -> None:
-        self._store.call("earlier", names, [step_ms, longest_ms])
+    def _earlier(self, name: str, step_ms: int, longest_ms: int = 0) -> None:
+        """Without a longest time every entry ahead of now is brought forward, since too early does no harm there; else one that lies further ahead was written before the step."""
+        self._store.call("earlier", [name], [step_ms, longest_ms, int(longest_ms > 0)])
 
     def _keys_of(self, account: str, suffix: str, step_ms: int, longest_ms: int) -> None:
         """All claims or marks of an account: they are named by contact, so the whole ledger is gone over, a little at a time."""

@@ -100,6 +100,23 @@ class Meter:
         return {name: getattr(self, name) for name in names}
 
 
+class Metered:
+    """The accounts whose calls one connection has carried; it counts as a connection of each until it is closed."""
+
+    def __init__(self) -> None:
+        self.meters: list[Meter] = []
+
+    def add(self, meter: Meter) -> None:
+        if not any(each is meter for each in self.meters):
+            self.meters.append(meter)
+            meter.connect(1)
+
+    def close(self) -> None:
+        for meter in self.meters:
+            meter.connect(-1)
+        self.meters = []
+
+
 class Sandbox:
     """Base of the one class in each sandbox file; subclasses answer in `handle` and may be quick and single-threaded.
 
@@ -170,7 +187,7 @@ class Sandbox:
         """Replace all faults."""
         self.faults = [Fault(**fault) for fault in faults]
 
-    def arrive(self, request: Request) -> dict[str, Any]:
+    def arrive(self, request: Request, connection: Metered) -> dict[str, Any]:
         self.concurrent += 1
         self.max_concurrent = max(self.max_concurrent, self.concurrent)
         self.window.append(request.arrived_at)
@@ -180,6 +197,7 @@ class Sandbox:
         request.concurrent = self.concurrent
         meter = self.meter(request)
         meter.arrive(request.arrived_at)
+        connection.add(meter)
         call = {"operation": self.operation(request), "method": request.method, "arrived_at": request.arrived_at, "answered_at": None}
         call |= {"status": None, "fault": None, "concurrent": self.concurrent, "in_window": len(self.window)}
         self.under_way[id(call)] = meter

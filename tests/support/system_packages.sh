@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs what the tests drive besides Python: RabbitMQ, PostgreSQL, promtool and network namespaces. Needs root and apt; elsewhere those tests say what they miss and are skipped.
+# Installs what the tests drive besides Python: RabbitMQ, PostgreSQL, promtool, network namespaces and clocks that are wrong. Needs root and apt; elsewhere those tests say what they miss and are skipped.
 set -eu
 missing=""
-for pair in rabbitmq-server:/usr/sbin/rabbitmq-server postgresql:/usr/lib/postgresql iproute2:/sbin/ip prometheus:/usr/bin/promtool; do
+for pair in rabbitmq-server:/usr/sbin/rabbitmq-server postgresql:/usr/lib/postgresql iproute2:/sbin/ip prometheus:/usr/bin/promtool faketime:/usr/bin/faketime; do
   [ -e "${pair#*:}" ] || missing="$missing ${pair%%:*}"
 done
 [ -n "$missing" ] || exit 0

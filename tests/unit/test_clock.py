@@ -95,12 +95,14 @@ def test_one_who_must_not_wait_is_told_without_asking(server: Server):
 def test_a_tick_notes_the_time_and_tells_of_a_step_until_it_is_accepted(client: redis.Redis):
     """Beat learns by how much the server's clock was put back; a crash before anything was done about it does not hide it."""
     clock = Clock(Store(client))
-    assert [clock.tick(), clock.tick()] == [0, 0]
+    assert [clock.tick(), clock.tick(60_000)] == [(0, 0), (0, 0)]
     assert abs(int(client.hget(NOTED, "high")) - clock.server_ms()) < 500
     client.hset(NOTED, "server", clock.server_ms() + 60_000)
-    assert [round(clock.tick() / 1000), round(clock.tick() / 1000)] == [60, 60]
-    clock.accept_step()
-    assert clock.tick() == 0
+    assert [round(clock.tick()[0] / 1000), round(clock.tick(60_000)[0] / 1000)] == [60, 60]
+    clock.accept_step(60_000)
+    assert [clock.tick(), clock.tick(60_000)] == [(0, 0), (0, 60_000)]
+    client.hincrby(NOTED, "stepped", -60_000)
+    assert clock.tick(60_000) == (0, 0)
 
 
 def test_notes_never_go_back(client: redis.Redis):

@@ -10,6 +10,7 @@ import redis
 from pipeline.ledger.accounts import Traffic
 from pipeline.ledger.clock import NOTED
 from pipeline.limits import traffic_of
+from pipeline.settle import Ending
 from pipeline.vendors.base import Rate
 from tests.support.crashes import SHIFT
 from tests.support.relay import Relay, destination, routing
@@ -134,6 +135,21 @@ def test_pause_from_before_the_step_does_not_outlive_it_by_a_second_one(relay: R
     relay.ledger.accounts.leave(limits, "w", [], [], gate="paused", pause_ms=1000)
     relay.release.run()
     assert int(relay.ledger.store.client.hget("cr:{a:mail}:gate", "until")) - relay.ledger.now_ms() <= 200_000 + NOTICED_MS
+
+
+def test_what_a_worker_gives_back_afterwards_does_not_wait_for_the_clock(relay: Relay):
+    """A worker was told before the step to come back at a time of the old clock, and writes it down after beat has mended: the next round brings it forward."""
+    event = relay.event("withdrawn", 1, email=ANA)
+    relay.step()
+    told_ms = relay.ledger.now_ms() + HOUR_MS
+    put_back(relay)
+    relay.release.run()
+    [leased] = relay.ledger.deliveries.claim("mail", "withdrawn", "t", 60_000, [event])
+    relay.deliver._settler.give_back("mail", "withdrawn", "t", [Ending(event=None, event_id=event, row=leased.row, back_at_ms=told_ms)])
+    assert ahead_ms(relay, "cr:{d:mail}:due:withdrawn")[0] > HOUR_MS - NOTICED_MS
+    relay.release.run()
+    relay.release.run()
+    assert sum(1 for ahead in ahead_ms(relay, "cr:{d:mail}:due:withdrawn") if ahead > NOTICED_MS) == 0
 
 
 def test_long_indexes_are_brought_forward_whole(relay: Relay):
