@@ -16,8 +16,8 @@ class Ledger:
     durability: str
     wait_aof_milliseconds: int
     expected_id: str
-    dedup_days: int
-    payload_days: int
+    dedup_days: float
+    payload_days: float
     fan_out_rescue_seconds: float
     push_rescue_seconds: float
     audit_seconds: float

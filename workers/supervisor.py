@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_WAIT_SECONDS: Final = 0.5
 LONGEST_WAIT_SECONDS: Final = 30.0
-STEADY_SECONDS: Final = 60.0
+STEADY_SECONDS: Final = 10.0
 """A child that lived this long starts with the first wait again."""
 
 

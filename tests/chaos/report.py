@@ -53,7 +53,11 @@ def encoded(results: Mapping[str, Any]) -> str:
 def publish(results: Mapping[str, Any]) -> None:
     """Write the page and the plots."""
     PAGE.write_text(page(results))
-    for name, text in plots(results).items():
+    pictures = plots(results)
+    for path in PAGE.parent.glob("reliability-*.svg"):
+        if path.name not in pictures:
+            path.unlink()
+    for name, text in pictures.items():
         (PAGE.parent / name).write_text(text)
 
 

@@ -189,7 +189,7 @@ class SandboxServer:
             return as_json({"error": f"the sandbox cannot read this: {type(error).__name__}"}, 500)
 
     def control(self, request: Request) -> Reply:
-        """`GET .../state`, `POST .../reset|faults|settings|contacts` and what a person does at that vendor; everything answers JSON."""
+        """`GET .../state`, `POST .../take|reset|faults|settings|contacts` and what a person does at that vendor; everything answers JSON."""
         parts = [unquote(part) for part in request.path.split("/")[2:] if part]
         if not parts:
             return as_json({"sandboxes": sorted(self.sandboxes)})
@@ -207,6 +207,8 @@ class SandboxServer:
                 return sandbox.snapshot(0)["accounts"]
             case "GET", "state":
                 return sandbox.snapshot(int(request.query["calls"]) if request.query.get("calls") else None)
+            case "POST", "take":
+                return sandbox.take()
             case "POST", "reset":
                 sandbox.reset()
             case "POST", "faults":

@@ -28,6 +28,11 @@ class Sandbox(base.Sandbox):
     def account_of(self, request: Request) -> str:
         return request.path.strip("/")
 
+    def take(self) -> dict[str, Any]:
+        taken = super().take()
+        self.messages = []
+        return taken
+
     def operation(self, request: Request) -> str:
         return "post"
 
@@ -42,10 +47,10 @@ class Sandbox(base.Sandbox):
         events = message["data"] if message["type"] == "consent.batch" else [message["data"]]
         self.messages.append({"id": request.headers["webhook-id"], "type": message["type"], "events": len(events), "at": time.time()})
         for event in events:
-            self.take(event, request)
+            self.note(event, request)
         return Reply(204)
 
-    def take(self, event: dict[str, Any], request: Request) -> None:
+    def note(self, event: dict[str, Any], request: Request) -> None:
         place = request.path.strip("/")
         for kind, value in event["subject"].items():
             key = f"{place}/{kind}:{value}/{event['purpose']}" if place else f"{kind}:{value}/{event['purpose']}"

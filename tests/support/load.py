@@ -20,6 +20,8 @@ import requests
 FIRST_TIME = datetime(2026, 1, 5, 8, tzinfo=UTC)
 SPAN_SECONDS = 60 * 24 * 3600
 RETRY_SECONDS = 0.1
+LONGEST_RETRY_SECONDS = 1.6
+"""A client waits twice as long each time, up to this."""
 GIVE_UP_SECONDS = 60.0
 LARGEST_BATCH = 40
 
@@ -53,11 +55,11 @@ class Sent:
         return self.order, self.withdrawn, self.event_id
 
 
-def invent(chance: random.Random, count: int, *, people: int, purposes: Mapping[str, float]) -> list[Sent]:
-    """Events of `people` invented persons, times in no order, some at the same second; `purposes` with their weights."""
+def invent(chance: random.Random, count: int, *, people: int, purposes: Mapping[str, float], first: int = 0) -> list[Sent]:
+    """Events of `people` invented persons, times in no order, some at the same second; `purposes` with their weights. Another `first` means other people and events."""
     events = []
     for number in range(count):
-        person = chance.randrange(people)
+        person = first + chance.randrange(people)
         second = chance.randrange(SPAN_SECONDS) if chance.random() > 0.05 else chance.randrange(5) * 3600
         subject = {"email": f"person-{person}@example.org"}
         if chance.random() < 0.4:
@@ -65,7 +67,7 @@ def invent(chance: random.Random, count: int, *, people: int, purposes: Mapping[
         if chance.random() < 0.3:
             subject["phone"] = f"+55519{person:08d}"
         body = {
-            "idempotency_key": f"key-{number}",
+            "idempotency_key": f"key-{first + number}",
             "subject": subject,
             "purpose": chance.choices(list(purposes), list(purposes.values()))[0],
             "state": chance.choice(["given", "withdrawn"]),
@@ -90,25 +92,40 @@ def posts_of(chance: random.Random, events: Sequence[Sent], *, duplicates: float
 
 
 class Clients:
-    """Threads that post, spread over `seconds` (0: as fast as they can); a client repeats a post until it is answered, under the same keys.
+    """Threads that post, spread over `seconds` or one post `every_seconds` (0: as fast as they can); a client repeats a post until it is answered, under the same keys.
 
-    `failures` holds what a real client could not have helped itself with.
+    `end` has them finish what they are at and post no more. `failures` holds what a real client could not have helped itself with.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str], posts: Sequence[Sequence[Sent]], *, threads: int, seconds: float) -> None:
-        self.url, self.headers = url, headers
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        posts: Iterable[Sequence[Sent]],
+        *,
+        threads: int,
+        seconds: float = 0.0,
+        every_seconds: float | None = None,
+        give_up_seconds: float = GIVE_UP_SECONDS,
+    ) -> None:
+        self.url, self.headers, self.give_up_seconds = url, headers, give_up_seconds
         self.failures: list[str] = []
         self.retries = 0
         self.begun_at = self.ended_at = 0.0
+        self._pace = seconds / max(1, len(posts)) if isinstance(posts, Sequence) else 0.0
+        self._pace = self._pace if every_seconds is None else every_seconds
         self._posts = iter(enumerate(posts))
-        self._pace = seconds / max(1, len(posts))
         self._lock = threading.Lock()
+        self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._work, name=f"client-{number}") for number in range(threads)]
 
     def start(self) -> None:
         self.begun_at = time.time()
         for thread in self._threads:
             thread.start()
+
+    def end(self) -> None:
+        self._ended.set()
 
     @property
     def are_busy(self) -> bool:
@@ -129,24 +146,25 @@ class Clients:
             while not self.failures:
                 with self._lock:
                     place, post = next(self._posts, (0, None))
-                if post is None:
+                if post is None or self._ended.wait(max(0.0, self.begun_at + place * self._pace - time.time())):
                     return
-                time.sleep(max(0.0, self.begun_at + place * self._pace - time.time()))
                 self._post(session, post)
 
     def _post(self, session: requests.Session, post: Sequence[Sent]) -> None:
         begun_at = time.time()
         for sent in post:
             sent.begun_at = sent.begun_at or begun_at
-        while time.time() < begun_at + GIVE_UP_SECONDS:
+        wait_seconds = RETRY_SECONDS
+        while time.time() < begun_at + self.give_up_seconds:
             answer = self._try(session, post)
             if answer is not None:
                 self._note(post, answer)
                 return
             with self._lock:
                 self.retries += 1
-            time.sleep(RETRY_SECONDS)
-        self.failures.append(f"no answer within {GIVE_UP_SECONDS} seconds")
+            time.sleep(wait_seconds)
+            wait_seconds = min(2 * wait_seconds, LONGEST_RETRY_SECONDS)
+        self.failures.append(f"no answer within {self.give_up_seconds} seconds")
 
     def _try(self, session: requests.Session, post: Sequence[Sent]) -> requests.Response | None:
         single = len(post) == 1
@@ -190,23 +208,47 @@ def standing(events: Iterable[Sent]) -> dict[tuple[str, str], str]:
     return {about: str(sent.body["state"]) for about, sent in newest.items()}
 
 
-def stale_lags(events: Iterable[Sent], arrivals: Iterable[Arrival]) -> list[float]:
-    """For each `given` that arrived although the newest word answered with 202 before was a withdrawal: how many seconds after that answer.
+def stale_arrivals(events: Iterable[Sent], arrivals: Iterable[Arrival]) -> list[tuple[Arrival, Sent]]:
+    """Each `given` that arrived although the newest word answered with 202 before was a withdrawal, with that withdrawal.
 
     A newer `given` that had at least been posted by then excuses it: that one may be what was told.
     """
     by_person: dict[tuple[str, str], list[Sent]] = defaultdict(list)
     for sent in events:
         by_person[sent.about].append(sent)
-    lags = []
+    found = []
     for arrival in arrivals:
         if arrival.state != "given":
             continue
         said = by_person[arrival.about]
         withdrawn = max((sent for sent in said if sent.withdrawn and sent.answered_at < arrival.at), key=lambda sent: sent.word, default=None)
         if withdrawn and not any(not sent.withdrawn and sent.begun_at < arrival.at and sent.word > withdrawn.word for sent in said):
-            lags.append(arrival.at - withdrawn.answered_at)
-    return lags
+            found.append((arrival, withdrawn))
+    return found
+
+
+def stale_lags(events: Iterable[Sent], arrivals: Iterable[Arrival]) -> list[float]:
+    """How many seconds after the withdrawal's 202 each stale `given` arrived."""
+    return [arrival.at - withdrawn.answered_at for arrival, withdrawn in stale_arrivals(events, arrivals)]
+
+
+def corrections(events: Sequence[Sent], arrivals: Sequence[Arrival]) -> list[float]:
+    """How many seconds after each stale `given` one vendor was told the withdrawal, or what came after it; infinite if it never was. `arrivals` are that vendor's."""
+    by_person: dict[tuple[str, str], list[Arrival]] = defaultdict(list)
+    for arrival in arrivals:
+        by_person[arrival.about].append(arrival)
+    found = []
+    for stale, _ in stale_arrivals(events, arrivals):
+        later = [arrival for arrival in by_person[stale.about] if arrival.at > stale.at]
+        withdrawn = [arrival for arrival in later if arrival.state == "withdrawn"]
+        found.append(min((arrival.at - stale.at for arrival in withdrawn or later), default=float("inf")))
+    return found
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """The value below which that share of all values lies; 0 if there are none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
 def quantiles(values: Iterable[float]) -> str:
@@ -214,5 +256,5 @@ def quantiles(values: Iterable[float]) -> str:
     ordered = sorted(values)
     if not ordered:
         return "none"
-    picked = [ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95, 0.99, 1.0)]
+    picked = [quantile(ordered, share) for share in (0.5, 0.95, 0.99, 1.0)]
     return " / ".join(f"{value:.2f}" for value in picked) + f" s (p50 / p95 / p99 / max of {len(ordered)})"

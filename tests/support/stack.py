@@ -19,13 +19,16 @@ import requests
 
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 60.0
+KEEP_VARIABLE = "CONSENT_KEEP_LOGS"
+"""Names a folder into which the logs of every relay are copied when it has ended."""
 
 
 class Stack:
     """A running relay. `environment` is what its processes see; secrets and ports are read back from its state directory."""
 
-    def __init__(self, process: subprocess.Popen[str], folder: Path, url: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], folder: Path, url: str, start: Callable[[Mapping[str, str]], subprocess.Popen[str]]) -> None:
         self.process, self.folder, self.url = process, folder, url
+        self._start = start
         self.environment: dict[str, str] = json.loads((folder / "environment.json").read_text())
         self.sandbox_url = f"http://127.0.0.1:{self.environment['CONSENT_SANDBOX_PORT']}"
         self.flower_url = f"http://127.0.0.1:{self.environment['CONSENT_FLOWER_PORT']}"
@@ -98,6 +101,15 @@ class Stack:
         answer = self.session.post(f"{self.sandbox_url}/_sandbox/{vendor}/settings", json=settings, timeout=10)
         assert answer.status_code < 300, answer.text
 
+    def take(self, vendor: str) -> dict[str, Any]:
+        """A sandbox's state; it forgets calls and history with it, not what contacts hold."""
+        return dict(self.session.post(f"{self.sandbox_url}/_sandbox/{vendor}/take", timeout=30).json())
+
+    def reset(self, vendor: str) -> None:
+        """Have a sandbox forget contacts, calls and faults; settings stay."""
+        answer = self.session.post(f"{self.sandbox_url}/_sandbox/{vendor}/reset", timeout=10)
+        assert answer.status_code < 300, answer.text
+
     def pids(self, word: str) -> list[int]:
         """The relay's processes whose command line has this word, oldest first."""
         found = []
@@ -106,6 +118,37 @@ class Stack:
                 if word in Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0"):
                     found.append(child)
         return sorted(found)
+
+    def is_ready(self) -> bool:
+        """Whether it says that events can be taken and work progresses."""
+        try:
+            return self.get("/health/ready").status_code == 200
+        except requests.RequestException:
+            return False
+
+    def kinds(self) -> dict[str, list[int]]:
+        """Kind of process -> those that run now: supervisor, server, ingest, ingest-group (if there are several ingest), worker-1, ..., beat, flower."""
+        found: dict[str, list[int]] = {"supervisor": [self.process.pid]} if self.process.poll() is None else {}
+        for pid in _descendants(self.process.pid):
+            if kind := _kind(pid):
+                found.setdefault(kind, []).append(pid)
+        return found
+
+    def start_again(self, seconds: float = 90) -> None:
+        """Start `consent up` anew after it ended, as an init system does: on the same ports, again and again until what the dead one left is gone."""
+        ports = {name: value for name, value in self.environment.items() if name.endswith("_PORT")}
+        until = time.monotonic() + seconds
+        while True:
+            self.process.wait(max(0.1, until - time.monotonic()))
+            _close(self.process)
+            self.process = self._start(ports)
+            try:
+                _ready_url(self.process, self.folder)
+                return
+            except AssertionError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.5)
 
     def consent(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a `consent` command against this relay."""
@@ -126,37 +169,79 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running_stack(*, routing: str | None = None, environment: Mapping[str, str] | None = None) -> Iterator[Stack]:
-    """Start a relay with its sandboxes and stop it in the end; nothing of it stays."""
+def running_stack(*, routing: str | None = None, environment: Mapping[str, str] | None = None, vendors_apart: bool = False) -> Iterator[Stack]:
+    """Start a relay with its sandboxes and stop it in the end; nothing of it stays. With `vendors_apart` the sandboxes outlive the relay's supervisor."""
     folder = Path(tempfile.mkdtemp(prefix="consent-flow-"))
     settings = {"CONSENT_STATE_DIR": str(folder), "CONSENT_INGEST_PORT": "0", "CONSENT_FLOWER_PORT": "0", "CONSENT_SANDBOX_PORT": "0"}
     if routing is not None:
         (folder / "consent.yaml").write_text(routing)
         settings["CONSENT_CONFIG"] = str(folder / "consent.yaml")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CONSENT_")}
-    errors = (folder / "up.stderr").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "workers.cli", "up", "--sandbox"],
-        cwd=ROOT,
-        env={**inherited, **settings, **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-    )
-    stack = None
-    try:
-        stack = Stack(process, folder, _ready_url(process, folder))
+    settings |= environment or {}
+
+    def start(more: Mapping[str, str]) -> subprocess.Popen[str]:
+        return _start_relay(folder, {**settings, **more}, sandbox=not vendors_apart)
+
+    with contextlib.ExitStack() as leaving:
+        leaving.callback(shutil.rmtree, folder, ignore_errors=True)
+        leaving.callback(_keep_logs, folder)
+        if vendors_apart:
+            settings["CONSENT_SANDBOX_PORT"] = leaving.enter_context(_vendors(folder))
+        process = start({})
+        leaving.callback(_stop, process)
+        stack = Stack(process, folder, _ready_url(process, folder), start)
+        leaving.callback(stack.session.close)
+        leaving.callback(lambda: _stop(stack.process))
         yield stack
+
+
+def _start_relay(folder: Path, settings: Mapping[str, str], *, sandbox: bool) -> subprocess.Popen[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CONSENT_")}
+    with (folder / "up.stderr").open("a") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "workers.cli", "up", *(["--sandbox"] if sandbox else [])],
+            cwd=ROOT,
+            env={**inherited, **settings},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+
+
+def _keep_logs(folder: Path) -> None:
+    if kept := os.environ.get(KEEP_VARIABLE):
+        shutil.copytree(folder / "logs", Path(kept) / folder.name, dirs_exist_ok=True)
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Ask a relay to stop and wait for its end, or kill it."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(60)
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.communicate(timeout=60)
-        finally:
-            process.kill()
-            errors.close()
-            if stack is not None:
-                stack.session.close()
-            shutil.rmtree(folder, ignore_errors=True)
+        process.kill()
+        _close(process)
+
+
+def _close(process: subprocess.Popen[str]) -> None:
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+@contextlib.contextmanager
+def _vendors(folder: Path) -> Iterator[str]:
+    """Run the sandboxes in a process of their own and yield their port."""
+    ready_file = folder / "vendors-ready"
+    with (folder / "vendors.stderr").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.sandboxes", "--ready-file", str(ready_file)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors, text=True
+        )
+    try:
+        wait_until(ready_file.exists, READY_SECONDS)
+        yield ready_file.read_text().strip()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, explain: Callable[[], str] = lambda: "") -> None:
@@ -184,3 +269,17 @@ def _descendants(pid: int) -> list[int]:
             for child in task.read_text().split():
                 found += [int(child), *_descendants(int(child))]
     return found
+
+
+def _kind(pid: int) -> str:
+    """What a process of a relay is; empty for one that is just starting or no process of its own."""
+    with contextlib.suppress(OSError):
+        if Path(f"/proc/{pid}/comm").read_text().startswith("valkey"):
+            return "server"
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        if "--name" in words:
+            return words[words.index("--name") + 1]
+        if "serve" in words:
+            return "ingest" if "--single" in words else "ingest-group"
+        return next((word for word in ("beat", "flower") if word in words), "")
+    return ""

@@ -5,14 +5,16 @@ Repeated calls can be told at the webhook only, where a call carries its deliver
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import requests
 
-from tests.support.load import Arrival, Sent, stale_lags, standing
+from tests.support.load import Arrival, Sent, corrections, stale_lags, standing
 from tests.support.stack import Stack, wait_until
 from tests.support.world import LATENCY_SECONDS, PURPOSES_OF
 
@@ -24,7 +26,8 @@ BEGUN_BEFORE_SECONDS = 1.0
 class Verdict:
     """What became of events once the relay was given time to end: `lost` are the ids of those that did not, `wrong` (vendor, about, wanted, held).
 
-    `lags` are the seconds after a withdrawal's 202 at which a `given` still arrived, `uncounted` how many of them had begun later and were not counted.
+    `lags` are the seconds after a withdrawal's 202 at which a `given` still arrived, `corrections` the seconds until each was corrected, `uncounted` how many of
+    them had begun later and were not counted in `stale_sends`.
     """
 
     events: int
@@ -35,9 +38,11 @@ class Verdict:
     unaccounted: float
     dead: float
     lags: Sequence[float] = field(repr=False)
+    corrections: Sequence[float] = field(repr=False)
+    stale_sends: int
     uncounted: int
     several_ids: int
-    accepted: float
+    accepted: int
 
     def problems(self, *, doubled_share: float) -> list[str]:
         """What a test fails with; empty if every promise was kept."""
@@ -48,21 +53,39 @@ class Verdict:
             f"dead letters {self.dead:g}": self.dead,
             f"{self.uncounted} stale sends begun after a withdrawal's 202 were not counted": self.uncounted,
             f"{self.several_ids} events were told several ids": self.several_ids,
-            f"{self.accepted:g} events in the ledger for {self.events} accepted": self.accepted != self.events,
+            f"{self.accepted} events in the ledger for {self.events} accepted": self.accepted != self.events,
             f"{self.doubled} of {self.calls} calls had been made before": self.doubled > doubled_share * self.calls,
         }
         return [text for text, is_wrong in found.items() if is_wrong]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What the relay itself had counted at a moment."""
+
+    accepted: int = 0
+    stale_sends: int = 0
+
+
+def counts(stack: Stack) -> Counts:
+    return Counts(accepted=int(stack.metric("consent_events_total", status="accepted")), stale_sends=int(stack.metric("consent_stale_sends_total")))
+
+
 def judge(
-    stack: Stack, events: Sequence[Sent], *, seconds: float, purposes_of: Mapping[str, Collection[str]] = PURPOSES_OF, accepted_before: float = 0
+    stack: Stack,
+    events: Sequence[Sent],
+    *,
+    seconds: float,
+    purposes_of: Mapping[str, Collection[str]] = PURPOSES_OF,
+    before: Counts = Counts(),
 ) -> Verdict:
     """Give the relay so many seconds to end what it accepted, then compare. Raises nothing for what is wrong; it is in the verdict."""
     lost = incomplete(stack, [sent.event_id for sent in events], seconds)
     unaccounted = settled_metric(stack, "consent_unaccounted", 0, 15)
-    arrivals = [arrival for told in arrivals_of(stack, purposes_of).values() for arrival in told]
-    lags = stale_lags(events, arrivals)
+    arrivals = arrivals_of(stack, purposes_of)
+    lags = [lag for told in arrivals.values() for lag in stale_lags(events, told)]
     calls, doubled = repeated_calls(stack)
+    now = counts(stack)
     return Verdict(
         events=len(events),
         calls=calls,
@@ -72,10 +95,18 @@ def judge(
         unaccounted=unaccounted,
         dead=stack.metric("consent_dead_letters"),
         lags=lags,
-        uncounted=max(0, sum(lag > BEGUN_BEFORE_SECONDS for lag in lags) - int(stack.metric("consent_stale_sends_total"))),
+        corrections=[seconds for told in arrivals.values() for seconds in corrections(events, told)],
+        stale_sends=now.stale_sends - before.stale_sends,
+        uncounted=max(0, sum(lag > BEGUN_BEFORE_SECONDS for lag in lags) - (now.stale_sends - before.stale_sends)),
         several_ids=sum(len(set(sent.ids)) > 1 for sent in events),
-        accepted=stack.metric("consent_events_total", status="accepted") - accepted_before,
+        accepted=now.accepted - before.accepted,
     )
+
+
+def faults(stack: Stack) -> list[str]:
+    """Tasks that failed, but for those whose ledger was away: an outage is no fault of a task."""
+    failed = [line for line in stack.log().splitlines() if '"task_failed"' in line]
+    return [line for line in failed if not str(json.loads(line).get("error", "")).startswith("LedgerUnavailable")]
 
 
 def incomplete(stack: Stack, event_ids: Sequence[str], seconds: float) -> list[str]:
@@ -148,9 +179,14 @@ def wrong_states(
 
 
 def repeated_calls(stack: Stack) -> tuple[int, int]:
-    """Webhook calls about e-mail addresses, and how many had been made before; one that names a further identifier, since a link was learned, is no repeat."""
+    """Webhook calls, and how many had been made before."""
+    return repeated_in(stack.sandbox("webhook")["history"])
+
+
+def repeated_in(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[int, int]:
+    """The same of a webhook's history; a call that names a further identifier, since a link was learned, is no repeat."""
     times: dict[str, Counter[str]] = defaultdict(Counter)
-    for key, states in stack.sandbox("webhook")["history"].items():
+    for key, states in history.items():
         for told in states:
             times[told["webhook_id"]][key] += 1
     calls = repeated = 0
