@@ -20,7 +20,7 @@ from pipeline.ingest.docs_page import render_page
 from pipeline.ingest.openapi import build_document
 from pipeline.ingest.outcomes import refusal_of
 from pipeline.ingest.ports import Acceptor, IngestLimits, Ledger, Readiness
-from pipeline.ingest.problems import Kind, failure_of, from_status, problem, write
+from pipeline.ingest.problems import MEDIA_TYPE, Kind, failure_of, from_status, problem, write
 from pipeline.ingest.reading import Reader
 from pipeline.ingest.resources_dead_letters import DeadLetters, Replay
 from pipeline.ingest.resources_events import Batch, Event, Events
@@ -41,7 +41,28 @@ class Application(falcon.asgi.App[Any, Any]):
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:  # type: ignore[override]  # falcon overrides its own WSGI signature too
         if scope.get("http_version") == "1":
             scope["http_version"] = "1.0"
-        await super().__call__(scope, receive, send)
+        if scope["type"] == "http":
+            scope["headers"] = list(map(tuple, scope["headers"]))  # ASGI allows what can be read once only
+        if any(name == b"transfer-encoding" for name, _ in scope.get("headers", ())):
+            await self._in_chunks(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def _in_chunks(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """A body in chunks that are none looks like a client that has gone, whom falcon leaves without an answer and granian answers 500; it is still there."""
+        answered = False
+
+        async def answer(event: dict[str, Any]) -> None:
+            nonlocal answered
+            answered = True
+            await send(event)
+
+        await super().__call__(scope, receive, answer)
+        if not answered:
+            refusal = problem(Kind.UNREADABLE, "the chunks of the body cannot be read")
+            headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
+            await send({"type": "http.response.start", "status": refusal.kind.status, "headers": headers})
+            await send({"type": "http.response.body", "body": orjson.dumps(refusal.as_json())})
 
 
 def build_application(
