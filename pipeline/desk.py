@@ -85,8 +85,8 @@ class Desk:
     def problems(self) -> list[str]:
         """What keeps events from being taken or told; empty means ready. Never raises for a ledger that is away."""
         try:
-            self._ledger.ping()
             self._ledger.check()
+            self._ledger.ping()
             found = []
             beat = self._ledger.last_beat_seconds()
             if beat is None and self._ledger.age_seconds() > BEAT_SECONDS:

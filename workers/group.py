@@ -21,13 +21,14 @@ def run_group(parts: Parts, name: str, command: Sequence[str], count: int, stop_
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda number, _frame: stopping.append(number))
     signal.signal(signal.SIGHUP, lambda number, _frame: reloading.append(number))
-    parts.ledger  # noqa: B018 - what every process would refuse, the command refuses
+    # What every process would refuse, the command refuses; and one that is started again later must not take an emptied ledger for a new one.
+    environment = {**parts.environment, "CONSENT_LEDGER_EXPECTED_ID": parts.ledger.identity.ledger_id}
     parts.close()
     supervisor = Supervisor(None)
     for number in range(1, count + 1):
         own = ["--name", f"{name}-{number}"] if name == "worker" else []
         service = Service(
-            name=f"{name}-{number}", command=python("workers.cli", *command, *own), environment=parts.environment, stop_place=0, stop_seconds=stop_seconds + 5
+            name=f"{name}-{number}", command=python("workers.cli", *command, *own), environment=environment, stop_place=0, stop_seconds=stop_seconds + 5
         )
         supervisor.start(service)
     while not stopping:

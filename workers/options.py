@@ -39,7 +39,7 @@ def ledger_client(url: str) -> redis.Redis:
 
 
 def ledger_options(settings: Settings, pepper_fingerprint: str) -> LedgerOptions:
-    """How the ledger is opened; how far it was seen is kept in the state directory."""
+    """How the ledger is opened by a process that runs on; how far it was seen is kept in the state directory."""
     section = settings.ledger
     return LedgerOptions(
         partitions=section.partitions,

@@ -68,6 +68,7 @@ class Relay:
             self._start_server()
         self.parts = Parts(self.environment)
         self.parts.refuse_orphans(self.parts.routing)  # what every process would refuse is refused here, in plain words and before any of them starts
+        self._remember_ledger()
         self.state.remember(ENVIRONMENT_FILE, json.dumps({name: value for name, value in self.environment.items() if name.startswith("CONSENT_")}))
         first = [self._started(self._sandbox())] if self.sandbox else []
         workers = [self._started(self._worker(number)) for number in range(1, self.settings.worker.processes + 1)]
@@ -75,7 +76,6 @@ class Relay:
         self._started(self._ours("flower", FLOWER))
         for child in (*first, *workers, *others):
             self.supervisor.wait_ready(child, lambda: self.stopping)
-        self._remember_ledger()
 
     def watch(self) -> None:
         """Restart what died; call it a few times a second."""
@@ -118,8 +118,9 @@ class Relay:
         self.settings = load_settings(self.environment)
 
     def _remember_ledger(self) -> None:
-        """Next time only this ledger will do: an empty or another one in its place is refused."""
-        if not self.stopping and not self.environment.get("CONSENT_LEDGER_EXPECTED_ID"):
+        """From now on only this ledger will do: an empty or another one in its place is refused, at the next start and by a child that starts again."""
+        if not self.environment.get("CONSENT_LEDGER_EXPECTED_ID"):
+            self.environment["CONSENT_LEDGER_EXPECTED_ID"] = self.parts.ledger.identity.ledger_id
             self.state.remember(LEDGER_FILE, self.parts.ledger.identity.ledger_id)
 
     def _sandbox(self) -> Service:

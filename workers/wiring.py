@@ -57,6 +57,9 @@ class Parts:
     needs_vault_keys = True
     """Whether the ledger is refused while a vault key is missing that sealed something in it."""
 
+    makes_ledger = True
+    """Whether an empty server is given a ledger where none is expected; commands that only look at one make none."""
+
     def __init__(self, environment: Mapping[str, str], *, looks_only: bool = False) -> None:
         """With `looks_only` the routing file is read when it is first asked for, and its variables may be unset."""
         self.environment = environment
@@ -222,7 +225,8 @@ class Parts:
     def _build_ledger(self) -> Ledger:
         from pipeline.ledger import Ledger
 
-        options = replace(ledger_options(self.settings, self.hasher.fingerprint()), needs_vault_keys=self.needs_vault_keys)
+        options = ledger_options(self.settings, self.hasher.fingerprint())
+        options = replace(options, needs_vault_keys=self.needs_vault_keys, may_make=self.makes_ledger)
         return Ledger(self.redis, self.vault, options)
 
     def _build_acceptor(self) -> Acceptor:

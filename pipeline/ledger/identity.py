@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +12,15 @@ from redis import exceptions
 
 from pipeline.errors import ConfigurationError, LedgerMismatch, LedgerUnavailable
 from pipeline.ledger.keys import META
+from pipeline.ledger.lookout import quarantine_now
 from pipeline.ledger.store import Store, pairs_of, text
+
+log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 ON_ONE_SERVER = 1
 """Partitions of a new ledger, unless a setting says otherwise: each more costs every step another script, and helps only a cluster."""
-ANEW = "only to give the old one up, unset CONSENT_LEDGER_EXPECTED_ID (`consent up`: remove ledger_id from its state directory)"
+ANEW = "or, to give the old one up, `consent ledger accept`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,36 +33,80 @@ class Identity:
     pepper_fingerprint: str
     created_seconds: int = 0
     """When it was made, in seconds since 1970."""
+    replaces: tuple[str, ...] = ()
+    """Ids of the ledgers in whose place a person accepted this one."""
+
+    def answers_to(self, ledger_id: str) -> bool:
+        """Whether this is that ledger, or was accepted in its place."""
+        return ledger_id in (self.ledger_id, *self.replaces)
 
 
-def recognise(store: Store, *, partitions: int, pepper_fingerprint: str, expected_id: str | None) -> Identity:
-    """Read the ledger's identity, giving a new one to an empty ledger that was not expected to hold anything. `partitions` 0: what it has.
+def recognise(store: Store, *, partitions: int, pepper_fingerprint: str, expected_id: str | None, may_make: bool = True) -> Identity:
+    """Read the ledger's identity, giving a new one to an empty ledger that was not expected to hold anything, if the caller `may_make` one.
+
+    `partitions` 0: what it has.
 
     Raises LedgerMismatch for another pepper, another ledger than `expected_id`, an unexpectedly empty one, or another schema; ConfigurationError for
     another number of partitions.
     """
     found = read(store)
     if found is None and expected_id is None:
-        fresh = {
-            "id": secrets.token_hex(8),
-            "schema": SCHEMA_VERSION,
-            "partitions": partitions or ON_ONE_SERVER,
-            "pepper": pepper_fingerprint,
-            "created": int(store.run([("TIME",)])[0][0]),
-        }
-        store.run([("HSETNX", META, name, value) for name, value in fresh.items()])
-        found = read(store)
+        if not may_make:
+            raise LedgerMismatch("the ledger is empty: if it should not be, look at its server; otherwise the first `consent serve`, `worker` or `up` makes it")
+        found = make(store, partitions=partitions, pepper_fingerprint=pepper_fingerprint)
     if found is None:
         raise LedgerMismatch(f"the ledger is empty, but ledger {expected_id} was expected: restore it; {ANEW}")
-    if expected_id is not None and found.ledger_id != expected_id:
+    if expected_id is not None and not found.answers_to(expected_id):
         raise LedgerMismatch(f"this is ledger {found.ledger_id}, but {expected_id} was expected: check CONSENT_REDIS_URL; {ANEW}")
+    refuse_unusable(found, pepper_fingerprint)
+    if partitions and found.partitions != partitions:
+        raise ConfigurationError(f"the ledger has {found.partitions} partitions, ledger.partitions says {partitions}: the number is fixed at its creation")
+    return found
+
+
+def refuse_unusable(found: Identity, pepper_fingerprint: str) -> None:
+    """Raise LedgerMismatch for a ledger that no word of an operator could make ours: another schema, another pepper."""
     if found.schema_version != SCHEMA_VERSION:
         raise LedgerMismatch(f"the ledger has schema {found.schema_version}, this release works with {SCHEMA_VERSION}")
     if found.pepper_fingerprint != pepper_fingerprint:
         raise LedgerMismatch("the ledger was made with another CONSENT_SUBJECT_PEPPER: with this one every standing would be orphaned; set the old one")
-    if partitions and found.partitions != partitions:
-        raise ConfigurationError(f"the ledger has {found.partitions} partitions, ledger.partitions says {partitions}: the number is fixed at its creation")
+
+
+def make(store: Store, *, partitions: int, pepper_fingerprint: str) -> Identity | None:
+    """Give an empty ledger an identity; where two processes do it at once, both read the same one."""
+    fresh = {
+        "id": secrets.token_hex(8),
+        "schema": SCHEMA_VERSION,
+        "partitions": partitions or ON_ONE_SERVER,
+        "pepper": pepper_fingerprint,
+        "created": int(store.run([("TIME",)])[0][0]),
+    }
+    store.run([("HSETNX", META, name, value) for name, value in fresh.items()])
+    found = read(store)
+    log.warning("ledger_made", extra={"ledger": found.ledger_id if found else None})
     return found
+
+
+def accept(store: Store, *, partitions: int, pepper_fingerprint: str, instead_of: Sequence[str]) -> Identity:
+    """Take what is there for the ledger from now on, also for whoever expects one of `instead_of`; an empty one is given an identity.
+
+    Only for a person who has looked: events of the old ledger that were not told yet never will be. Withdrawals that it knew are missing as well, so it is
+    quarantined. Raises LedgerMismatch for what cannot be used.
+    """
+    found = read(store)
+    if found is not None:
+        refuse_unusable(found, pepper_fingerprint)
+    # First in whose place, then who: processes that wait must never see the one without the other.
+    replaced = dict.fromkeys([*(found.replaces if found else ()), *instead_of])
+    replaced.pop(found.ledger_id if found else "", None)
+    store.run([("HSET", META, "replaces", ",".join(replaced))])
+    if instead_of:
+        quarantine_now(store, reason="accepted", from_ms=0, era=0)
+    made = found or make(store, partitions=partitions, pepper_fingerprint=pepper_fingerprint)
+    accepted = read(store)
+    if made is None or accepted is None:
+        raise LedgerMismatch("the ledger was emptied again meanwhile: look at its server, then accept it once more")
+    return accepted
 
 
 def read(store: Store) -> Identity | None:
@@ -71,6 +120,7 @@ def read(store: Store) -> Identity | None:
         partitions=int(fields["partitions"]),
         pepper_fingerprint=fields["pepper"],
         created_seconds=int(fields.get("created", 0)),
+        replaces=tuple(filter(None, fields.get("replaces", "").split(","))),
     )
 
 
@@ -82,19 +132,38 @@ class Durability:
     wait: tuple[Any, ...] | None = None
 
 
-def confirmable(store: Store, wanted: str, wait_milliseconds: int) -> Durability:
-    """The way this server can confirm durability; `wanted` is auto, fsync, waitaof or none.
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """How the server keeps what it is given; None where it does not tell (managed services forbid CONFIG)."""
+
+    eviction: str | None = None
+    append_only: str | None = None
+    sync: str | None = None
+
+
+def settings_of(store: Store) -> ServerSettings:
+    """Ask the server how it keeps what it is given."""
+    try:
+        replies = store.run([("CONFIG GET", name) for name in ("maxmemory-policy", "appendonly", "appendfsync")])
+    except exceptions.ResponseError:
+        return ServerSettings()
+    return ServerSettings(*(text(pairs_of(reply)[0][1]) if reply else None for reply in replies))
+
+
+def confirmable(store: Store, settings: ServerSettings, wanted: str, wait_milliseconds: int) -> Durability:
+    """The way a server with these settings can confirm durability; `wanted` is auto, fsync, waitaof or none.
 
     Raises ConfigurationError if the server cannot do what is wanted, evicts keys, or does not persist at all.
     """
-    evicts = _setting(store, "maxmemory-policy")
-    if evicts not in (None, "noeviction"):
-        raise ConfigurationError(f"the ledger's server evicts keys (maxmemory-policy {evicts}): set noeviction")
+    if settings.eviction not in (None, "noeviction"):
+        raise ConfigurationError(f"the ledger's server evicts keys (maxmemory-policy {settings.eviction}): set noeviction")
     if wanted == "none":
         return Durability("none")
-    if _setting(store, "appendonly") == "no":
+    if settings.append_only == "no":
         raise ConfigurationError("the ledger's server keeps no append-only file: set `appendonly yes` (and best `appendfsync always`)")
-    if wanted in ("auto", "fsync") and _setting(store, "appendfsync") == "always":
+    if settings.sync == "no":
+        raise ConfigurationError("the ledger's server never waits for the disk (appendfsync no): set `appendfsync always`")
+    if wanted in ("auto", "fsync") and settings.sync == "always":
         return Durability("fsync")
     if wanted in ("auto", "waitaof"):
         wait = ("WAITAOF", 1, 0, wait_milliseconds)
@@ -104,16 +173,6 @@ def confirmable(store: Store, wanted: str, wait_milliseconds: int) -> Durability
             raise ConfigurationError("the ledger's server neither syncs always nor knows WAITAOF: set `appendfsync always`") from error
         return Durability("waitaof", wait)
     raise ConfigurationError("ledger.durability is fsync, but the server's appendfsync is not `always`")
-
-
-def _setting(store: Store, name: str) -> str | None:
-    """A server setting, None where the server does not tell (managed services forbid CONFIG)."""
-    try:
-        reply = store.run([("CONFIG GET", name)])[0]
-    except exceptions.ResponseError:
-        return None
-    values = {text(key): text(value) for key, value in pairs_of(reply)}
-    return values.get(name)
 
 
 def confirmed(durability: Durability, reply: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from pipeline.domain import DeliveryStatus, State, Word, format_time, utc_from_us
-from pipeline.errors import ConfigurationError, LedgerUnavailable
+from pipeline.errors import ConfigurationError, LedgerMismatch, LedgerUnavailable
 from pipeline.ledger import identity
 from pipeline.ledger.accounts import Accounts, Admission, Asking, Leaving, Traffic, read_admission, read_leave
 from pipeline.ledger.backlog import Backlog
@@ -36,7 +36,9 @@ QUARANTINED = "quarantined"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerOptions:
-    """How a ledger is opened: `expected_id` is the id seen last time (None: a new one is fine), `marks` keep how far it was seen; times are in seconds.
+    """How a ledger is opened: `expected_id` is the id seen last time (None: a new one is fine, and is made if we `may_make` it); times are in seconds.
+
+    `marks` keep how far it was seen.
 
     Without `needs_vault_keys` it opens even if a key is missing that sealed something, for those who look after the keys.
     """
@@ -44,6 +46,7 @@ class LedgerOptions:
     partitions: int
     pepper_fingerprint: str
     expected_id: str | None = None
+    may_make: bool = True
     durability: str = "auto"
     wait_aof_milliseconds: int = 1000
     dedup_days: float = 90
@@ -64,11 +67,12 @@ class Ledger:
 
     def __init__(self, client: redis.Redis, vault: Vault, options: LedgerOptions) -> None:
         self._options = options
-        self._expected_id = options.expected_id
-        self.lookout: Lookout | None = None
-        self.store = Store(client, on_forgotten=self.check)
+        self._looking = Store(client)
+        self.identity = self._recognised(options.expected_id)
+        self._settings = identity.settings_of(self._looking)
+        self._durability = self._confirmable(self._settings)
+        self.store = Store(client, check=self.check)
         self.clock = Clock(self.store)
-        self.identity = self.recognise()
         self.keys = Keys(self.identity.partitions)
         lifetimes = Lifetimes(
             record_ms=int(options.dedup_days * 86_400_000),
@@ -77,7 +81,7 @@ class Ledger:
             audit_ms=int(options.audit_seconds * 1000),
             push_rescue_ms=int(options.push_rescue_seconds * 1000),
         )
-        self.lookout = Lookout(self.store, self.keys, self.identity.ledger_id, self.identity.created_seconds, options.marks)
+        self.lookout = Lookout(self._looking, self.keys, self.identity.ledger_id, self.identity.created_seconds, options.marks)
         self.lookout.look()
         self.events = Events(self.store, self.keys, lifetimes, self.lookout)
         self.standings = Standings(self.store, self.keys, vault)
@@ -90,42 +94,61 @@ class Ledger:
         self.push_rescue_ms = lifetimes.push_rescue_ms
         self.polls, self.shown = Polls(self.store, self.keys), Shown(self.store, self.keys)
         self.walks, self.sweeps = Walks(self.store, self.keys), Sweeps(self.store, self.keys)
-        self.durability = self._confirmable()
         if options.needs_vault_keys:
             self.seals.refuse_missing()
             self.seals.note()
 
-    def check(self) -> None:
-        """Check again that this is the ledger we work with and that it keeps what it confirms; also done whenever the server has forgotten our scripts.
+    @property
+    def durability(self) -> identity.Durability:
+        """How a write is confirmed now; raises what `check` raises where it is time for a look."""
+        self.store.look()
+        return self._durability
 
-        A server that was set up anew meanwhile is asked to confirm writes in the way it now can. Raises LedgerMismatch, LedgerUnavailable.
+    def check(self) -> None:
+        """Check again that this is the ledger we work with and that it keeps what it confirms; done once a second by whoever uses it.
+
+        A server that was set up anew meanwhile is asked to confirm writes in the way it now can; a ledger that a person accepted in the place of ours is ours
+        from now on. Raises LedgerMismatch, LedgerUnavailable.
         """
-        self.recognise()
+        self._follow(self._recognised(self.identity.ledger_id))
+        self.lookout.look()
+        settings = identity.settings_of(self._looking)
         try:
-            self.durability = self._confirmable()
+            if settings != self._settings:
+                self._durability = self._confirmable(settings)
         except ConfigurationError as error:
             raise LedgerUnavailable(str(error)) from error
+        self._settings = settings
 
-    def _confirmable(self) -> identity.Durability:
-        return identity.confirmable(self.store, self._options.durability, self._options.wait_aof_milliseconds)
+    def _follow(self, found: identity.Identity) -> None:
+        """Work with a ledger that was accepted in the place of ours."""
+        if found.partitions != self.identity.partitions:
+            raise LedgerMismatch(f"the ledger now has {found.partitions} partitions, this process works with {self.identity.partitions}: start it again")
+        if found.ledger_id != self.identity.ledger_id:
+            self.lookout.follow(found.ledger_id, found.created_seconds)
+        self.identity = found
 
-    def recognise(self) -> identity.Identity:
-        """Check again that this is the ledger we work with."""
+    def _confirmable(self, settings: identity.ServerSettings) -> identity.Durability:
+        return identity.confirmable(self._looking, settings, self._options.durability, self._options.wait_aof_milliseconds)
+
+    def _recognised(self, expected_id: str | None) -> identity.Identity:
         options = self._options
-        found = identity.recognise(self.store, partitions=options.partitions, pepper_fingerprint=options.pepper_fingerprint, expected_id=self._expected_id)
-        self._expected_id = found.ledger_id
-        self.look()
-        return found
+        return identity.recognise(
+            self._looking,
+            partitions=options.partitions,
+            pepper_fingerprint=options.pepper_fingerprint,
+            expected_id=expected_id,
+            may_make=options.may_make,
+        )
 
     def look(self) -> None:
-        """Look whether the ledger is as far as it was seen, and whether it is quarantined. Raises LedgerUnavailable."""
-        if self.lookout is not None:
-            self.lookout.look()
+        """Look whether the ledger is still what it was, as far as it was, and whether it is quarantined. Raises what `check` does."""
+        self.store.look(now=True)
 
     @property
     def quarantine(self) -> Quarantine | None:
         """Why `given` are not told now, as the last look at the ledger found; None if they are."""
-        return self.lookout.quarantine if self.lookout else None
+        return self.lookout.quarantine
 
     def holds(self, lane: str) -> bool:
         """Whether nothing of a lane may be told now: a ledger that may have forgotten withdrawals tells no `given`."""
@@ -134,12 +157,14 @@ class Ledger:
     def lift(self, looked_at: Quarantine, until_ms: int) -> bool:
         """End the quarantine that a person has looked at, everything said until then having been posted again; False if it is another one by now."""
         lifted = bool(self.store.call("lift", [META], [looked_at.encode(), until_ms]))
-        self.look()
+        self.lookout.look()
         return lifted
 
     def ping(self) -> None:
-        """Write something small. Raises LedgerUnavailable if the ledger cannot be written."""
-        self.store.run([("SET", f"{BEAT}:write", 1)])
+        """Write something small, as durably as an event. Raises LedgerUnavailable if the ledger cannot be written."""
+        durability = self.durability
+        replies = self.store.run([("SET", f"{BEAT}:write", 1), *([durability.wait] if durability.wait else [])])
+        identity.confirmed(durability, replies[-1])
 
     def now_ms(self) -> int:
         """The server's own clock, the only one that times waits."""

@@ -99,6 +99,12 @@ class Lookout:
         self._kept_ms = 0
         self.quarantine: Quarantine | None = None
 
+    def follow(self, ledger_id: str, created_seconds: int) -> None:
+        """Look at another ledger from now on, of which nothing was seen yet."""
+        with self._lock:
+            self._mark = Mark(ledger_id=ledger_id, accepted=(0,) * len(self._mark.accepted))
+            self._created_ms, self._kept = created_seconds * 1000, None
+
     def note(self, counts: Mapping[int, int]) -> None:
         """Note how many events partitions had accepted right after a write of ours."""
         with self._lock:

@@ -16,6 +16,7 @@ import redis
 from redis import exceptions
 
 from pipeline.errors import LedgerUnavailable
+from pipeline.ledger.guard import Guard
 
 _AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.BusyLoadingError, exceptions.ReadOnlyError, exceptions.OutOfMemoryError, OSError)
 _IN_WORDS: Sequence[tuple[type[Exception], str]] = (
@@ -52,13 +53,13 @@ def load_scripts() -> dict[str, Script]:
 class Store:
     """A Redis or Valkey server as the ledger uses it; safe to share between threads.
 
-    `on_forgotten` is called before scripts are loaded again into a server that does not know them: it may have been
-    restarted, perhaps empty, and must be recognised first.
+    `check` is called before scripts are loaded again into a server that does not know them (it may have been restarted, perhaps empty, and must be
+    recognised first), and once a second besides: a server that was emptied or set up anew while it ran knows its scripts all the same.
     """
 
-    def __init__(self, client: redis.Redis, on_forgotten: Callable[[], object] | None = None) -> None:
+    def __init__(self, client: redis.Redis, check: Callable[[], object] | None = None) -> None:
         self.client: Any = client  # its stubs know few of the commands that are sent here
-        self.on_forgotten = on_forgotten
+        self._guard = Guard(check) if check is not None else None
         self._scripts = load_scripts()
 
     def script(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> tuple[Any, ...]:
@@ -82,6 +83,7 @@ class Store:
         """Run commands in one round trip, answers in order; raises LedgerUnavailable if any of them could not be carried out."""
         if not commands:
             return []
+        self.look()
         answers = self._send(commands)
         forgotten = [n for n, answer in enumerate(answers) if isinstance(answer, exceptions.NoScriptError)]
         if forgotten:
@@ -92,6 +94,11 @@ class Store:
             if isinstance(answer, Exception):
                 raise self._translated(answer)
         return answers
+
+    def look(self, *, now: bool = False) -> None:
+        """Have the ledger checked if it is time to, or `now`; raises what the check raises."""
+        if self._guard is not None:
+            self._guard.look(now=now)
 
     def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         try:
@@ -114,8 +121,7 @@ class Store:
             return error
 
     def _reload(self) -> None:
-        if self.on_forgotten is not None:
-            self.on_forgotten()
+        self.look(now=True)
         self._send([("SCRIPT LOAD", script.text) for script in self._scripts.values()])
 
     @staticmethod

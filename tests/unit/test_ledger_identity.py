@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import fakeredis
 import pytest
@@ -10,10 +11,12 @@ import redis
 
 from pipeline.errors import ConfigurationError, LedgerMismatch, LedgerUnavailable
 from pipeline.identifiers import Hasher
+from pipeline.ledger import Ledger, identity
+from pipeline.ledger.guard import Guard
 from pipeline.ledger.identity import Durability, confirmed
 from pipeline.ledger.keys import META
 from pipeline.ledger.store import Store
-from tests.support.parts import new_event, open_ledger
+from tests.support.parts import HASHER, new_event, open_ledger
 from tests.support.servers import valkey_server
 
 
@@ -52,7 +55,7 @@ def test_other_partitions_are_refused(fake: redis.Redis):
 
 def test_unexpectedly_empty_ledger_is_refused_and_stays_empty(fake: redis.Redis):
     """A ledger that was wiped does not quietly begin anew: nothing is written to it."""
-    with pytest.raises(LedgerMismatch, match="unset CONSENT_LEDGER_EXPECTED_ID"):
+    with pytest.raises(LedgerMismatch, match="consent ledger accept"):
         reopen(fake, expected_id="0123456789abcdef")
     assert fake.keys("*") == []
 
@@ -82,6 +85,100 @@ def test_server_that_lost_everything_while_we_run_is_refused(client: redis.Redis
     with pytest.raises(LedgerMismatch, match="empty"):
         ledger.events.commit([new_event("b" * 24)], ledger.durability)
     assert client.keys("*") == []
+
+
+def look_again(ledger: Ledger) -> None:
+    """As if a second had passed since the ledger was looked at."""
+    ledger.store._guard._next_at = float("-inf")
+
+
+def test_a_server_that_was_emptied_while_it_ran_is_noticed_within_a_second(client: redis.Redis):
+    """It still knows our scripts; the next look refuses all work, reading and writing, and nothing is written to it."""
+    ledger = open_ledger(client)
+    client.flushall()
+    look_again(ledger)
+    for call in (lambda: ledger.events.commit([new_event("b" * 24)], ledger.durability), ledger.beat, lambda: ledger.events.take_due(10), ledger.ping) * 2:
+        with pytest.raises(LedgerMismatch, match="empty"):
+            call()
+    assert client.keys("*") == []
+
+
+def test_an_empty_ledger_is_worked_with_once_it_was_accepted(client: redis.Redis):
+    """In the place of the one that is missed: the running process goes on, one that starts later too, and another ledger's process does not."""
+    ledger = open_ledger(client)
+    missed = ledger.identity.ledger_id
+    ledger.events.commit([new_event("a" * 24)], ledger.durability)
+    client.flushall()
+    taken = identity.accept(Store(client), partitions=4, pepper_fingerprint=HASHER.fingerprint(), instead_of=[missed])
+    look_again(ledger)
+    assert ledger.events.commit([new_event("b" * 24)], ledger.durability) == [True]
+    assert ledger.identity == taken
+    assert taken.ledger_id != missed
+    assert [each.reason for each in (ledger.quarantine, open_ledger(client).quarantine)] == ["accepted", "accepted"]
+    assert open_ledger(client, expected_id=missed).identity == open_ledger(client, expected_id=taken.ledger_id).identity == taken
+    with pytest.raises(LedgerMismatch, match="0123456789abcdef was expected"):
+        open_ledger(client, expected_id="0123456789abcdef")
+
+
+def test_another_ledger_may_be_accepted_and_keeps_what_it_holds(client: redis.Redis):
+    """A ledger that was moved or restored under another id; accepting it twice, or for a second missed one, adds up."""
+    ledger = open_ledger(client)
+    ledger.events.commit([new_event("a" * 24)], ledger.durability)
+    for missed in ("0123456789abcdef", "0123456789abcdef", "fedcba9876543210", ledger.identity.ledger_id):
+        identity.accept(Store(client), partitions=0, pepper_fingerprint=HASHER.fingerprint(), instead_of=[missed])
+    again = open_ledger(client, expected_id="0123456789abcdef")
+    assert again.identity == replace(ledger.identity, replaces=("0123456789abcdef", "fedcba9876543210"))
+    assert again.events.counts()["accepted"] == 1
+
+
+def test_what_no_word_of_a_person_makes_ours_is_not_accepted(client: redis.Redis):
+    """Another pepper would orphan every standing, whoever says yes; nothing changes."""
+    before = open_ledger(client).identity
+    with pytest.raises(LedgerMismatch, match="CONSENT_SUBJECT_PEPPER"):
+        identity.accept(Store(client), partitions=0, pepper_fingerprint=Hasher(b"another-pepper").fingerprint(), instead_of=["0123456789abcdef"])
+    assert identity.read(Store(client)) == before
+
+
+def test_a_process_does_not_take_over_a_ledger_cut_otherwise(client: redis.Redis):
+    """One accepted with another number of partitions needs processes that begin anew: they would look in the wrong places."""
+    ledger = open_ledger(client)
+    client.flushall()
+    identity.accept(Store(client), partitions=2, pepper_fingerprint=HASHER.fingerprint(), instead_of=[ledger.identity.ledger_id])
+    ledger._options = replace(ledger._options, partitions=0)
+    with pytest.raises(LedgerMismatch, match="start it again"):
+        ledger.check()
+
+
+def test_who_only_looks_makes_no_ledger(client: redis.Redis):
+    """A command that looks into an emptied server must not be what makes it a ledger again."""
+    with pytest.raises(LedgerMismatch, match="empty"):
+        open_ledger(client, may_make=False)
+    assert client.keys("*") == []
+
+
+def test_the_guard_looks_once_a_second_and_each_time_while_something_is_wrong():
+    """One look a second while all is well; none of the calls gets past a look that failed."""
+    clock, looks, wrong = [0.0], [], []
+
+    def check() -> None:
+        looks.append(clock[0])
+        if wrong:
+            raise LedgerUnavailable("away")
+
+    guard = Guard(check, clock=lambda: clock[0])
+    for clock[0] in (0.0, 0.5, 0.99, 1.0, 1.5):
+        guard.look()
+    assert looks == [0.0, 1.0]
+    guard.look(now=True)
+    assert looks == [0.0, 1.0, 1.5]
+    wrong.append(True)
+    for clock[0] in (2.6, 2.7, 2.8):
+        with pytest.raises(LedgerUnavailable):
+            guard.look()
+    wrong.clear()
+    for clock[0] in (2.9, 3.0):
+        guard.look()
+    assert looks == [0.0, 1.0, 1.5, 2.6, 2.7, 2.8, 2.9]
 
 
 def test_scripts_are_loaded_again_after_a_restart(client: redis.Redis):
@@ -146,15 +243,23 @@ def test_server_that_evicts_is_refused():
 
 
 def test_server_that_was_set_up_anew_is_noticed_while_we_run():
-    """One that no longer syncs always is asked to wait from then on; one that evicts is no ledger to rely on."""
+    """One that no longer syncs always is asked to wait from then on; one that evicts or keeps nothing is refused, until it is set up well again."""
     with valkey_server() as url, redis.Redis.from_url(url) as client:
         ledger = open_ledger(client, wait_aof_milliseconds=2000)
         client.config_set("appendfsync", "everysec")
-        ledger.check()
+        look_again(ledger)
+        ledger.ping()
         assert ledger.durability.mode == "waitaof"
-        client.config_set("maxmemory-policy", "allkeys-lru")
-        with pytest.raises(LedgerUnavailable, match="noeviction"):
-            ledger.check()
+        for name, unsafe, good in (("maxmemory-policy", "allkeys-lru", "noeviction"), ("appendonly", "no", "yes"), ("appendfsync", "no", "always")):
+            client.config_set(name, unsafe)
+            look_again(ledger)
+            for number in range(2):
+                with pytest.raises(LedgerUnavailable, match=name):
+                    ledger.events.commit([new_event(f"{number:024d}")], ledger.durability)
+            client.config_set(name, good)
+            ledger.ping()
+        assert ledger.durability.mode == "fsync"
+        assert ledger.events.counts()["accepted"] == 0
 
 
 def test_server_that_may_not_write_is_unavailable(client: redis.Redis):

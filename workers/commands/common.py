@@ -84,11 +84,12 @@ def settings(*, of_running: bool = False) -> Settings:
 
 
 def parts(role: str, *, of_running: bool = False, looks_only: bool = False) -> Parts:
-    """The parts of a command's process, with its logging set up."""
+    """The parts of a command's process, with its logging set up; a command about what is running makes no ledger where there is none."""
     from config.logging import setup_logging
     from workers.wiring import Parts
 
     built = Parts(environment(of_running=of_running), looks_only=looks_only)
+    built.makes_ledger = not of_running
     setup_logging(built.settings, role)
     return built
 

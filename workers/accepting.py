@@ -1,0 +1,135 @@
+"""`consent ledger accept`: looks at what a server holds and, once a person has said so, takes it for the ledger.
+
+It opens no ledger, since every ledger refuses just what is looked at here. An embedded server that no `consent up` runs is started for the time of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from config.settings import Settings, load_settings
+from pipeline.errors import ConfigurationError
+from pipeline.identifiers import Hasher
+from pipeline.ledger import identity
+from pipeline.ledger.events import Events, Lifetimes
+from pipeline.ledger.identity import Identity
+from pipeline.ledger.keys import Keys
+from pipeline.ledger.lookout import InMemory, Lookout
+from pipeline.ledger.store import Store
+from workers import process
+from workers.embedded import EmbeddedServer, ServerFailed
+from workers.options import ledger_client
+from workers.state import LEDGER_FILE, StateFolder
+
+START_SECONDS: Final = 30.0
+NO_LIFETIMES: Final = Lifetimes(record_ms=0, payload_ms=0, fan_out_rescue_ms=0, audit_ms=0, push_rescue_ms=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What stands where the ledger should be: `counts` of its events, `expected` the ids of the ledgers that are missed, `unsafe` what is wrong with its server's settings."""
+
+    server: str
+    keys: int
+    ledger: Identity | None
+    counts: Mapping[str, int]
+    expected: tuple[str, ...]
+    unsafe: str
+
+    @property
+    def is_expected(self) -> bool:
+        return self.ledger is not None and all(self.ledger.answers_to(ledger_id) for ledger_id in self.expected)
+
+
+class Looked:
+    """A server under a person's eyes. Raises LedgerMismatch for what cannot become the ledger, LedgerUnavailable if it is away."""
+
+    def __init__(self, settings: Settings, store: Store, state: StateFolder | None, instead_of: Sequence[str]) -> None:
+        """`state` is the directory of the `consent up` that works with this server, if one does."""
+        self._settings, self._store, self._state = settings, store, state
+        self._pepper_fingerprint = Hasher(settings.pepper()).fingerprint()
+        remembered = (settings.ledger.expected_id, state.recall(LEDGER_FILE) if state else "", *instead_of)
+        self._expected = tuple(dict.fromkeys(filter(None, remembered)))
+
+    def look(self) -> Found:
+        """What there is; changes nothing."""
+        found = identity.read(self._store)
+        if found is not None:
+            identity.refuse_unusable(found, self._pepper_fingerprint)
+        return Found(
+            server=_place_of(self._settings.ledger_url()),
+            keys=int(self._store.run([("DBSIZE",)])[0]),
+            ledger=found,
+            counts=self._counts(found) if found else {},
+            expected=self._expected,
+            unsafe=self._unsafe(),
+        )
+
+    def accept(self) -> Identity:
+        """Take it, in the place of every ledger that is missed; `consent up` expects it from its next start on."""
+        taken = identity.accept(
+            self._store, partitions=self._settings.ledger.partitions, pepper_fingerprint=self._pepper_fingerprint, instead_of=self._expected
+        )
+        if self._state:
+            self._state.remember(LEDGER_FILE, taken.ledger_id)
+        return taken
+
+    def _counts(self, found: Identity) -> Mapping[str, int]:
+        keys = Keys(found.partitions)
+        return Events(self._store, keys, NO_LIFETIMES, Lookout(self._store, keys, found.ledger_id, found.created_seconds, InMemory())).counts()
+
+    def _unsafe(self) -> str:
+        section = self._settings.ledger
+        try:
+            identity.confirmable(self._store, identity.settings_of(self._store), section.durability, section.wait_aof_milliseconds)
+        except ConfigurationError as error:
+            return str(error)
+        return ""
+
+
+@contextmanager
+def looking(environment: Mapping[str, str], instead_of: Sequence[str], *, of_up: bool) -> Iterator[Looked]:
+    """The server that `environment` names; `of_up`: it is that of the `consent up` of the state directory, which need not be running.
+
+    Raises SettingsError, ServerFailed.
+    """
+    settings = load_settings(environment)
+    state = StateFolder(settings.state_path())
+    if settings.redis_url:
+        with closing(ledger_client(settings.ledger_url())) as client:
+            yield Looked(settings, Store(client), state if of_up else None, instead_of)
+        return
+    with _embedded(state) as url, closing(ledger_client(url)) as client:
+        found = load_settings({**environment, **state.secrets(environment), "CONSENT_REDIS_URL": url})
+        yield Looked(found, Store(client), state, instead_of)
+
+
+@contextmanager
+def _embedded(state: StateFolder) -> Iterator[str]:
+    """The embedded server of a state directory that no `consent up` works on, for a moment."""
+    if not state.path.exists():
+        raise ServerFailed(f"there is no {state.path}: name the directory of a `consent up` in CONSENT_STATE_DIR, or the server in CONSENT_REDIS_URL")
+    state.lock()
+    server = EmbeddedServer(state.server)
+    child = process.start(server.prepare(), {}, state.logs / "server.log")
+    try:
+        until = time.monotonic() + START_SECONDS
+        while not server.answers():
+            if child.poll() is not None or time.monotonic() > until:
+                raise ServerFailed(f"the embedded server did not start; see {state.logs / 'server.log'}")
+            time.sleep(0.05)
+        yield server.url
+    finally:
+        server.shut_down()
+        process.reap(child, START_SECONDS)
+
+
+def _place_of(url: str) -> str:
+    """Where a server is, without its password."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or 6379}, database {parts.path.strip('/') or 0}"
