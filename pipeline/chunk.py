@@ -15,6 +15,7 @@ from queue import Empty
 from typing import Any
 
 from pipeline.domain import State, Word
+from pipeline.errors import LedgerUnavailable
 from pipeline.exchange import Exchange, Work, WorkResult
 from pipeline.judging import Judge
 from pipeline.landing import Chunk, Flight, Landing, farewell, landing_of
@@ -40,6 +41,9 @@ MOST_GROUPS = 8
 """A vendor that takes several turns to answer is talked to in as many groups, so that its connections do not all wait for one turn."""
 LOOK_SECONDS = 0.02
 """How soon to look again for what was brought, while there are connections free for it."""
+HOLD_ON_SECONDS = 60.0
+"""How long a chunk keeps in memory what it told, while the ledger is away."""
+HOLD_LOOK_SECONDS = 0.2
 SETTLE_AT_ONCE = 100
 SETTLE_SECONDS = 0.1
 """Endings are written down when there are so many, or the first of them is this old: a crash repeats at most those calls."""
@@ -48,7 +52,8 @@ SETTLE_SECONDS = 0.1
 class ChunkWorker:
     """Works through chunks; safe to share between threads, one chunk a thread.
 
-    Raises LedgerUnavailable if the ledger goes away: leases then run out and the deliveries are rescued.
+    While the ledger is away nothing is started, and what was told is kept until it can be written down. Raises LedgerUnavailable if that takes too long:
+    leases then run out, the deliveries are rescued, and told again.
     """
 
     def __init__(self, ledger: Ledger, exchange: Exchange, judge: Judge, settler: Settler, limits: LimitOptions, options: DeliverOptions) -> None:
@@ -61,13 +66,30 @@ class ChunkWorker:
         chunk = self._chunk(destination, lane, token)
         chunk.add(tasks, endings)
         while chunk.pending or chunk.flying or chunk.endings:
-            landed = self._wait(chunk) if chunk.flying and not self._refill(chunk, more) else []
-            began = time.monotonic()
-            self._turn(chunk, landed)
-            self._settle(chunk)
-            self._renew(chunk)
-            chunk.turn_seconds = time.monotonic() - began
+            try:
+                if chunk.flying and not self._refill(chunk, more):
+                    self._wait(chunk)
+                began = time.monotonic()
+                self._turn(chunk)
+                self._settle(chunk)
+                self._renew(chunk)
+                chunk.turn_seconds = time.monotonic() - began
+            except LedgerUnavailable:
+                if not self._holds_on(chunk):
+                    raise
         return chunk.moved
+
+    def _holds_on(self, chunk: Chunk) -> bool:
+        """Start nothing more, and keep what was told for another try; False once that has lasted too long, or if there is nothing to keep."""
+        told = chunk.flying or any(ending.result is not None for ending in chunk.endings)
+        self._return_pending(chunk, -1)
+        now = time.monotonic()
+        chunk.stop_at = min(chunk.stop_at, now)
+        chunk.held_until = chunk.held_until or now + HOLD_ON_SECONDS
+        if not told or now >= chunk.held_until:
+            return False
+        self._doze.wait(HOLD_LOOK_SECONDS)
+        return True
 
     def _refill(self, chunk: Chunk, more: More) -> bool:
         """Take in more before the last dialogues end, so that no connection waits for the next lease; whether there is more to start."""
@@ -96,14 +118,15 @@ class ChunkWorker:
         """Write endings down: many at once while dialogues are under way, but never long after they came."""
         now = time.monotonic()
         if chunk.endings and (not chunk.flying or len(chunk.endings) >= SETTLE_AT_ONCE or now >= chunk.settle_at):
-            endings, chunk.endings = chunk.endings, []
-            self._settler.settle(chunk.destination, chunk.lane, chunk.token, endings)
+            self._settler.settle(chunk.destination, chunk.lane, chunk.token, chunk.endings)
+            chunk.endings = []
             chunk.settle_at = now + SETTLE_SECONDS
 
-    def _turn(self, chunk: Chunk, landed: Sequence[tuple[Flight, WorkResult]]) -> None:
+    def _turn(self, chunk: Chunk) -> None:
         """End what has landed and start as many pending deliveries as there is room for, in one round trip."""
         if time.monotonic() >= chunk.stop_at or self._ledger.holds(chunk.lane):
             self._return_pending(chunk, -1)
+        landed = chunk.arrived
         landing = landing_of(landed, self._judge, chunk.destination, chunk.lane, self._limits.misconfigured_probe_seconds)
         asked = self._next_asked(chunk, sum(len(flight.tasks) for flight, _ in landed))
         if not (landed or asked):
@@ -111,9 +134,13 @@ class ChunkWorker:
         asking = Asking(first_permit=next(chunk.permits), contacts=[task.contact_keys for task in asked]) if asked else None
         checks = [check for each in landing.checked for check in each.checks]
         named = dict.fromkeys(key for task in asked for key in task.event.identifier_keys.values())
-        left, words, admission, read = self._ledger.turn(
-            chunk.traffic, chunk.lane, chunk.token, leaving=landing.leaving, checks=checks, asking=asking, named=named
-        )
+        try:
+            left, words, admission, read = self._ledger.turn(
+                chunk.traffic, chunk.lane, chunk.token, leaving=landing.leaving, checks=checks, asking=asking, named=named
+            )
+        except LedgerUnavailable:
+            chunk.pending.extendleft(reversed(asked))
+            raise
         started_at = time.monotonic()
         self._land(chunk, landing, left, words)
         if asking and admission:
@@ -217,9 +244,9 @@ class ChunkWorker:
         chunk.endings += [task.ending(None, back_at_ms=at_ms) for task in chunk.pending]
         chunk.pending.clear()
 
-    def _wait(self, chunk: Chunk) -> list[tuple[Flight, WorkResult]]:
-        """The next dialogue to land, if one does within a second, and those that land with it or in the moment after: each group costs round trips."""
-        landed: list[tuple[Flight, WorkResult]] = []
+    def _wait(self, chunk: Chunk) -> None:
+        """For the next dialogue to land, if one does within a second, and those that land with it or in the moment after: each group costs round trips."""
+        landed = chunk.arrived
         groups = min(MOST_GROUPS, max(1, int(chunk.flight_seconds / max(LEAST_TURN_SECONDS, chunk.turn_seconds))))
         most = -(-len(chunk.flying) // groups)
         until = time.monotonic() + (LOOK_SECONDS if not chunk.pending and len(chunk.flying) < chunk.traffic.concurrent else 1.0)
@@ -232,20 +259,20 @@ class ChunkWorker:
                 landed.append((flight, result))
         except Empty:
             pass
-        return landed
 
     def _land(self, chunk: Chunk, landing: Landing, left: tuple[bool, list[bool]], words: Sequence[Word | None]) -> None:
         """Note what came of each delivery, and correct what was told too late."""
         if landing.leaving is None:
             return
         moved, lasted = left
-        for permit, _ in landing.leaving.permits:
-            del chunk.flying[permit]
         if moved:
             gate = landing.leaving.gate
             log.log(logging.INFO if gate == "ok" else logging.ERROR, "account_gate", extra={"account": chunk.destination.account, "gate": gate})
         lost = {task.event.event_id for (task, _, _), ours in zip(landing.results, lasted, strict=True) if not ours}
         self._judge.correct_stale(chunk.destination, landing.checked, words, lost)
+        for permit, _ in landing.leaving.permits:
+            del chunk.flying[permit]
+        chunk.arrived.clear()
         for task, result, late in landing.results:
             outlived = task.event.event_id in lost and task.event.state is State.WITHDRAWN
             chunk.endings.append(task.ending(result, retell_at_ms=late or (-1 if outlived else 0)))

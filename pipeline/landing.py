@@ -46,6 +46,8 @@ class Chunk:
     flight_seconds: float = 0.0
     turn_seconds: float = 0.0
     moved: bool = False
+    held_until: float | None = None
+    arrived: list[tuple[Flight, WorkResult]] = field(default_factory=list)
     permits: Any = field(default_factory=itertools.count)
     flying: dict[int, Flight] = field(default_factory=dict)
     landed: SimpleQueue[tuple[Flight, WorkResult, float]] = field(default_factory=SimpleQueue)

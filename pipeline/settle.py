@@ -29,6 +29,7 @@ from pipeline.identifiers import names_person
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Row, Settlement, Verb
 from pipeline.ledger.events import DeliveryResult
+from pipeline.patience import insist
 from pipeline.ports import Publisher
 from pipeline.retry import gives_up, is_overdue, wait_seconds
 from pipeline.routing import Destination
@@ -236,11 +237,14 @@ class Settler:
         held = self._ledger.copies.settle(destination.name, lane, token, [decision.settlement for decision in decisions], tally.counters())
         settled = [decision for decision, was_held in zip(decisions, held, strict=True) if was_held]
         self._announce(destination.name, lane, settled)
-        self._remember(destination, [(ending, decision) for ending, decision, was_held in zip(endings, decisions, held, strict=True) if was_held])
+        # All is settled: to fail now would have it settled, and counted, once more.
+        insist(
+            lambda: self._remember(destination, [(ending, decision) for ending, decision, was_held in zip(endings, decisions, held, strict=True) if was_held])
+        )
 
     def finish(self, destination: str) -> None:
         """Copy what was settled last: nothing more is settled for now, that could take it along."""
-        self._ledger.copies.flush(destination)
+        insist(lambda: self._ledger.copies.flush(destination))
 
     def give_back(self, destination: str, lane: str, token: str, endings: Sequence[Ending]) -> None:
         """Return leased deliveries untouched."""

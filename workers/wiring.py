@@ -56,7 +56,6 @@ class Parts:
 
     needs_vault_keys = True
     """Whether the ledger is refused while a vault key is missing that sealed something in it."""
-
     makes_ledger = True
     """Whether an empty server is given a ledger where none is expected; commands that only look at one make none."""
 
@@ -225,8 +224,7 @@ class Parts:
     def _build_ledger(self) -> Ledger:
         from pipeline.ledger import Ledger
 
-        options = ledger_options(self.settings, self.hasher.fingerprint())
-        options = replace(options, needs_vault_keys=self.needs_vault_keys, may_make=self.makes_ledger)
+        options = replace(ledger_options(self.settings, self.hasher.fingerprint()), needs_vault_keys=self.needs_vault_keys, may_make=self.makes_ledger)
         return Ledger(self.redis, self.vault, options)
 
     def _build_acceptor(self) -> Acceptor:

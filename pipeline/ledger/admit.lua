@@ -6,6 +6,7 @@
 --       13 key prefix of marks   14 first permit number   15 claim in ms, renewed while its holder lives   then for each instruction: number of identifier keys, the keys
 -- Returns {dialogues admitted, when to come back in ms, why, then for each instruction: 1 admitted, n > 1 admitted but a late write may come until n,
 --       0 no room, -n its contact is claimed until n}
+-- Also while memory is full
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token, lane = ARGV[1], ARGV[2]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
+from pipeline.errors import LedgerUnavailable
 from pipeline.ledger.deliveries import Deliveries, Settlement
 from pipeline.ledger.events import Events
 from pipeline.ledger.store import Store
@@ -35,7 +36,11 @@ class Copies:
         commands = [self._deliveries.settle_command(destination, lane, token, settlements, counters)]
         commands += self._events.fold_commands([(event_id, destination, result) for event_id, result in settled])
         commands += [self._deliveries.unfold_command(destination, copied)] if copied else []
-        held = [bool(value) for value in self._store.run(commands)[0]]
+        try:
+            held = [bool(value) for value in self._store.run(commands)[0]]
+        except LedgerUnavailable:
+            self._keep(destination, settled, copied)
+            raise
         ended = [(each.event_id, each.result.encode()) for each, was_held in zip(settlements, held, strict=True) if was_held and each.result]
         self._keep(destination, ended, settled)
         return held
@@ -43,9 +48,13 @@ class Copies:
     def flush(self, destination: str) -> None:
         """Copy and drop what is left of a destination."""
         settled, copied = self._take(destination)
-        self._events.fold([(event_id, destination, result) for event_id, result in settled])
-        if settled or copied:
-            self._deliveries.unfold(destination, settled + copied)
+        try:
+            self._events.fold([(event_id, destination, result) for event_id, result in settled])
+            if settled or copied:
+                self._deliveries.unfold(destination, settled + copied)
+        except LedgerUnavailable:
+            self._keep(destination, settled, copied)
+            raise
 
     def _take(self, destination: str) -> tuple[list[Result], list[Result]]:
         with self._lock:

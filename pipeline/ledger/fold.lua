@@ -3,6 +3,7 @@
 -- KEYS  open index, counters, then for each result: record, payload
 -- ARGV  audit in ms, record lifetime in ms, payload lifetime in ms, then for each result: event id, destination, result
 -- Returns for each result: 1 if the event is complete now
+-- Also while memory is full
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function is_final(result) return result and string.find('DKSX', string.sub(result, 1, 1), 1, true) ~= nil end

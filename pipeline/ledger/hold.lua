@@ -1,6 +1,7 @@
 -- Renews the claims and permits of dialogues under way; those that went to somebody else, or are over, are left alone.
 -- KEYS  flight
 -- ARGV  1 token   2 claim in ms   3 claim prefix   4 number of permits, then the permit numbers, then the identifier keys
+-- Also while memory is full
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token, hold_ms, permits = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])

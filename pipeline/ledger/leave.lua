@@ -6,6 +6,7 @@
 --       then for each instruction: lane, 1 if the answer was definite, number of identifier keys, the keys
 -- Returns {1 if the gate opened or closed now, then for each instruction: 1 its claim was still ours, 0 it was outlived}
 -- Uses many.lua
+-- Also while memory is full
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token, per, cost, late_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import redis
@@ -68,7 +69,9 @@ class Ledger:
     def __init__(self, client: redis.Redis, vault: Vault, options: LedgerOptions) -> None:
         self._options = options
         self._looking = Store(client)
-        self.identity = self._recognised(options.expected_id)
+        known: dict[str, Any] = {"partitions": options.partitions, "pepper_fingerprint": options.pepper_fingerprint, "may_make": options.may_make}
+        self._recognised = partial(identity.recognise, self._looking, **known)
+        self.identity = self._recognised(expected_id=options.expected_id)
         self._settings = identity.settings_of(self._looking)
         self._durability = self._confirmable(self._settings)
         self.store = Store(client, check=self.check)
@@ -110,7 +113,7 @@ class Ledger:
         A server that was set up anew meanwhile is asked to confirm writes in the way it now can; a ledger that a person accepted in the place of ours is ours
         from now on. Raises LedgerMismatch, LedgerUnavailable.
         """
-        self._follow(self._recognised(self.identity.ledger_id))
+        self._follow(self._recognised(expected_id=self.identity.ledger_id))
         self.lookout.look()
         settings = identity.settings_of(self._looking)
         try:
@@ -130,16 +133,6 @@ class Ledger:
 
     def _confirmable(self, settings: identity.ServerSettings) -> identity.Durability:
         return identity.confirmable(self._looking, settings, self._options.durability, self._options.wait_aof_milliseconds)
-
-    def _recognised(self, expected_id: str | None) -> identity.Identity:
-        options = self._options
-        return identity.recognise(
-            self._looking,
-            partitions=options.partitions,
-            pepper_fingerprint=options.pepper_fingerprint,
-            expected_id=expected_id,
-            may_make=options.may_make,
-        )
 
     def look(self) -> None:
         """Look whether the ledger is still what it was, as far as it was, and whether it is quarantined. Raises what `check` does."""

@@ -1,6 +1,7 @@
 -- Extends the leases a worker still holds.
 -- KEYS  out index, leases   ARGV  token, lease in ms, event ids
 -- Returns the event ids whose lease is lost
+-- Also while memory is full
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lost = {}

@@ -5,6 +5,7 @@
 --       verbs: F final, X dead, W wait (row replaced), B give back (row kept); a negative time means that many ms from now
 -- Returns for each delivery: 1 settled, 0 lost
 -- Uses many.lua
+-- Also while memory is full
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local steps = tonumber(ARGV[2])

@@ -31,6 +31,9 @@ _REFUSING = ("NOREPLICAS", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "
 """How a server's answer begins that cannot write now: too few replicas, a full disk, a failover under way, a script that hangs."""
 
 USES_SHARED = "-- Uses many.lua\n"
+ALLOW_OOM = "#!lua flags=allow-oom\n"
+ALSO_WHEN_FULL = "-- Also while memory is full\n"
+"""What a script says that ends work under way: were it refused, what vendors were told would be forgotten and told again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ def load_scripts() -> dict[str, Script]:
     texts = {path.stem: path.read_text() for path in Path(__file__).parent.glob("*.lua")}
     shared = texts.pop("many")
     texts = {name: shared + text if USES_SHARED in text else text for name, text in texts.items()}
+    texts = {name: ALLOW_OOM + text if ALSO_WHEN_FULL in text else text for name, text in texts.items()}
     return {name: Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()) for name, text in texts.items()}
 
 

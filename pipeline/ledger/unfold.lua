@@ -1,5 +1,6 @@
 -- Drops results that have been copied into their events' records, unless they changed meanwhile.
 -- KEYS  results   ARGV  for each: event id, result
+-- Also while memory is full
 local dropped = 0
 for first = 1, #ARGV, 1000 do
   local ids, gone, last = {}, {}, math.min(first + 999, #ARGV)

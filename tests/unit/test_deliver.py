@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import redis
 
+import pipeline.chunk
+import pipeline.patience
 from pipeline.domain import Outcome, State, VendorResult
 from pipeline.errors import LedgerUnavailable
 from pipeline.exchange import Work, WorkResult
@@ -20,6 +22,7 @@ from pipeline.ledger.letters import LetterFilter
 from pipeline.limits import Bulkhead
 from pipeline.routing import RetryPolicy, Source
 from pipeline.vendors.base import Held, Rate, VendorRequest
+from tests.support.parts import everything_stored
 from tests.support.relay import PlainAdapter, Relay, adapter, destination, routing
 
 ANA, BEN, PHONE = "ana@example.org", "ben@example.org", "+5511987654321"
@@ -441,25 +444,94 @@ def test_killed_worker_is_rescued(relay: Relay):
     assert sound(relay)
 
 
-def test_ledger_away_after_the_answer_repeats_safely(relay: Relay):
-    """If the ledger goes away after the vendor answered, the delivery is told again with the same id and ends once."""
+def away_for(relay: Relay, monkeypatch: pytest.MonkeyPatch, times: int, script: str) -> None:
+    """So many round trips that carry a script fail as if the ledger were away."""
+    run, sha, left = relay.ledger.store.run, relay.ledger.store._scripts[script].sha, [times]
+
+    def away(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        if left[0] and any(sha in command for command in commands):
+            left[0] -= 1
+            raise LedgerUnavailable("away")
+        return run(commands)
+
+    monkeypatch.setattr(relay.ledger.store, "run", away)
+    monkeypatch.setattr(pipeline.chunk, "HOLD_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(pipeline.patience, "LOOK_SECONDS", 0.01)
+
+
+@pytest.mark.parametrize("script", ["leave", "settle", "fold"])
+@pytest.mark.parametrize("state", ["given", "withdrawn"])
+def test_what_was_told_is_written_down_once_the_ledger_is_there_again(client: redis.Redis, monkeypatch: pytest.MonkeyPatch, state: str, script: str):
+    """Whatever is being written down when the ledger goes away: the worker keeps it, and nobody is told twice or counted twice."""
+    relay = Relay(client, routing([destination("mail")]), seconds=5)
+    event = relay.event(state, 1, email=ANA)
+    relay.step()
+    away_for(relay, monkeypatch, 5, script)
+    relay.step()
+    assert outcome(relay, event) == ("delivered", None)
+    assert len(relay.vendors["mail"].calls) == 1
+    assert [count for _, outcome, _, count in relay.figures().deliveries if outcome == "applied"] == [1]
+    assert sound(relay)
+
+
+def test_nothing_is_started_while_the_ledger_is_away(client: redis.Redis, monkeypatch: pytest.MonkeyPatch):
+    """What was leased and not told yet goes back, for whoever is there first, and is not told by a worker that may have lost it meanwhile."""
+    relay = Relay(client, routing([destination("mail", rate=Rate(concurrent=1))]), seconds=5)
+    events = [relay.event("given", 1, email=email) for email in (ANA, BEN)]
+    relay.step()
+    relay.step()
+    away_for(relay, monkeypatch, 2, "leave")
+    relay.step()
+    assert len(relay.vendors["mail"].calls) == 1
+    assert sorted(outcome(relay, event)[0] for event in events) == ["delivered", "waiting"]
+    relay.again()
+    assert len(relay.vendors["mail"].calls) == 2
+    assert [outcome(relay, event) for event in events] == [("delivered", None)] * 2
+    assert sound(relay)
+
+
+def test_ledger_away_for_long_after_the_answer_repeats_safely(relay: Relay, monkeypatch: pytest.MonkeyPatch):
+    """If the ledger stays away longer than a worker keeps what it told, the delivery is told again with the same id and ends once."""
     event = relay.event("withdrawn", 1, email=ANA)
     relay.step()
-    settle = relay.ledger.copies.settle
-
-    def away(*_):
-        relay.ledger.copies.settle = settle
-        raise LedgerUnavailable("away")
-
-    relay.ledger.copies.settle = away
-    with pytest.raises(LedgerUnavailable):
-        relay.step()
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline.chunk, "HOLD_ON_SECONDS", 0.0)
+        away_for(relay, patched, 1, "settle")
+        with pytest.raises(LedgerUnavailable):
+            relay.step()
     time.sleep(0.04)
     relay.hurry(pushed=True)
     relay.beat()
     relay.drain()
     assert outcome(relay, event) == ("delivered", None)
     assert len({call["id"] for call in relay.vendors["mail"].calls}) == 1
+    assert sound(relay)
+
+
+def test_what_was_told_is_written_down_although_memory_is_full(relay: Relay, client: redis.Redis):
+    """A full server takes no event and plans none, but forgets nothing that a vendor was told."""
+    told = relay.event("withdrawn", 1, email=ANA)
+    relay.step()
+    relay.vendors["mail"].answers = [200]
+    before = relay.exchange.before
+    relay.exchange.before = lambda _: client.config_set("maxmemory", 1)
+    try:
+        relay.step()
+        assert len(relay.vendors["mail"].calls) == 1
+        assert relay.ledger.store.client.info("memory")["used_memory"] > 1
+        with pytest.raises(LedgerUnavailable, match="memory is full"):
+            relay.event("given", 5, email=BEN)
+        stored = everything_stored(client)
+        with pytest.raises(LedgerUnavailable, match="memory is full"):
+            relay.event("withdrawn", 5, email=BEN)
+        assert everything_stored(client) == stored
+    finally:
+        client.config_set("maxmemory", 0)
+        relay.exchange.before = before
+    relay.drain()
+    relay.again()
+    assert outcome(relay, told) == ("delivered", None)
+    assert len(relay.vendors["mail"].calls) == 1
     assert sound(relay)
 
 

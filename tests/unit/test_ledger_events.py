@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-import fakeredis
 import pytest
 import redis
 from hypothesis import given, settings
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.ledger import Ledger
 from tests.support.parts import new_event, open_ledger, result
+from tests.support.servers import fake_server
 
 ANNA, BEN = "a" * 24, "b" * 24
 
@@ -23,7 +23,7 @@ def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
     if request.param == "valkey":
         yield open_ledger(request.getfixturevalue("client"))
     else:
-        with fakeredis.FakeRedis() as client:
+        with fake_server() as client:
             yield open_ledger(client, durability="none")
 
 
@@ -270,7 +270,7 @@ def test_folding_is_independent_of_order(results):
     second = [item for item in second if item in first]
     seen = []
     for order in (first, second):
-        with fakeredis.FakeRedis() as client:
+        with fake_server() as client:
             ledger = open_ledger(client, durability="none")
             commit(ledger, new_event(ANNA))
             ledger.events.mark_fanned_out([(ANNA, ["mail", "sms"], "")])

@@ -141,10 +141,9 @@ def test_what_no_word_of_a_person_makes_ours_is_not_accepted(client: redis.Redis
 
 def test_a_process_does_not_take_over_a_ledger_cut_otherwise(client: redis.Redis):
     """One accepted with another number of partitions needs processes that begin anew: they would look in the wrong places."""
-    ledger = open_ledger(client)
+    ledger = open_ledger(client, partitions=0)
     client.flushall()
     identity.accept(Store(client), partitions=2, pepper_fingerprint=HASHER.fingerprint(), instead_of=[ledger.identity.ledger_id])
-    ledger._options = replace(ledger._options, partitions=0)
     with pytest.raises(LedgerMismatch, match="start it again"):
         ledger.check()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import fakeredis
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from pipeline.ledger import Ledger
 from pipeline.ledger.standings import Merge, newest_of
 from pipeline.vault import Vault
 from tests.support.parts import VAULT, open_ledger, word
+from tests.support.servers import fake_server
 
 MAIL, PHONE, ACCOUNT = "e" + "a" * 24, "p" + "b" * 24, "x" + "c" * 24
 
@@ -24,7 +24,7 @@ def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
     if request.param == "valkey":
         yield open_ledger(request.getfixturevalue("client"))
     else:
-        with fakeredis.FakeRedis() as client:
+        with fake_server() as client:
             yield open_ledger(client, durability="none")
 
 
@@ -45,7 +45,7 @@ def test_merging_is_commutative_and_idempotent(both):
     """Any order and any repetition of merges leaves the same standing: the greatest word by time, withdrawal, event id."""
     words, shuffled = both
     expected = max(words, key=lambda each: (each.order_us, each.state is State.WITHDRAWN, each.event_id))
-    with fakeredis.FakeRedis() as client:
+    with fake_server() as client:
         ledger = open_ledger(client, durability="none")
         ledger.standings.merge([say(MAIL, each) for each in words])
         ledger.standings.merge([say(PHONE, each) for each in shuffled])
