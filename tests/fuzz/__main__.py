@@ -10,11 +10,8 @@ import atheris
 with atheris.instrument_imports(include=["pipeline"]):
     from tests.support.readers import TARGETS, corpus
 
-MEGABYTES = 700
-"""More than that means that something grows with what is read: the readers need less than half of it."""
 
-
-def main(target: str, folder: Path, seconds: int) -> None:
+def main(target: str, folder: Path, seconds: int, seed: int, megabytes: int) -> None:
     """Never returns."""
     seeds = folder / "corpus"
     seeds.mkdir(parents=True, exist_ok=True)
@@ -23,7 +20,8 @@ def main(target: str, folder: Path, seconds: int) -> None:
     options = [
         f"-max_total_time={seconds}",
         "-timeout=5",
-        f"-rss_limit_mb={MEGABYTES}",
+        f"-rss_limit_mb={megabytes}",
+        f"-seed={seed % 2**31 + 1}",
         "-max_len=4096",
         f"-artifact_prefix={folder}/found-",
         "-print_final_stats=1",
@@ -33,4 +31,4 @@ def main(target: str, folder: Path, seconds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:]))

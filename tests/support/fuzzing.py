@@ -10,11 +10,6 @@ from hypothesis import HealthCheck, Phase, settings
 FACTOR = float(os.environ.get("CONSENT_FUZZ_FACTOR") or 1)
 
 
-def seconds(short: float) -> float:
-    """How long a fuzzer may run that runs this long by default."""
-    return short * FACTOR
-
-
 def examples(short: int, **options: Any) -> settings:
     """Hypothesis with this many examples by default. Slow machines are no failures, and nothing is written into the checkout."""
     return settings(
