@@ -46,7 +46,9 @@ HOLD_ON_SECONDS = 60.0
 HOLD_LOOK_SECONDS = 0.2
 SETTLE_AT_ONCE = 100
 SETTLE_SECONDS = 0.1
-"""Endings are written down when there are so many, or the first of them is this old: a crash repeats at most those calls."""
+SETTLE_REST = 6
+"""Endings are written down when there are so many, or this long after the last time: at most `SETTLE_SECONDS`, and less where writing takes little, so that no
+more than a seventh of the time goes into it. A crash repeats the calls that were not written down."""
 
 
 class ChunkWorker:
@@ -120,7 +122,8 @@ class ChunkWorker:
         if chunk.endings and (not chunk.flying or len(chunk.endings) >= SETTLE_AT_ONCE or now >= chunk.settle_at):
             self._settler.settle(chunk.destination, chunk.lane, chunk.token, chunk.endings)
             chunk.endings = []
-            chunk.settle_at = now + SETTLE_SECONDS
+            ended = time.monotonic()
+            chunk.settle_at = ended + min(SETTLE_SECONDS, SETTLE_REST * (ended - now))
 
     def _turn(self, chunk: Chunk) -> None:
         """End what has landed and start as many pending deliveries as there is room for, in one round trip."""
