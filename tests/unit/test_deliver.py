@@ -584,16 +584,16 @@ def test_bad_credentials_pause_probe_and_resume(client: redis.Redis, caplog: pyt
 
 def test_breaker_spares_a_vendor_that_is_down(client: redis.Redis):
     """After the failures that open the breaker the vendor is left alone, then probed by one, then told everything."""
-    relay = Relay(client, routing([destination("mail", rate=Rate(concurrent=1))]), seconds=0.2, limits={"breaker_failures": 3, "breaker_wait_max_seconds": 0.2})
+    relay = Relay(client, routing([destination("mail", rate=Rate(concurrent=1))]), seconds=1.0, limits={"breaker_failures": 3, "breaker_wait_max_seconds": 1.0})
     vendor = relay.vendors["mail"]
     vendor.answers = [503] * 4
     events = [relay.event("withdrawn", n, email=f"p{n}@example.org") for n in range(10)]
     relay.drain()
     assert len(vendor.calls) == 3
-    time.sleep(0.22)
+    time.sleep(1.1)
     relay.again()
     assert len(vendor.calls) == 4  # the probe, refused
-    time.sleep(0.22)
+    time.sleep(1.1)
     relay.again(4)
     assert len(vendor.held) == 10
     assert all(outcome(relay, event) == ("delivered", None) for event in events)

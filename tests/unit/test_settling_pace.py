@@ -1,0 +1,35 @@
+"""How soon endings are written down: at once where that takes little, and never so often that a chunk does nothing else."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+import pipeline.chunk
+from pipeline.chunk import SETTLE_AT_ONCE, SETTLE_SECONDS, ChunkWorker
+
+
+@pytest.mark.parametrize("takes,rests", [(0.002, 0.012), (0.010, 0.060), (0.5, SETTLE_SECONDS)])
+def test_what_is_quick_to_write_is_written_soon(monkeypatch, takes, rests):
+    """The next endings wait six times as long as writing the last took, and a tenth of a second at most; a hundred wait for nothing."""
+    clock = [100.0]
+    monkeypatch.setattr(pipeline.chunk, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    written: list[int] = []
+
+    def settle(_destination, _lane, _token, endings) -> None:
+        written.append(len(endings))
+        clock[0] += takes
+
+    worker = ChunkWorker(None, None, None, SimpleNamespace(settle=settle), None, None)
+    chunk = SimpleNamespace(endings=["first"], flying={1: "a dialogue"}, settle_at=100.0, destination=None, lane="given", token="t")
+    worker._settle(chunk)
+    ended = clock[0]
+    chunk.endings = ["next"]
+    for passed, count in ((rests - 0.001, 1), (rests + 0.001, 2)):
+        clock[0] = ended + passed
+        worker._settle(chunk)
+        assert len(written) == count
+    chunk.endings = ["one of many"] * SETTLE_AT_ONCE
+    worker._settle(chunk)
+    assert written == [1, 1, SETTLE_AT_ONCE]
