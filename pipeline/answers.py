@@ -103,6 +103,36 @@ class EventSchema(Schema):
     deliveries = fields.List(fields.Nested(DeliverySchema), required=True)
 
 
+class ToldSchema(Schema):
+    """What a destination was told last for a purpose, and where the delivery of the newest word stands; null for what never was, or does not go there."""
+
+    destination = _text()
+    told = _one_of(*(state.value for state in State), allow_none=True)
+    told_at = _time(allow_none=True)
+    event_id = _text(allow_none=True)
+    status = _one_of(*(status.value for status in DeliveryStatus), allow_none=True)
+    reason = _text(allow_none=True)
+    next_attempt_at = _time(allow_none=True)
+
+
+class StandingSchema(Schema):
+    """The newest word of a person on a purpose; `source` is null where its event is no longer kept."""
+
+    purpose = _text()
+    state = _one_of(*(state.value for state in State))
+    order_time = _time()
+    event_id = _text()
+    source = _text(allow_none=True)
+    destinations = fields.List(fields.Nested(ToldSchema), required=True)
+
+
+class SubjectStatusSchema(Schema):
+    """What holds for a person, purpose by purpose, without personal values."""
+
+    subject_key = _text()
+    purposes = fields.List(fields.Nested(StandingSchema), required=True)
+
+
 class DeadLetterSchema(Schema):
     """A delivery that will not go by itself any more."""
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from pipeline.domain import Outcome, State, delivery_id
+from pipeline.domain import Outcome, State, Subject, delivery_id
 from pipeline.envelope import open_if_readable
 from pipeline.errors import ConsentRelayError
 from pipeline.fence import judge
 from pipeline.figures import collect
+from pipeline.identifiers import Hasher
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import DeadLetter
 from pipeline.ledger.keys import LANES
@@ -18,6 +19,7 @@ from pipeline.ledger.ledger import time_of
 from pipeline.ledger.letters import DeadLetterPage, LetterFilter, ReplayReport
 from pipeline.metrics import MetricsSnapshot
 from pipeline.routing import Routing
+from pipeline.subject_status import subject_status
 from pipeline.vault import Vault
 
 BEAT_SECONDS = 30.0
@@ -31,12 +33,16 @@ FENCED = frozenset({Outcome.SUPERSEDED, Outcome.NOT_APPLICABLE})
 class Desk:
     """The operators' side of the relay; safe to share between threads. Raises LedgerUnavailable if the ledger is away."""
 
-    def __init__(self, ledger: Ledger, vault: Vault, routing: Callable[[], Routing]) -> None:
-        self._ledger, self._vault, self._routing = ledger, vault, routing
+    def __init__(self, ledger: Ledger, vault: Vault, routing: Callable[[], Routing], hasher: Hasher) -> None:
+        self._ledger, self._vault, self._routing, self._hasher = ledger, vault, routing, hasher
 
     def event(self, event_id: str) -> dict[str, Any] | None:
         """One event and its deliveries in the public form, None if unknown."""
         return self._ledger.event(event_id)
+
+    def subject(self, subject: Subject, source: str | None = None) -> dict[str, Any]:
+        """What holds for a person, and what every destination was told of it; with a `source`, only what came from there."""
+        return subject_status(self._ledger, self._hasher, subject, source=source)
 
     def dead_letters(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from workers.commands import admin, events, export, forward, ledger, processes, reconcile, vault, vendors
+from workers.commands import admin, events, export, forward, ledger, processes, reconcile, subject, vault, vendors
 from workers.commands.check import check
 from workers.commands.common import Group
 
@@ -46,6 +46,7 @@ for command in (
     export.export,
     ledger.ledger,
     reconcile.reconcile,
+    subject.subject,
 ):
     main.add_command(command)
 for command in (forward.ledger_show, forward.bring_forward):

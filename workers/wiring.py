@@ -201,7 +201,7 @@ class Parts:
     def desk(self) -> Desk:
         from pipeline.desk import Desk
 
-        return self.built("_desk", lambda: Desk(self.ledger, self.vault, lambda: self.routing))
+        return self.built("_desk", lambda: Desk(self.ledger, self.vault, lambda: self.routing, self.hasher))
 
     @property
     def prober(self) -> Prober:

@@ -26,6 +26,7 @@ from pipeline.ingest.resources_dead_letters import DeadLetters, Replay
 from pipeline.ingest.resources_events import Batch, Event, Events
 from pipeline.ingest.resources_service import Document, Live, Metrics, Ready, Root
 from pipeline.ingest.resources_sources import SourceAddress, SourceEvents
+from pipeline.ingest.resources_subjects import SubjectStatus
 from pipeline.ingest.services import Services
 from pipeline.routing import Routing
 
@@ -107,6 +108,7 @@ def _add_routes(application: Application, services: Services) -> None:
     application.add_route("/v1/consent-events/{event_id}", Event(services))
     application.add_route("/v1/sources/{source}", SourceEvents(services))
     application.add_route("/v1/sources/{source}/{url_key}", SourceAddress(services))
+    application.add_route("/v1/subjects/status", SubjectStatus(services))
     application.add_route("/v1/dead-letters", DeadLetters(services))
     application.add_route("/v1/dead-letters/replay", Replay(services))
     application.add_route("/", Root())

@@ -67,6 +67,30 @@ EVENT_VIEW: Final[dict[str, Any]] = {
         }
     ],
 }
+SUBJECT: Final[dict[str, Any]] = {"subject": {"email": "ana@example.com"}}
+SUBJECT_STATUS: Final[dict[str, Any]] = {
+    "subject_key": "ek5m2q7zl4n6a3b5c7d2e4f6g",
+    "purposes": [
+        {
+            "purpose": "newsletter",
+            "state": "withdrawn",
+            "order_time": "2026-02-01T09:30:00Z",
+            "event_id": EVENT_ID,
+            "source": "web-forms",
+            "destinations": [
+                {
+                    "destination": "dinamize-news",
+                    "told": "withdrawn",
+                    "told_at": "2026-02-01T09:30:01Z",
+                    "event_id": EVENT_ID,
+                    "status": "delivered",
+                    "reason": None,
+                    "next_attempt_at": None,
+                }
+            ],
+        }
+    ],
+}
 DEAD_LETTERS: Final[dict[str, Any]] = {
     "items": [
         {

@@ -10,11 +10,11 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema, fields
 
 from pipeline import VERSION
-from pipeline.answers import AcceptedSchema, BatchSchema, DeadLetterPageSchema, EventSchema, ProblemSchema, ReplayAnswerSchema
+from pipeline.answers import AcceptedSchema, BatchSchema, DeadLetterPageSchema, EventSchema, ProblemSchema, ReplayAnswerSchema, SubjectStatusSchema
 from pipeline.domain import IDENTIFIER_KINDS
 from pipeline.ingest import examples
 from pipeline.ingest.problems import BY_STATUS, MEDIA_TYPE, Kind, Problem
-from pipeline.ingest.queries import PageSchema, ReplayRequestSchema
+from pipeline.ingest.queries import PageSchema, ReplayRequestSchema, SubjectRequestSchema
 from pipeline.schemas import ConsentEventSchema
 
 Json = dict[str, Any]
@@ -50,6 +50,8 @@ COMPONENTS: Final[Mapping[str, type[Schema]]] = {
     "Accepted": AcceptedSchema,
     "BatchAnswer": BatchSchema,
     "Event": EventSchema,
+    "SubjectRequest": SubjectRequestSchema,
+    "SubjectStatus": SubjectStatusSchema,
     "DeadLetterPage": DeadLetterPageSchema,
     "ReplayRequest": ReplayRequestSchema,
     "ReplayAnswer": ReplayReportSchema,
@@ -72,7 +74,7 @@ def build_document() -> Json:
     for path, operations in _paths(plugin).items():
         spec.path(path, operations=operations)
     document = spec.to_dict()
-    document["tags"] = [{"name": name} for name in ("Events", "Sources", "Dead letters", "Operations")]
+    document["tags"] = [{"name": name} for name in ("Events", "Sources", "Subjects", "Dead letters", "Operations")]
     _close(document["components"]["schemas"])
     return document
 
@@ -87,7 +89,7 @@ def _security(spec: APISpec) -> None:
 
 def _close(schemas: Json) -> None:
     """Say what no field says for itself: unknown ones are refused in everything that is read, and which of them there must be."""
-    for name in ("ConsentEvent", "Subject", "Profile", "Evidence", "ReplayRequest", "Filter"):
+    for name in ("ConsentEvent", "Subject", "Profile", "Evidence", "ReplayRequest", "Filter", "SubjectRequest"):
         if name in schemas:
             schemas[name]["additionalProperties"] = False
     schemas["ReplayRequest"]["oneOf"] = [{"required": ["ids"]}, {"required": ["filter"]}]
@@ -95,7 +97,7 @@ def _close(schemas: Json) -> None:
 
 
 def _paths(plugin: MarshmallowPlugin) -> dict[str, dict[str, Json]]:
-    return {**_event_paths(), **_source_paths(), **_dead_letter_paths(plugin), **_operation_paths()}
+    return {**_event_paths(), **_source_paths(), **_subject_paths(), **_dead_letter_paths(plugin), **_operation_paths()}
 
 
 def _event_paths() -> dict[str, dict[str, Json]]:
@@ -136,6 +138,21 @@ def _source_paths() -> dict[str, dict[str, Json]]:
         "/v1/sources/{source}": {"post": own},
         "/v1/sources/{source}/{url_key}": {"post": {**keyed, "parameters": parameters}, "get": {**probe, "parameters": parameters}},
     }
+
+
+def _subject_paths() -> dict[str, dict[str, Json]]:
+    status = _operation(
+        "subjectStatus",
+        "Subjects",
+        "See what holds for a person",
+        [READ],
+        {200: _json("Purpose by purpose", "SubjectStatus", examples.SUBJECT_STATUS), **_refusals(400, 401, 403, 408, 413, 415, 422, 429, 503)},
+    )
+    status["description"] = (
+        "The person is named in the body, never in the address. A key without `all_sources` sees the purposes whose newest word came from its own source."
+    )
+    status["requestBody"] = _request({"application/json": ("SubjectRequest", examples.SUBJECT)})
+    return {"/v1/subjects/status": {"post": status}}
 
 
 def _dead_letter_paths(plugin: MarshmallowPlugin) -> dict[str, dict[str, Json]]:

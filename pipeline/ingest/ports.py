@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from pipeline.domain import IncomingEvent
+from pipeline.domain import IncomingEvent, Subject
 from pipeline.errors import InvalidInput, KeyReused
 from pipeline.routing import Source
 
@@ -94,6 +94,8 @@ class Ledger(Protocol):
     """
 
     def event(self, event_id: str) -> Mapping[str, Any] | None: ...
+
+    def subject(self, subject: Subject, source: str | None) -> Mapping[str, Any]: ...
 
     def dead_letters(
         self,

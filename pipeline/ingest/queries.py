@@ -8,6 +8,7 @@ from typing import Any
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from pipeline.errors import FieldError, InvalidInput
+from pipeline.schemas import SubjectSchema
 
 PAGE = 100
 LARGEST_PAGE = 500
@@ -77,6 +78,15 @@ class ReplayRequestSchema(Schema):
     )
     filter = fields.Nested(FilterSchema, metadata={"description": "Instead of ids: all that fit; `{}` for all."})
     dry_run = TrueOrFalse(load_default=False, metadata={"description": "Only tell what would be done."})
+
+
+class SubjectRequestSchema(Schema):
+    """Who is asked about."""
+
+    class Meta:
+        unknown = RAISE
+
+    subject = fields.Nested(SubjectSchema, required=True)
 
 
 PAGES = PageSchema()

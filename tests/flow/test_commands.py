@@ -78,6 +78,31 @@ def _statuses(event_id, mine):
     return {each["destination"]: each["status"] for each in view["deliveries"]}
 
 
+def test_what_holds_for_a_person_is_asked_without_naming_them_on_the_command_line(up, tmp_path):
+    """`subject` reads the person from a file, prints purposes and destinations and nothing personal; an unknown one is exit code 1."""
+    state, _, _ = up
+    mine = {"CONSENT_STATE_DIR": str(state), "CONSENT_KEY": (state / "sample_native_key").read_text()}
+    file = tmp_path / "events.json"
+    file.write_text(
+        json.dumps({"subject": {"email": "subject-ana@example.org"}, "purpose": "newsletter", "state": "given", "event_time": "2026-01-05T13:00:00Z"})
+    )
+    assert consent("send", str(file), **mine).returncode == 0
+    person = tmp_path / "person.json"
+    person.write_text('{"email": "subject-ana@example.org"}')
+    shown = consent("subject", str(person), "--json", **mine)
+    assert shown.returncode == 0, shown.stderr
+    (purpose,) = json.loads(shown.stdout)["purposes"]
+    assert (purpose["purpose"], purpose["state"], purpose["source"]) == ("newsletter", "given", "web-forms")
+    readable = consent("subject", str(person), **mine)
+    assert "newsletter: given since 2026-01-05T13:00:00Z" in readable.stdout
+    assert "subject-ana" not in readable.stdout + shown.stdout + readable.stderr + shown.stderr
+    person.write_text('{"email": "nobody@example.org"}')
+    assert consent("subject", str(person), **mine).returncode == 1
+    person.write_text('{"email": "not an address"}')
+    refused = consent("subject", str(person), **mine)
+    assert (refused.returncode, "email" in refused.stderr, "not an address" in refused.stderr) == (2, True, False)
+
+
 def test_a_refused_event_is_named_and_fails_the_command(up, tmp_path):
     """Its place in the file and the path of what is wrong; the value is not repeated."""
     state, _, _ = up

@@ -28,7 +28,7 @@ def whole(client):
 @pytest.fixture
 def web(whole):
     """The HTTP interface."""
-    return make_relay(acceptor=whole.acceptor, ledger=Desk(whole.ledger, whole.vault, lambda: whole.rules), routing=whole.rules)
+    return make_relay(acceptor=whole.acceptor, ledger=Desk(whole.ledger, whole.vault, lambda: whole.rules, whole.hasher), routing=whole.rules)
 
 
 def contents(client) -> dict:
@@ -113,7 +113,7 @@ def test_a_ledger_that_goes_away_is_503():
     with valkey_server() as url:
         client = redis.Redis.from_url(url, socket_connect_timeout=0.2, retry=None)
         whole = way.Relay(client, make_routing())
-        web = make_relay(acceptor=whole.acceptor, ledger=Desk(whole.ledger, whole.vault, lambda: whole.rules))
+        web = make_relay(acceptor=whole.acceptor, ledger=Desk(whole.ledger, whole.vault, lambda: whole.rules, whole.hasher))
         assert web.post(json=EVENT).status_code == 202
     for answer in (web.post(json=EVENT), web.post(BATCH, json=[EVENT] * 60), web.get("/v1/consent-events/a"), web.get(LETTERS), web.get("/metrics")):
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")

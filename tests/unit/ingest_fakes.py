@@ -117,6 +117,10 @@ class FakeLedger:
         self._asked("event", event_id)
         return {"event_id": event_id, "source": self.sources[event_id], "deliveries": []} if event_id in self.sources else None
 
+    def subject(self, subject, source):
+        self._asked("subject", subject, source)
+        return {"subject_key": "ekey", "purposes": []}
+
     def dead_letters(self, destination=None, reason=None, state=None, since=None, cursor=None, limit=100, source=None):
         self._asked(
             "dead_letters", {"destination": destination, "reason": reason, "state": state, "since": since, "cursor": cursor, "limit": limit, "source": source}

@@ -95,7 +95,7 @@ def test_replayed_given_outlives_an_outage(client: redis.Redis):
     relay.vendors["mail"].answers = [503, 503]
     relay.drain()
     assert len(relay.queue.dead) == 1
-    report = Desk(relay.ledger, relay.vault, lambda: relay.rules).replay([f"{event_id}.mail"])
+    report = Desk(relay.ledger, relay.vault, lambda: relay.rules, relay.hasher).replay([f"{event_id}.mail"])
     assert report.replayed == [f"{event_id}.mail"]
     relay.beat()
     relay.drain()

@@ -26,7 +26,7 @@ def relay(client: redis.Redis) -> Relay:
 
 def look(relay: Relay, check: Any) -> tuple[str, str]:
     """The mark and the text of one finding."""
-    desk = Desk(relay.ledger, relay.vault, lambda: relay.rules)
+    desk = Desk(relay.ledger, relay.vault, lambda: relay.rules, relay.hasher)
     finding = diagnosis._finding("x", check, SimpleNamespace(ledger=relay.ledger, desk=desk, routing=relay.rules))
     assert finding.good is (finding.mark != "FAIL")
     return finding.mark, finding.text
@@ -99,13 +99,13 @@ def test_overdue_work_fails_unless_a_person_holds_it_back(relay: Relay):
     relay.ledger.deliveries.pause("sms", paused=True)
     mark, text = look(relay, diagnosis._overdue)
     assert (mark, text.startswith("deliveries to mail do not progress")) == ("FAIL", True)
-    desk = Desk(relay.ledger, relay.vault, lambda: relay.rules)
+    desk = Desk(relay.ledger, relay.vault, lambda: relay.rules, relay.hasher)
     assert desk.problems() == ["deliveries to mail do not progress"]
 
 
 def test_a_beat_that_never_was_is_missed_half_a_minute_after_the_ledger_was_made(relay: Relay):
     """Whoever starts has that long; a beat that once was says its age instead."""
-    desk = Desk(relay.ledger, relay.vault, lambda: relay.rules)
+    desk = Desk(relay.ledger, relay.vault, lambda: relay.rules, relay.hasher)
     assert desk.problems() == []
     relay.ledger.identity = replace(relay.ledger.identity, created_seconds=relay.ledger.identity.created_seconds - 31)
     with patch.object(relay.ledger, "check"):

@@ -259,7 +259,7 @@ def test_a_dead_withdrawal_that_a_later_consent_keeps_is_left_out_and_can_be_clo
     collected = exporter(relay).collect("crm")
     assert (list(collected.rows), collected.overtaken) == ([], [f"{event_id}.crm"])
     calls = len(relay.vendors["crm"].calls)
-    report = Desk(relay.ledger, relay.vault, lambda: relay.rules).replay([f"{event_id}.crm"])
+    report = Desk(relay.ledger, relay.vault, lambda: relay.rules, relay.hasher).replay([f"{event_id}.crm"])
     assert (report.replayed, report.skipped) == ([], [{"delivery_id": f"{event_id}.crm", "reason": "not_applicable"}])
     relay.again()
     assert (relay.deliveries(event_id), dead(relay), len(relay.vendors["crm"].calls)) == ({"crm": ("skipped", "contact_kept")}, [], calls)

@@ -131,6 +131,46 @@ def test_reading_does_not_allow_replaying():
     assert (relay.post(REPLAY, json={"filter": {}}, key=KEYS["reader"]).status_code, relay.ledger.calls) == (403, [])
 
 
+SUBJECTS = "/v1/subjects/status"
+
+
+def test_a_person_is_asked_about_in_the_body():
+    """The ledger is asked about the normalised person; only a key for all sources sees what came from others."""
+    relay = make_relay()
+    assert relay.post(SUBJECTS, json={"subject": {"email": " ana@Example.COM"}}).json == {"subject_key": "ekey", "purposes": []}
+    relay.post(SUBJECTS, json={"subject": {"email": "ana@example.com"}}, key=KEYS["auditor"])
+    assert [(name, subject.email, source) for name, subject, source in relay.ledger.calls] == [
+        ("subject", "ana@example.com", "web-forms"),
+        ("subject", "ana@example.com", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "body, path",
+    [
+        ([], ""),
+        ({}, "subject"),
+        ({"subject": "ana@example.com"}, "subject"),
+        ({"subject": {}}, "subject"),
+        ({"subject": {"email": "no address"}}, "subject.email"),
+        ({"subject": {"name": "Ana"}}, "subject.name"),
+        ({"subject": {"email": "ana@example.com"}, "purpose": "newsletter"}, "purpose"),
+    ],
+)
+def test_a_bad_question_about_a_person_is_named_by_path(body, path):
+    """What is wrong is named, nothing of it is repeated, and the ledger is not asked."""
+    relay = make_relay()
+    answer = relay.post(SUBJECTS, json=body)
+    assert (answer.status_code, path in paths_of(answer)) == (422, True)
+    assert "ana@example.com" not in answer.text
+    assert relay.ledger.calls == []
+
+
+def test_a_person_is_only_shown_to_readers():
+    """Sending alone does not allow asking."""
+    assert make_relay().post(SUBJECTS, json={"subject": {"email": "ana@example.com"}}, key=KEYS["privacy-tools"]).status_code == 403
+
+
 def test_an_unavailable_ledger_is_503_everywhere():
     """Given a ledger that is away, reading calls are 503 with Retry-After, and live still answers."""
     relay = make_relay(ledger=FakeLedger(failure=LedgerUnavailable("secret host")))

@@ -34,7 +34,7 @@ def test_forward_and_delete_erases_the_payload_when_all_are_told(client: redis.R
 def test_a_person_decides_when_a_dead_letter_is_erased(client: redis.Redis) -> None:
     """What died is kept until it is replayed and told, or discarded; then it is erased, and says so."""
     relay = Relay(client, routing([destination("mail")], sources=[Source(name="web", retention="forward_and_delete")]))
-    desk = Desk(relay.ledger, relay.vault, lambda: relay.rules)
+    desk = Desk(relay.ledger, relay.vault, lambda: relay.rules, relay.hasher)
     relay.vendors["mail"].answers = [400, 400]
     replayed, discarded = (relay.event("given", 0, email=f"{name}@example.org") for name in ("ana", "bia"))
     relay.drain()

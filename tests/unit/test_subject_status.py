@@ -1,0 +1,71 @@
+"""What holds for a person: the newest word of everybody linked to them, what each destination was told last, and nothing of other sources or people."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from pipeline.desk import Desk
+from pipeline.domain import Subject
+from tests.support.relay import Relay, destination, routing
+
+ANA = "ana@example.org"
+
+
+@pytest.fixture
+def relay(client: redis.Redis) -> Relay:
+    return Relay(client, routing([destination("mail"), destination("sms")]), seconds=30)
+
+
+def status(relay: Relay, source: str | None = None, **identifiers: str):
+    desk = Desk(relay.ledger, relay.vault, lambda: relay.rules, relay.hasher)
+    return desk.subject(Subject(**identifiers), source)
+
+
+def test_newest_word_and_what_was_told(relay: Relay):
+    """Once told, every destination shows the state, the event and the time."""
+    event = relay.event("given", 1, email=ANA)
+    relay.drain()
+    (purpose,) = status(relay, email=ANA)["purposes"]
+    assert (purpose["state"], purpose["event_id"], purpose["source"]) == ("given", event, "web")
+    assert [(each["destination"], each["told"], each["event_id"], each["status"]) for each in purpose["destinations"]] == [
+        ("mail", "given", event, "delivered"),
+        ("sms", "given", event, "delivered"),
+    ]
+    assert all(each["told_at"] for each in purpose["destinations"])
+
+
+def test_untold_withdrawal_shows_what_the_vendor_still_holds(relay: Relay):
+    """While a vendor does not answer, the last word it was told stands beside the one it has yet to learn."""
+    given = relay.event("given", 1, email=ANA, external_id="C-1")
+    relay.drain()
+    relay.vendors["mail"].answers = [503] * 5
+    withdrawn = relay.event("withdrawn", 2, external_id="C-1", email=ANA)
+    relay.drain()
+    (purpose,) = status(relay, external_id="C-1")["purposes"]
+    mail, sms = purpose["destinations"]
+    assert (purpose["state"], purpose["event_id"]) == ("withdrawn", withdrawn)
+    assert (sms["told"], sms["event_id"], sms["status"]) == ("withdrawn", withdrawn, "delivered")
+    assert (mail["told"], mail["status"]) == (None, "waiting")  # the older event's word was replaced by the newer one for both identifiers
+    assert given != withdrawn
+
+
+def test_word_of_a_linked_identifier_counts(relay: Relay):
+    """What was said by another identifier that an event named together with this one is found."""
+    relay.event("given", 1, email=ANA, external_id="C-1")
+    relay.drain()
+    withdrawn = relay.event("withdrawn", 2, external_id="C-1")
+    relay.drain()
+    (purpose,) = status(relay, email=ANA)["purposes"]
+    assert (purpose["state"], purpose["event_id"]) == ("withdrawn", withdrawn)
+
+
+def test_other_sources_and_other_people_stay_out(relay: Relay):
+    """A key that sees one source sees what came from it; a person nobody spoke of has no purposes."""
+    relay.event("given", 1, email=ANA)
+    relay.drain()
+    assert status(relay, "web", email=ANA)["purposes"]
+    assert status(relay, "another", email=ANA)["purposes"] == []
+    nobody = status(relay, email="ben@example.org")
+    assert nobody["purposes"] == []
+    assert ANA not in str(status(relay, email=ANA))
