@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from pipeline.accept import Acceptor
@@ -24,6 +24,7 @@ from pipeline.vendors.base import Held
 log = logging.getLogger(__name__)
 
 REPAIRED: Final = "repaired"
+A_SECOND: Final = timedelta(microseconds=999_999)
 TOLD_AGAIN: Final = "told_again"
 ADOPTED: Final = "adopted"
 
@@ -55,17 +56,21 @@ class Repairs:
         """Accept what the vendor says as its word, for every purpose of the place; one that is older than the consent says nothing against it."""
         source = speaker_for(destination, self._routing())
         words = [(said, self._said_at(said, held)) for said in contact.said]
-        events = [_withdrawal(destination, contact, said, said_at) for said, said_at in words if us_from_utc(said_at) >= said.word.order_us]
+        events = [_withdrawal(destination, contact, said, times) for said, times in words if us_from_utc(times[1]) >= said.word.order_us]
         if source is None or not events:
             return ""
         self._acceptor.accept_many([(source, event) for event in events])
         return ADOPTED
 
-    def _said_at(self, said: Said, held: Held) -> datetime:
-        """When the vendor changed it, if it says so and that is no time to come; else when it last confirmed our word, or the consent itself, which a withdrawal of the same time beats."""
+    def _said_at(self, said: Said, held: Held) -> tuple[datetime, datetime]:
+        """When the vendor changed it, if it says so and that is no time to come; else when it last confirmed our word, or the consent itself, which a withdrawal of the same time beats.
+
+        Most vendors say the second only: then any moment of it may be meant, and for a withdrawal the last one counts.
+        """
         if held.changed_at is not None and held.changed_at <= self._ledger.now():
-            return held.changed_at
-        return utc_from_us(max(said.told_ms * 1000, said.word.order_us))
+            return held.changed_at, held.changed_at + (A_SECOND if held.changed_at.microsecond == 0 else timedelta())
+        told_at = utc_from_us(max(said.told_ms * 1000, said.word.order_us))
+        return told_at, told_at
 
 
 def speaker_for(destination: Destination, routing: Routing) -> Source | None:
@@ -74,11 +79,12 @@ def speaker_for(destination: Destination, routing: Routing) -> Source | None:
     return next((source for source in speakers if source.kind == destination.vendor), next(iter(speakers), None))
 
 
-def _withdrawal(destination: Destination, contact: Contact, said: Said, said_at: datetime) -> IncomingEvent:
+def _withdrawal(destination: Destination, contact: Contact, said: Said, times: tuple[datetime, datetime]) -> IncomingEvent:
     return IncomingEvent(
         subject=said.event.subject,
         purpose=said.purpose,
         state=State.WITHDRAWN,
-        event_time=said_at,
-        idempotency_key=f"drift {destination.name} {said.word.event_id} {contact.key} {us_from_utc(said_at)}",
+        event_time=times[0],
+        event_time_end=times[1],
+        idempotency_key=f"drift {destination.name} {said.word.event_id} {contact.key} {us_from_utc(times[0])}",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from collections import deque
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-FAULT_KINDS = frozenset({"latency", "status", "reset", "hang", "lost_answer", "html", "empty", "cut_json", "redirect", "throttle"})
+FAULT_KINDS = frozenset({"latency", "status", "reset", "hang", "lost_answer", "html", "empty", "cut_json", "redirect", "throttle", "lie"})
 
 
 @dataclass(slots=True)
@@ -49,7 +50,7 @@ def as_json(value: Any, status: int = 200, content_type: str = "application/json
 class Fault:
     """A misbehaviour on order, for the next `times` requests whose path contains `match` (None: until cleared).
 
-    `lost_answer` and `cut_json` act first and then spoil the answer; `applied` makes `html`, `empty` and `status` do so too.
+    `lie` answers as if it had acted. `lost_answer` and `cut_json` act first and then spoil the answer; `applied` makes `html`, `empty` and `status` do so too.
     `headers` and `body` go with `status` (the body as JSON, or as it is if it is text).
     """
 
@@ -126,6 +127,8 @@ class Sandbox:
     name: ClassVar[str]
     version_path: ClassVar[str] = ""
     defaults: ClassVar[Mapping[str, Any]] = {}
+    world: ClassVar[tuple[str, ...]] = ("contacts", "history")
+    """Where it keeps what it knows of people."""
 
     def __init__(self) -> None:
         self.settings: dict[str, Any] = {"latency_seconds": 0.0, "window_seconds": 60.0, "account_windows": {}, **self.defaults}
@@ -178,6 +181,19 @@ class Sandbox:
     def place(self, contact: Mapping[str, Any]) -> None:
         """Put a contact there as if somebody had done it at the vendor."""
         raise NotImplementedError
+
+    def forget(self, contact: Mapping[str, Any]) -> None:
+        """Lose somebody (`email`) as if he had never been there: deleted by a person, or by an accident."""
+        email = contact["email"].lower()
+        self.contacts = {key: held for key, held in self.contacts.items() if email not in key.lower().split("/")}
+
+    def lie(self, answer: Callable[[], Reply]) -> Reply:
+        """The answer of somebody who has acted, with nothing done."""
+        kept = copy.deepcopy({name: getattr(self, name) for name in self.world})
+        reply = answer()
+        for name, value in kept.items():
+            setattr(self, name, value)
+        return reply
 
     def act(self, what: str, body: bytes) -> dict[str, Any]:
         """Do what a person does at this vendor, or with it, that is no call of its API; returns what that person then gets."""

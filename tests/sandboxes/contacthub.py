@@ -46,6 +46,8 @@ class Sandbox(base.Sandbox):
         "put_creates": True,
     }
 
+    world: ClassVar = (*base.Sandbox.world, "customers", "updates")
+
     def reset(self) -> None:
         super().reset()
         self.customers: dict[str, dict[str, Any]] = {}
@@ -223,6 +225,11 @@ class Sandbox(base.Sandbox):
     def is_asked(self, update: Mapping[str, Any], query: Mapping[str, str]) -> bool:
         entity = update["entity"]
         return query.get("entity", entity["type"]) == entity["type"] and query.get("nodeId", entity["data"]["nodeId"]) == entity["data"]["nodeId"]
+
+    def forget(self, contact: Mapping[str, Any]) -> None:
+        super().forget(contact)
+        email = contact["email"].lower()
+        self.customers = {number: one for number, one in self.customers.items() if value_at(one, "base.contacts.email") != email}
 
     def place(self, contact: Mapping[str, Any]) -> None:
         """A customer as somebody else left it: `email` or `external_id`, `subscriptions` (whole entries) and `more` fields of the record."""

@@ -65,6 +65,8 @@ class Sandbox(base.Sandbox):
         "sync_delay_seconds": 0.5,
     }
 
+    world: ClassVar = (*base.Sandbox.world, "subscribers")
+
     def reset(self) -> None:
         super().reset()
         self.tokens: dict[str, float] = {}
@@ -237,6 +239,11 @@ class Sandbox(base.Sandbox):
                 self.set_field(number, code, value, source)
         if not found:
             self.fresh({"EMAIL": email, name: value}, source)
+
+    def forget(self, contact: Mapping[str, Any]) -> None:
+        super().forget(contact)
+        email = contact["email"].lower()
+        self.subscribers = {number: one for number, one in self.subscribers.items() if one.get("EMAIL", "").lower() != email}
 
     def place(self, contact: Mapping[str, Any]) -> None:
         """A subscriber as somebody left him: his `attributes`, in whoever has that EMAIL, or in a new one (`another`)."""

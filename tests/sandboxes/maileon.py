@@ -37,6 +37,8 @@ class Sandbox(base.Sandbox):
         "lowers": True,
     }
 
+    world: ClassVar = (*base.Sandbox.world, "markers", "leaving", "mails")
+
     def reset(self) -> None:
         super().reset()
         self.markers: set[str] = set()
@@ -233,6 +235,10 @@ class Sandbox(base.Sandbox):
         if not found or query.get("sync_mode", "2") == "1":
             self.keep(contact, person)
         return "existing" if found else "new"
+
+    def forget(self, contact: Mapping[str, Any]) -> None:
+        super().forget(contact)
+        self.markers.discard(contact["email"].lower())
 
     def place(self, contact: Mapping[str, Any]) -> None:
         email = contact["email"].lower()

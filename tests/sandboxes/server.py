@@ -155,6 +155,8 @@ class SandboxServer:
     def answer(self, sandbox: Sandbox, request: Request, fault: Fault | None) -> Reply:
         if fault is None or fault.kind in {"latency", "lost_answer"}:
             return self.handled(sandbox, request)
+        if fault.kind == "lie":
+            return sandbox.lie(lambda: self.handled(sandbox, request))
         if fault.kind == "cut_json":
             reply = self.handled(sandbox, request)
             reply.body = reply.body[: len(reply.body) // 2] or b'{"cut'
@@ -218,6 +220,9 @@ class SandboxServer:
             case "POST", "contacts":
                 for contact in request.json():
                     sandbox.place(contact)
+            case "POST", "forget":
+                for contact in request.json():
+                    sandbox.forget(contact)
             case "POST", _:
                 return sandbox.act(what, request.body)
             case _:
@@ -257,6 +262,9 @@ class SandboxHandle:
 
     def place(self, vendor: str, **contact: Any) -> None:
         self._within(lambda: self.server.sandboxes[vendor].place(contact))
+
+    def forget(self, vendor: str, email: str) -> None:
+        self._within(lambda: self.server.sandboxes[vendor].forget({"email": email}))
 
     def act(self, vendor: str, what: str, body: bytes = b"{}") -> dict[str, Any]:
         return self._within(lambda: self.server.sandboxes[vendor].act(what, body))

@@ -186,11 +186,20 @@ def test_a_stricter_vendors_word_counts_where_the_routing_file_says_so(client: r
     assert states_told(crm(relay)) == ["given"]
     word = relay.ledger.standings.reach([[relay.hasher.identifier_key("email", ANA)]])[0].newest("news")
     assert word is not None
-    assert (word.state, word.order_us) == (State.WITHDRAWN, int((BASE_TIME + timedelta(minutes=30)).timestamp() * 1_000_000))
+    assert (word.state, word.order_us) == (State.WITHDRAWN, int((BASE_TIME + timedelta(minutes=30)).timestamp() * 1_000_000) + 999_999)
     view = relay.ledger.event(word.event_id)
     assert view is not None
     assert view["source"] == "crm-news"
     assert relay.found() == only(Drift.IN_SYNC)
+
+
+@pytest.mark.parametrize("later_us,adopted", [(400_000, True), (1_000_000, False)])
+def test_a_change_dated_by_the_second_may_be_any_moment_of_it(client: redis.Redis, later_us: int, adopted: bool) -> None:
+    """A consent of the same second may have come before; one of the next has come after."""
+    relay = relay_of(client, when_stricter="adopt")
+    happen(relay, "given", 10 + later_us / 60_000_000)
+    crm(relay).sets(ANA, "withdrawn", changed_at=BASE_TIME + timedelta(minutes=10))
+    assert relay.sweep().get("vendor_stricter:adopted", 0) == int(adopted)
 
 
 def test_an_adopted_word_without_a_date_is_as_old_as_our_last_telling(client: redis.Redis) -> None:
