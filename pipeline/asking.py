@@ -17,7 +17,7 @@ from pipeline.domain import Outcome, Subject, VendorResult
 from pipeline.exchange import Exchange, Work, WorkResult
 from pipeline.landing import gate_word
 from pipeline.ledger import Ledger
-from pipeline.ledger.accounts import Admission, Farewell, Traffic
+from pipeline.ledger.accounts import Admission, Farewell, Leaving, Traffic
 from pipeline.limits import LimitOptions, traffic_of
 from pipeline.routing import Destination
 from pipeline.vendors.base import SIGN_IN_CALLS, Held
@@ -59,8 +59,9 @@ class Asker:
         self._ledger, self._exchange, self._limits, self._share = ledger, exchange, limits, share
 
     def at_once(self, destination: Destination) -> int:
-        """How many people may be asked about at once."""
-        return self.shared(destination).concurrent
+        """How many people may be asked about at once, where nobody else talks to the vendor."""
+        whole = self._whole(destination)
+        return max(1, min(self.shared(destination).concurrent, whole.concurrent - whole.reserved_dialogues))
 
     def shared(self, destination: Destination) -> Traffic:
         """The part of the account's limits that questions may take. Where it is less than one dialogue needs, the window is longer instead."""
@@ -117,8 +118,9 @@ class Asker:
         gate, pause_seconds = gate_word(failures, self._limits.misconfigured_probe_seconds)
         gate, pause_ms = ("paused", int(pause_seconds * 1000)) if gate == "paused" else ("", 0)
         farewells = [Farewell(lane=LANE, definite=True, identifier_keys=each.contact_keys) for each in questions]
-        self._ledger.accounts.leave(whole, token, _permits(dialogues[1], made), farewells, gate=gate, pause_ms=pause_ms)
-        self._ledger.accounts.leave(shared, token, _permits(dialogues[0], made), [])
+        of_whole = Leaving(permits=_permits(dialogues[1], made), farewells=farewells, gate=gate, pause_ms=pause_ms)
+        of_share = Leaving(permits=_permits(dialogues[0], made), farewells=[])
+        self._ledger.accounts.leave_all([(whole, token, of_whole), (shared, token, of_share)])
 
 
 def _permits(dialogues: int, made: Sequence[int]) -> list[tuple[int, int]]:

@@ -126,7 +126,7 @@ class Expectations:
             settle_ms=self._settle_ms,
         )
         named = {(key, purpose): self._named(look, reaches[key], purpose, word) for key, each in words.items() for purpose, word in each.items()}
-        fences = self._fences([each.event for each in named.values() if each is not None])
+        fences = self._fences([each.event for each in named.values() if each is not None], {(key,): reach for key, reach in reaches.items()})
         found = {key: list(self._contacts(look, key, words[key], named, fences)) for key in identifier_keys}
         return self._with_parked(destination, found)
 
@@ -148,10 +148,10 @@ class Expectations:
         told_ms = look.told_ms(word.event_id, event, record)
         return None if told_ms is None else Said(purpose=purpose, word=word, event=event, is_whole=is_whole, told_ms=told_ms)
 
-    def _fences(self, events: Sequence[ConsentEvent]) -> dict[tuple[str, ...], Reach]:
-        """The standings by which each set of identifiers is judged."""
-        subjects = list(dict.fromkeys(tuple(event.identifier_keys.values()) for event in events))
-        return dict(zip(subjects, self._ledger.standings.reach(subjects), strict=True))
+    def _fences(self, events: Sequence[ConsentEvent], known: Mapping[tuple[str, ...], Reach]) -> dict[tuple[str, ...], Reach]:
+        """The standings by which each set of identifiers is judged; those of one identifier alone are known already."""
+        subjects = [subject for subject in dict.fromkeys(tuple(event.identifier_keys.values()) for event in events) if subject not in known]
+        return {**known, **dict(zip(subjects, self._ledger.standings.reach(subjects), strict=True))}
 
     def _contacts(
         self, look: _Look, key: str, words: Mapping[str, Word], named: Mapping[tuple[str, str], Said | None], fences: Mapping[tuple[str, ...], Reach]

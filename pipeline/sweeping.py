@@ -90,7 +90,7 @@ class Sweeper:
             done = _answered(replies)
             self._judge(destination, list(zip(asking[:done], replies.held, strict=False)), replies, step, dry_run=dry_run)
         step.asked += done
-        step.retry_ms, step.failure = replies.retry_ms, replies.failure
+        step.retry_ms, step.failure = 0 if done else replies.retry_ms, replies.failure
         if done < len(asking) and past_failures and replies.failure is not None and replies.failure.outcome is Outcome.UNAVAILABLE:
             step.counts[Drift.UNREADABLE] += 1
             done, step.failure = done + 1, None

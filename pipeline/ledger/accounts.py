@@ -107,6 +107,10 @@ class Accounts:
         leaving = Leaving(permits=permits, farewells=farewells, gate=gate, pause_ms=pause_ms)
         return read_leave(self._store.run([self.leave_command(traffic, token, leaving)])[0])
 
+    def leave_all(self, leavings: Sequence[tuple[Traffic, str, Leaving]]) -> None:
+        """End dialogues with several accounts in one round trip."""
+        self._store.run([self.leave_command(traffic, token, leaving) for traffic, token, leaving in leavings])
+
     def leave_command(self, traffic: Traffic, token: str, leaving: Leaving) -> tuple[Any, ...]:
         """What says that, to be run with other commands; `read_leave` reads its answer."""
         names = self._names(traffic.account, "gate", "window", "flight")
