@@ -1,0 +1,56 @@
+"""What `consent reconcile` refuses before it asks anybody, and how it shows what it found."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.books import Books, Finding
+from workers.commands.reconcile import _show_books, _show_drift, reconcile
+
+
+@pytest.mark.parametrize(
+    "arguments,reason",
+    [
+        (["--internal", "--full"], "--internal asks nobody"),
+        (["--internal", "--destination", "mail"], "--internal asks nobody"),
+        (["--internal", "--dry-run"], "--internal asks nobody"),
+        (["--sample", "5", "--full"], "--sample or --full, not both"),
+        (["--sample", "0"], "--sample"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments: list[str], reason: str) -> None:
+    result = CliRunner().invoke(reconcile, arguments)
+    assert result.exit_code == 2
+    assert reason in result.output
+
+
+def test_the_books_are_shown_with_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each kind with its number and its first ids; what is in order is not mentioned."""
+    books = Books(unaccounted=1)
+    books.events["given", "complete"] = 3
+    books.deliveries["mail", "delivered"] = 3
+    books.told_late["news"] = 2
+    for number in range(25):
+        books.late.add(Finding(f"event-{number}.mail", "owed for long"))
+    books.unexplained.add(Finding("lost.mail", "stands in no index"))
+    _show_books(books)
+    shown = capsys.readouterr().out
+    assert "late: 25" in shown
+    assert "event-19.mail" in shown
+    assert "event-20.mail" not in shown
+    assert "lost.mail" in shown
+    assert "2 deliveries for news were told later than its goal" in shown
+    assert "stuck" not in shown
+    assert "unaccounted: 1" in shown
+    assert not books.is_good
+
+
+def test_drift_is_shown_by_destination(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {"in_sync": 7, "missing": 0, "vendor_stricter": 0, "vendor_looser": 2, "pending": 1, "unreadable": 0}
+    _show_drift([{"destination": "mail", "mode": "full", **found, "repaired": {"told_again": 2, "adopted": 0}, "problem": None, "good": False}])
+    shown = capsys.readouterr().out
+    assert "2 told again" in shown
+    assert "adopted" not in shown
+    _show_drift([])
+    assert "no destination can be asked" in capsys.readouterr().out
