@@ -42,7 +42,7 @@ class Round:
 
     verdict: Verdict
     done: Mapping[str, int]
-    pauses: int
+    unexplained: int
     retries: int
     told_after: Sequence[float]
 
@@ -69,10 +69,16 @@ def disturb(
     return Round(
         verdict=verdict,
         done=killer.done,
-        pauses=len(killer.pauses),
+        unexplained=unexplained(verdict.late, killer.pauses),
         retries=clients.retries,
         told_after=withdrawals_told_after(said, arrivals_of(stack, ["webhook"])["webhook"]),
     )
+
+
+def unexplained(late: Iterable[tuple[float, float]], pauses: Sequence[tuple[str, float, float]]) -> int:
+    """How many `given` were sent after a withdrawal's 202 although no worker stood still at any time between the two."""
+    stood_still = [(begun_at, ended_at) for kind, begun_at, ended_at in pauses if kind.startswith("worker")]
+    return sum(not any(begun_at <= at and ended_at >= answered_at for begun_at, ended_at in stood_still) for answered_at, at in late)
 
 
 def withdrawals_told_after(events: Iterable[Sent], arrivals: Iterable[Arrival]) -> list[float]:
@@ -130,6 +136,7 @@ def figures(rounds: Sequence[Round], failed: int) -> Figures:
                 found=sum(each.uncounted for each in verdicts),
                 most=0,
             ),
+            Check(what="`given` that arrived so late although no worker was paused meanwhile", found=sum(each.unexplained for each in rounds), most=0),
             Check(what="seconds until such a `given` was corrected, at most", found=round(max(corrected, default=0.0), 2), most=CORRECTED_SECONDS),
         ),
         more={
@@ -174,6 +181,7 @@ def test_any_process_may_be_killed_or_paused_at_any_moment(seed: int) -> None:
         done = disturb(stack, random.Random(seed), plan, QUICK_VENDORS)
         print(dict(done.done), done.verdict, f"withdrawals told after {quantiles(done.told_after)}")
         assert done.verdict.problems(doubled_share=0.1) == []
+        assert done.unexplained == 0
         assert max(done.verdict.corrections, default=0.0) < CORRECTED_SECONDS
         assert faults(stack) == []
     assert sum(count for what, count in done.done.items() if "SIGKILL" in what) == plan.kills

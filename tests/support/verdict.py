@@ -14,7 +14,7 @@ from typing import Any
 
 import requests
 
-from tests.support.load import Arrival, Sent, corrections, stale_lags, standing
+from tests.support.load import Arrival, Sent, corrections, stale_arrivals, standing
 from tests.support.stack import Stack, wait_until
 from tests.support.world import LATENCY_SECONDS, PURPOSES_OF
 
@@ -26,8 +26,8 @@ BEGUN_BEFORE_SECONDS = 1.0
 class Verdict:
     """What became of events once the relay was given time to end: `lost` are the ids of those that did not, `wrong` (vendor, about, wanted, held).
 
-    `lags` are the seconds after a withdrawal's 202 at which a `given` still arrived, `corrections` the seconds until each was corrected, `uncounted` how many of
-    them had begun later and were not counted in `stale_sends`.
+    `lags` are the seconds after a withdrawal's 202 at which a `given` still arrived, `corrections` the seconds until each was corrected, `late` (202, arrival) of
+    those that had not begun before, and `uncounted` how many of these were not counted in `stale_sends`.
     """
 
     events: int
@@ -39,6 +39,7 @@ class Verdict:
     dead: float
     lags: Sequence[float] = field(repr=False)
     corrections: Sequence[float] = field(repr=False)
+    late: Sequence[tuple[float, float]]
     stale_sends: int
     uncounted: int
     several_ids: int
@@ -83,7 +84,8 @@ def judge(
     lost = incomplete(stack, [sent.event_id for sent in events], seconds)
     unaccounted = settled_metric(stack, "consent_unaccounted", 0, 15)
     arrivals = arrivals_of(stack, purposes_of)
-    lags = [lag for told in arrivals.values() for lag in stale_lags(events, told)]
+    stale = [(withdrawn.answered_at, arrival.at) for told in arrivals.values() for arrival, withdrawn in stale_arrivals(events, told)]
+    late = [(answered_at, at) for answered_at, at in stale if at - answered_at > BEGUN_BEFORE_SECONDS]
     calls, doubled = repeated_calls(stack)
     now = counts(stack)
     return Verdict(
@@ -94,10 +96,11 @@ def judge(
         wrong=wrong_states(stack, events, purposes_of),
         unaccounted=unaccounted,
         dead=stack.metric("consent_dead_letters"),
-        lags=lags,
+        lags=[at - answered_at for answered_at, at in stale],
         corrections=[seconds for told in arrivals.values() for seconds in corrections(events, told)],
         stale_sends=now.stale_sends - before.stale_sends,
-        uncounted=max(0, sum(lag > BEGUN_BEFORE_SECONDS for lag in lags) - (now.stale_sends - before.stale_sends)),
+        late=late,
+        uncounted=max(0, len(late) - (now.stale_sends - before.stale_sends)),
         several_ids=sum(len(set(sent.ids)) > 1 for sent in events),
         accepted=now.accepted - before.accepted,
     )
