@@ -154,11 +154,11 @@ def checks_of(found: Found) -> list[Check]:
     ]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime (Debian, Ubuntu: apt-get install libfaketime)")
 def test_wrong_clocks_cost_seconds(seed: int) -> None:
     """Ingest two hours behind, beat one, workers three ahead and five behind; then the server's clock goes back an hour and a worker dies at that moment."""
-    found = look(seed, people=10, backlog=25)
+    found = look(seed, people=8, backlog=15)
     print(found)
     assert [check.what for check in checks_of(found) if not check.is_met] == []
 

@@ -71,15 +71,13 @@ class Fault:
 
 @dataclass(slots=True)
 class Meter:
-    """What one account was asked: calls under way, calls in any window of `seconds` (it slides, it is not aligned), and connections that carried its calls and are open."""
+    """What one account was asked: calls under way, and calls in any window of `seconds` (it slides, it is not aligned)."""
 
     seconds: float
     window: deque[float] = field(default_factory=deque)
     concurrent: int = 0
-    connections: int = 0
     max_concurrent: int = 0
     max_in_window: int = 0
-    max_connections: int = 0
     calls: int = 0
     done: int = 0
 
@@ -92,30 +90,9 @@ class Meter:
             self.window.popleft()
         self.max_in_window = max(self.max_in_window, len(self.window))  # a window is fullest at an arrival
 
-    def connect(self, step: int) -> None:
-        self.connections += step
-        self.max_connections = max(self.max_connections, self.connections)
-
     def shown(self) -> dict[str, int]:
-        names = ("calls", "done", "concurrent", "connections", "max_concurrent", "max_in_window", "max_connections")
+        names = ("calls", "done", "concurrent", "max_concurrent", "max_in_window")
         return {name: getattr(self, name) for name in names}
-
-
-class Metered:
-    """The accounts whose calls one connection has carried; it counts as a connection of each until it is closed."""
-
-    def __init__(self) -> None:
-        self.meters: list[Meter] = []
-
-    def add(self, meter: Meter) -> None:
-        if not any(each is meter for each in self.meters):
-            self.meters.append(meter)
-            meter.connect(1)
-
-    def close(self) -> None:
-        for meter in self.meters:
-            meter.connect(-1)
-        self.meters = []
 
 
 class Sandbox:
@@ -209,7 +186,7 @@ class Sandbox:
         """Replace all faults."""
         self.faults = [Fault(**fault) for fault in faults]
 
-    def arrive(self, request: Request, connection: Metered) -> dict[str, Any]:
+    def arrive(self, request: Request) -> dict[str, Any]:
         self.concurrent += 1
         self.max_concurrent = max(self.max_concurrent, self.concurrent)
         self.window.append(request.arrived_at)
@@ -219,7 +196,6 @@ class Sandbox:
         request.concurrent = self.concurrent
         meter = self.meter(request)
         meter.arrive(request.arrived_at)
-        connection.add(meter)
         call = {"operation": self.operation(request), "method": request.method, "arrived_at": request.arrived_at, "answered_at": None}
         call |= {"status": None, "fault": None, "concurrent": self.concurrent, "in_window": len(self.window)}
         self.under_way[id(call)] = meter

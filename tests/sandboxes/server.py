@@ -18,7 +18,7 @@ from http import HTTPStatus
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl, unquote
 
-from tests.sandboxes.base import Fault, Metered, Reply, Request, Sandbox, as_json
+from tests.sandboxes.base import Fault, Reply, Request, Sandbox, as_json
 from tests.sandboxes.index_page import index_page
 
 T = TypeVar("T")
@@ -44,7 +44,6 @@ class Connection(asyncio.Protocol):
         self.busy = False
         self.continued = False
         self.on_lost: Callable[[], None] | None = None
-        self.meters = Metered()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
@@ -52,7 +51,6 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)
-        self.meters.close()
         if self.on_lost:
             self.on_lost()
 
@@ -128,7 +126,7 @@ class SandboxServer:
         self.begin(connection, sandbox, request)
 
     def begin(self, connection: Connection, sandbox: Sandbox, request: Request) -> None:
-        call = sandbox.arrive(request, connection.meters)
+        call = sandbox.arrive(request)
         fault = sandbox.take_fault(request.path)
         call["fault"] = fault and fault.kind
         wait = sandbox.settings["latency_seconds"] + (fault.seconds or 0.0 if fault and fault.kind == "latency" else 0.0)
