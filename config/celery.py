@@ -5,6 +5,7 @@ Nothing here imports Celery: only `workers` does.
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from config.settings import Settings
@@ -69,8 +70,15 @@ def transport_options(settings: Settings) -> dict[str, Any]:
         "socket_timeout": celery.socket_timeout_seconds,
         "socket_connect_timeout": celery.socket_connect_timeout_seconds,
         "socket_keepalive": True,
+        "socket_keepalive_options": keepalive_options(),
         "health_check_interval": celery.health_check_seconds,
     }
+
+
+def keepalive_options() -> dict[int, int]:
+    """A connection whose other end vanished is given up after 11 idle seconds; a worker that waits for messages sends nothing, and would wait for ever."""
+    seconds = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
+    return {getattr(socket, name): value for name, value in seconds.items() if hasattr(socket, name)}
 
 
 def publish_options(settings: Settings) -> dict[str, Any]:

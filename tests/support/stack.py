@@ -17,6 +17,8 @@ from typing import Any
 
 import requests
 
+from config.settings import load_settings
+
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 60.0
 KEEP_VARIABLE = "CONSENT_KEEP_LOGS"
@@ -38,10 +40,8 @@ class Stack:
 
     @property
     def broker_url(self) -> str:
-        """The broker's database, which is the embedded server's next one."""
-        server = self.folder / "server"
-        password, port = ((server / name).read_text().strip() for name in ("password", "port"))
-        return f"redis://:{password}@127.0.0.1:{port}/1"
+        """The broker's address; by default the next database of the ledger's server."""
+        return load_settings(self.environment).celery_broker_url()
 
     def key(self, source: str = "native") -> str:
         return (self.folder / f"sample_{source}_key").read_text().strip()

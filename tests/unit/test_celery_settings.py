@@ -1,6 +1,7 @@
 """Celery's settings, the order of the queues and the sending of hints."""
 
 import json
+import socket
 import time
 
 import kombu
@@ -48,6 +49,8 @@ def test_what_evidence_asked_for_is_set():
     options = found["broker_transport_options"]
     assert (options["visibility_timeout"], options["unacked_restore_throttle"], options["priority_steps"]) == (120.0, 1, [0])
     assert "retry_on_timeout" not in options
+    keepalive = options["socket_keepalive_options"]
+    assert keepalive[socket.TCP_KEEPIDLE] + keepalive[socket.TCP_KEEPCNT] * keepalive[socket.TCP_KEEPINTVL] < 15
 
 
 def test_every_setting_is_one_that_celery_knows(app):

@@ -1,0 +1,294 @@
+"""Disturbs the server under load in every way a server can be away, and asks after each: is all told, does every worker take messages, did readiness say so."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.chaos.frame import Check, Figures, Scale, Scenario
+from tests.support.faults import SAFE, Server, faulty_server
+from tests.support.load import Clients, Sent, invent, posts_of
+from tests.support.stack import Stack, wait_until
+from tests.support.truthfulness import Consumers, Readiness, half_written
+from tests.support.verdict import judge, repeated_calls
+from tests.support.world import PURPOSES, disturbed_stack
+
+WORKERS = 2
+NOTICE_SECONDS = 1.5
+"""How soon every process must have noticed a server that is there and no longer fit: it looks once a second."""
+TAKE_SECONDS = 20.0
+"""How soon after a fault every worker process must have taken a message."""
+EVENTS_A_SECOND = 40
+
+
+@dataclass(slots=True)
+class Disturbed:
+    """A relay on a server that can be disturbed, under load; what was done to it and how long workers took to go on."""
+
+    stack: Stack
+    server: Server
+    ready: Readiness
+    consumers: Consumers
+    chance: random.Random
+    events: list[Sent] = field(default_factory=list)
+    done: Counter[str] = field(default_factory=Counter)
+    take_seconds: list[float] = field(default_factory=list)
+    retries: int = 0
+    half: list[str] = field(default_factory=list)
+    again_when_full: int = 0
+
+    @contextmanager
+    def load(self, seconds: float) -> Iterator[None]:
+        """Events at a modest pace for so long, from clients that repeat what is refused; left when the last has its 202."""
+        fresh = invent(self.chance, int(seconds * EVENTS_A_SECOND), people=60, purposes=PURPOSES)
+        for sent in fresh:
+            sent.body["idempotency_key"] += f"-{len(self.events)}"
+        clients = Clients(self.stack.url, self.stack.headers(), posts_of(self.chance, fresh), threads=4, seconds=seconds)
+        clients.start()
+        try:
+            yield
+        finally:
+            clients.join(90)
+            self.events += fresh
+            self.retries += clients.retries
+
+    def after(self, fault: str) -> None:
+        """What must hold after every fault: ready again, and every worker takes messages by itself."""
+        self.done[fault] += 1
+        wait_until(self.is_ready, 30, lambda: f"not ready after: {fault}")
+        self.take_seconds.append(self.consumers.seconds_until_all_take(TAKE_SECONDS))
+
+    def is_ready(self) -> bool:
+        return self.stack.session.get(self.stack.url + "/health/ready", timeout=20).status_code == 200
+
+    def refused(self) -> Mapping[str, str]:
+        """Post one event that must be refused; returns the answer's headers."""
+        body = {"subject": {"email": "refused@example.org"}, "purpose": "newsletter", "state": "given", "event_time": "2026-01-05T10:00:00Z"}
+        answer = self.stack.session.post(self.stack.url + "/v1/consent-events", json=body, headers=self.stack.headers(), timeout=20)
+        assert answer.status_code == 503, answer.text
+        return answer.headers
+
+
+def killed(it: Disturbed) -> None:
+    """kill -9, some seconds away, back with its append-only file."""
+    with it.ready.wrong():
+        it.server.kill()
+        time.sleep(it.chance.uniform(0.5, 2.0))
+    it.server.start()
+
+
+def full(it: Disturbed) -> None:
+    """No memory for anything new while vendors are being told: what they are told is not forgotten, what is refused is not half there."""
+    it.stack.settings("webhook", latency_seconds=0.5)
+    wait_until(lambda: it.stack.sandbox("webhook")["concurrent"] > 0, 20)
+    before = repeated_calls(it.stack)[1]
+    with it.server.client() as client:
+        with it.ready.wrong():
+            client.config_set("maxmemory", 1)
+            assert int(it.refused()["Retry-After"]) >= 1
+            time.sleep(it.chance.uniform(2.0, 3.0))
+            it.half += half_written(client)
+        client.config_set("maxmemory", 0)
+    time.sleep(0.5)
+    it.stack.settings("webhook", latency_seconds=0.03)
+    it.again_when_full += repeated_calls(it.stack)[1] - before
+
+
+def slow(it: Disturbed, seconds: float) -> None:
+    """A server that answers nobody for a while."""
+    with it.ready.wrong(), it.server.client() as client:
+        client.execute_command("DEBUG", "SLEEP", seconds)
+
+
+def a_little_slow(it: Disturbed) -> None:
+    """Slower than anybody likes, and faster than any timeout."""
+    slow(it, it.chance.uniform(0.5, 2.0))
+
+
+def very_slow(it: Disturbed) -> None:
+    """Longer than the timeouts of ledger and broker."""
+    slow(it, it.chance.uniform(6.0, 7.0))
+
+
+def connections_cut(it: Disturbed) -> None:
+    """Every connection closed by the server, those of subscribers and of blocked fetches too, again and again."""
+    with it.server.client() as client:
+        for _ in range(8):
+            with it.ready.wrong(heal_seconds=1.0):
+                for kind in ("normal", "pubsub"):
+                    client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            time.sleep(it.chance.uniform(0.05, 0.4))
+
+
+def broker_flushed(it: Disturbed) -> None:
+    """The broker's database emptied, the ledger's untouched."""
+    with it.server.client(database=1) as broker:
+        for _ in range(3):
+            broker.flushdb()
+            time.sleep(it.chance.uniform(0.1, 0.5))
+
+
+def unsafe_setting(it: Disturbed) -> None:
+    """A setting that breaks a promise, at run time: refused by every accept within a second or so, and named."""
+    name, value = it.chance.choice([("maxmemory-policy", "allkeys-lru"), ("appendfsync", "no"), ("appendonly", "no")])
+    since = time.monotonic()
+    with it.server.client() as client:
+        with it.ready.wrong(notice_seconds=NOTICE_SECONDS):
+            client.config_set(name, value)
+            time.sleep(NOTICE_SECONDS)
+            it.refused()
+            time.sleep(0.5)
+            it.refused()
+        client.config_set(name, SAFE[name])
+    assert any(name in reason for reason in it.ready.reasons(since)), it.ready.reasons(since)
+
+
+Faults = Mapping[str, Callable[[Disturbed], None]]
+FAULTS: Faults = {
+    "server killed, back with its file": killed,
+    "server full": full,
+    "server slow, shorter than the timeouts": a_little_slow,
+    "server slow, longer than the timeouts": very_slow,
+    "all connections cut eight times": connections_cut,
+    "broker's database emptied three times": broker_flushed,
+    "unsafe setting at run time": unsafe_setting,
+}
+
+
+def emptied(it: Disturbed) -> None:
+    """The server comes back without its file: refused, by processes that start again too, until a person says so."""
+    told = it.stack.sandbox("webhook")["history"]
+    it.server.kill()
+    it.server.forget()
+    it.server.start()
+    os.kill(it.stack.pids("worker-1")[0], signal.SIGKILL)
+    until = time.monotonic() + 3.0
+    while time.monotonic() < until:
+        it.refused()
+        assert not it.is_ready()
+        time.sleep(0.2)
+    asked = it.stack.consent("ledger", "accept", input="n\n")
+    assert (asked.returncode, "nothing was changed" in asked.stderr) == (1, True), asked.stderr
+    assert it.stack.environment["CONSENT_LEDGER_EXPECTED_ID"] in asked.stdout
+    it.refused()
+    with it.server.client() as client:
+        assert client.keys("cr:*") == []
+    assert it.stack.sandbox("webhook")["history"] == told
+    assert "is empty" in it.stack.get("/health/ready").text
+
+    accepted = it.stack.consent("ledger", "accept", "--yes")
+    assert accepted.returncode == 0, accepted.stderr
+    it.after("server back empty, and accepted")
+    withdrawn, given = it.stack.accept("withdrawn", email="leaving@example.org"), it.stack.accept("given", email="coming@example.org")
+    it.stack.wait_complete([withdrawn])
+    assert {reason for _, reason in it.stack.deliveries(given).values()} == {"quarantined"}
+    lifted = it.stack.consent("ledger", "bring-forward", "--until", datetime.now(UTC).isoformat(), "--yes")
+    assert lifted.returncode == 0, lifted.stderr
+    wait_until(lambda: not it.stack.metric("consent_quarantined"), 5)
+
+
+@contextmanager
+def disturbed(seed: int) -> Iterator[Disturbed]:
+    with faulty_server() as server, disturbed_stack(environment={"CONSENT_REDIS_URL": server.url}) as stack:
+        ready, consumers = Readiness(stack), Consumers(stack, WORKERS)
+        ready.start()
+        try:
+            yield Disturbed(stack=stack, server=server, ready=ready, consumers=consumers, chance=random.Random(seed))
+        finally:
+            ready.stop()
+            consumers.close()
+
+
+def figures_of(it: Disturbed) -> Figures:
+    """Give it time to end, then compare everything."""
+    verdict = judge(it.stack, it.events, seconds=60)
+    it.ready.stop()
+    for name, found in {
+        "not complete": verdict.lost,
+        "held otherwise": verdict.wrong,
+        "lies": it.ready.lies(),
+        "false alarms": it.ready.false_alarms(),
+    }.items():
+        print(name, found[:5])
+    print({name: round(seconds, 1) for name, seconds in zip(it.done, it.take_seconds, strict=False)}, it.ready.bad)
+    return Figures(
+        done=dict(it.done),
+        events=verdict.events,
+        calls=verdict.calls,
+        lost=len(verdict.lost),
+        stale=len(verdict.wrong),
+        doubled=verdict.doubled,
+        doubled_share=0.05,
+        checks=[
+            Check(what="dead letters, unaccounted and twice accepted", found=verdict.dead + verdict.unaccounted + verdict.several_ids, most=0),
+            Check(what="events in the ledger beyond those answered 202", found=abs(verdict.accepted - verdict.events), most=0),
+            Check(what="stale sends that were not counted", found=verdict.uncounted, most=0),
+            Check(what="events half written by a full server", found=len(it.half), most=0),
+            Check(what="vendor calls made again because the server was full", found=it.again_when_full, most=0),
+            Check(what="readiness said ready while events could not be taken", found=len(it.ready.lies()), most=0),
+            Check(what="readiness said not ready though nothing was wrong", found=len(it.ready.false_alarms()), most=0),
+            Check(what="seconds until every worker took messages again, at the most", found=round(max(it.take_seconds), 1), most=TAKE_SECONDS),
+        ],
+        more={"posts that clients had to repeat": it.retries, "looks at readiness": len(it.ready.samples)},
+    )
+
+
+def go_through(it: Disturbed, faults: Faults) -> None:
+    """Each fault once, under load."""
+    for name, fault in faults.items():
+        with it.load(2.0):
+            time.sleep(0.3)
+            fault(it)
+        it.after(name)
+
+
+def hold(figures: Figures) -> None:
+    """Fail with whatever did not hold."""
+    assert [f"{check.what}: {check.found:g}" for check in figures.all_checks() if not check.is_met] == []
+
+
+@pytest.mark.timeout(240)
+def test_every_fault_of_the_server_costs_time_only(seed: int) -> None:
+    """One after the other under load: killed, full, slow, cut off, its broker emptied, set up badly."""
+    with disturbed(seed) as it:
+        go_through(it, FAULTS)
+        hold(figures_of(it))
+        emptied(it)
+
+
+def run(scale: Scale, seed: int) -> Figures:
+    """Rounds of all faults in an order of their own, then the emptied server."""
+    rounds = scale.times(10)
+    with disturbed(seed) as it:
+        for _ in range(rounds):
+            scale.say(f"server: {sum(it.done.values())} faults, {len(it.events)} events")
+            go_through(it, shuffled(it.chance, FAULTS))
+        figures = figures_of(it)
+        emptied(it)
+    return replace(figures, done=dict(it.done))
+
+
+def shuffled(chance: random.Random, faults: Faults) -> Faults:
+    return dict(chance.sample(list(faults.items()), len(faults)))
+
+
+SCENARIO = Scenario(
+    name="faults",
+    title="Faults of the server",
+    told="""
+    Under a modest load the server is killed and restarted with its file, filled, slowed below and beyond the timeouts, its connections are cut, its broker database is emptied, and it is
+    set to evict or not to sync; then it comes back empty and is refused until an operator accepts it.
+    After each fault every worker process must take messages again by itself, and readiness, asked ten times a second, must have said what was true.
+    """,
+    run=run,
+    longest_seconds=lambda scale: 600.0 + 240.0 * scale.times(10),
+)
