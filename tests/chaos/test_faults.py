@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.chaos.frame import Check, Figures, Scale, Scenario
-from tests.support.faults import SAFE, Server, faulty_server
+from tests.support.faults import SAFE, Server, Wire, faulty_server, laid_wire
 from tests.support.load import Clients, Sent, invent, posts_of
 from tests.support.stack import Stack, wait_until
 from tests.support.truthfulness import Consumers, Readiness, half_written
@@ -27,6 +27,8 @@ NOTICE_SECONDS = 1.5
 """How soon every process must have noticed a server that is there and no longer fit: it looks once a second."""
 TAKE_SECONDS = 20.0
 """How soon after a fault every worker process must have taken a message."""
+HEAL_SECONDS = 8.0
+"""How long a network that is back may still be felt: TCP sends again ever more rarely."""
 EVENTS_A_SECOND = 40
 
 
@@ -39,6 +41,7 @@ class Disturbed:
     ready: Readiness
     consumers: Consumers
     chance: random.Random
+    wire: Wire | None = None
     events: list[Sent] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
     take_seconds: list[float] = field(default_factory=list)
@@ -152,6 +155,27 @@ def unsafe_setting(it: Disturbed) -> None:
     assert any(name in reason for reason in it.ready.reasons(since)), it.ready.reasons(since)
 
 
+def network_cut(it: Disturbed) -> None:
+    """Packets vanish for longer than the timeouts, on a blackhole route or a dead link; then the network is back."""
+    assert it.wire is not None
+    cut, mend = it.chance.choice([(it.wire.cut, it.wire.mend), (it.wire.pull, it.wire.plug)])
+    with it.ready.wrong(heal_seconds=HEAL_SECONDS):
+        cut()
+        time.sleep(it.chance.uniform(6.5, 8.5))
+    mend()
+
+
+def vanished(it: Disturbed) -> None:
+    """The server dies behind a cut network and is another one when that is back: nobody was told that the old connections are gone."""
+    assert it.wire is not None
+    with it.ready.wrong(heal_seconds=HEAL_SECONDS):
+        it.wire.cut()
+        it.server.kill()
+        time.sleep(it.chance.uniform(1.0, 3.0))
+        it.wire.mend()
+        it.server.start()
+
+
 Faults = Mapping[str, Callable[[Disturbed], None]]
 FAULTS: Faults = {
     "server killed, back with its file": killed,
@@ -161,6 +185,10 @@ FAULTS: Faults = {
     "all connections cut eight times": connections_cut,
     "broker's database emptied three times": broker_flushed,
     "unsafe setting at run time": unsafe_setting,
+}
+NETWORK_FAULTS: Faults = {
+    "network cut, longer than the timeouts": network_cut,
+    "server killed behind a cut network": vanished,
 }
 
 
@@ -197,12 +225,13 @@ def emptied(it: Disturbed) -> None:
 
 
 @contextmanager
-def disturbed(seed: int) -> Iterator[Disturbed]:
-    with faulty_server() as server, disturbed_stack(environment={"CONSENT_REDIS_URL": server.url}) as stack:
+def disturbed(seed: int, *, wire: Wire | None = None) -> Iterator[Disturbed]:
+    where = {"host": wire.inside, "namespace": wire.namespace} if wire else {}
+    with faulty_server(**where) as server, disturbed_stack(environment={"CONSENT_REDIS_URL": server.url}) as stack:
         ready, consumers = Readiness(stack), Consumers(stack, WORKERS)
         ready.start()
         try:
-            yield Disturbed(stack=stack, server=server, ready=ready, consumers=consumers, chance=random.Random(seed))
+            yield Disturbed(stack=stack, server=server, ready=ready, consumers=consumers, chance=random.Random(seed), wire=wire)
         finally:
             ready.stop()
             consumers.close()
@@ -265,8 +294,18 @@ def test_every_fault_of_the_server_costs_time_only(seed: int) -> None:
         emptied(it)
 
 
+@pytest.mark.timeout(150)
+def test_a_cut_network_costs_time_only(seed: int) -> None:
+    """Packets vanish, nobody is refused; and the server dies meanwhile, unheard."""
+    if why_not := Wire.why_not():
+        pytest.skip(why_not)
+    with laid_wire() as wire, disturbed(seed, wire=wire) as it:
+        go_through(it, NETWORK_FAULTS)
+        hold(figures_of(it))
+
+
 def run(scale: Scale, seed: int) -> Figures:
-    """Rounds of all faults in an order of their own, then the emptied server."""
+    """Rounds of all faults in an order of their own, then the emptied server; and the same with a network that is cut, where that can be done."""
     rounds = scale.times(10)
     with disturbed(seed) as it:
         for _ in range(rounds):
@@ -274,11 +313,26 @@ def run(scale: Scale, seed: int) -> Figures:
             go_through(it, shuffled(it.chance, FAULTS))
         figures = figures_of(it)
         emptied(it)
-    return replace(figures, done=dict(it.done))
+        figures = replace(figures, done=dict(it.done))
+    if why_not := Wire.why_not():
+        return replace(figures, more={**figures.more, "network not cut": why_not})
+    with laid_wire() as wire, disturbed(seed, wire=wire) as it:
+        for _ in range(rounds):
+            scale.say(f"network: {sum(it.done.values())} faults, {len(it.events)} events")
+            go_through(it, shuffled(it.chance, NETWORK_FAULTS))
+        return joined(figures, figures_of(it))
 
 
 def shuffled(chance: random.Random, faults: Faults) -> Faults:
     return dict(chance.sample(list(faults.items()), len(faults)))
+
+
+def joined(first: Figures, second: Figures) -> Figures:
+    """Both runs as one; each check is of the worse of the two."""
+    worse = [replace(check, found=max(check.found, other.found)) for check, other in zip(first.checks, second.checks, strict=True)]
+    sums = {name: getattr(first, name) + getattr(second, name) for name in ("events", "calls", "lost", "stale", "doubled")}
+    more = {name: value + second.more[name] for name, value in first.more.items()}
+    return replace(first, **sums, done={**first.done, **second.done}, checks=worse, more=more)
 
 
 SCENARIO = Scenario(
@@ -286,7 +340,7 @@ SCENARIO = Scenario(
     title="Faults of the server",
     told="""
     Under a modest load the server is killed and restarted with its file, filled, slowed below and beyond the timeouts, its connections are cut, its broker database is emptied, and it is
-    set to evict or not to sync; then it comes back empty and is refused until an operator accepts it.
+    set to evict or not to sync; then it comes back empty and is refused until an operator accepts it. In a network namespace of its own packets to it vanish, and it dies behind the cut.
     After each fault every worker process must take messages again by itself, and readiness, asked ten times a second, must have said what was true.
     """,
     run=run,
