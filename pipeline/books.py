@@ -241,7 +241,7 @@ class _Look:
         return DeliveryStatus.SENDING if place.is_leased and place.out_ms is not None else DeliveryStatus.WAITING
 
     def _stuck(self, name: str, place: Place) -> str:
-        if name not in self._routing.destinations:
+        if name not in self._routing.destinations and not self._routing.unset:
             return "waits for a destination that the routing file no longer has"
         is_overdue = place.out_ms is not None and place.out_ms < self._now_ms - STUCK_MS
         return "was pushed long ago and never heard of" if is_overdue and name not in self._held_back else ""

@@ -48,7 +48,10 @@ class Sweeper:
         self._ledger, self._expectations, self._asker, self._repairs = ledger, expectations, asker, repairs
 
     def step(self, destination: Destination, walk: Walk, *, stop_at: float, dry_run: bool = False, past_failures: bool = False) -> Step:
-        """Compare some of what comes next. With `past_failures` whoever the vendor cannot be asked about counts as unreadable, so that he does not hold up the others."""
+        """Compare some of what comes next. With `past_failures` whoever the vendor cannot be asked about counts as unreadable, so that he does not hold up the others.
+
+        A step that meets nobody to ask about counts as one of a sample: a destination of few people must not have the whole ledger looked through each hour.
+        """
         step = self._filled(destination, walk)
         entries = [(key, int(done or 0)) for key, _, done in (entry.partition("+") for entry in step.walk.pending[:KEYS_AT_ONCE])]
         found = self._expectations.of(destination, [key for key, _ in entries]) if entries else {}
@@ -62,7 +65,8 @@ class Sweeper:
         if at < len(line):
             place, number, contact = line[at]
             rest = (f"{contact.key}+{number}", *step.walk.pending[place + 1 :])
-        step.walk = replace(step.walk, pending=rest)
+        left = step.walk.left - 1 if step.walk.left > 0 and not step.asked and not step.retry_ms and step.failure is None else step.walk.left
+        step.walk = replace(step.walk, pending=rest, left=left)
         return step
 
     def _filled(self, destination: Destination, walk: Walk) -> Step:

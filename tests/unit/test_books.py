@@ -107,6 +107,15 @@ def test_what_waits_for_a_destination_that_is_gone_is_stuck(relay: Relay) -> Non
     assert [each.id for each in made(relay).stuck.named] == [f"{event}.mail"]
 
 
+def test_a_destination_whose_secrets_are_not_set_here_is_not_gone(relay: Relay) -> None:
+    """The file was read for looking only, and left it out."""
+    relay.vendors["mail"].answers = [503]
+    relay.event("given", 1, email=ANA)
+    relay.drain()
+    relay.rules = replace(relay.rules, destinations={"crm": relay.rules.destinations["crm"]}, unset=("consent.yaml:9: the environment variable X is not set",))
+    assert made(relay).stuck.count == 0
+
+
 # What does not add up
 
 

@@ -516,6 +516,22 @@ def test_a_sample_asks_about_so_many_and_the_next_goes_on(client: redis.Redis) -
     assert (figures.last_mode, figures.last, figures.total) == ("sample", {"in_sync": 2}, {"in_sync": 4})
 
 
+def test_a_sample_that_meets_nobody_ends_too(client: redis.Redis) -> None:
+    """Three looks in a ledger of people whom this destination was never told of, not all of it."""
+    options = ReconcileOptions(sample_size=3, sample_every_seconds=60, full_every_seconds=0)
+    relay = relay_of(
+        client, triggers=[Trigger(deliver_to=("mail",)), Trigger(deliver_to=("crm",), states=frozenset({State.WITHDRAWN}))], more={"options": options}
+    )
+    for number in range(150):
+        relay.event("given", 1, email=f"person-{number}@example.org")
+    relay.drain()
+    assert relay.reconcile.run("crm")
+    figures = relay.ledger.sweeps.figures("crm")
+    assert (figures.last_mode, figures.mode, crm(relay).asks) == ("sample", "", [])
+    held = client.hmget("cr:{d:crm}:sweep", "rolling", "rest")
+    assert held[0] != b"-1" or held[1]
+
+
 def test_beat_asks_for_what_is_due_and_for_no_more(client: redis.Redis) -> None:
     """Destinations that cannot be asked, or are disabled or paused, are left out; a pass that has ended waits for the next."""
     relay = relay_of(client)
