@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -131,6 +133,13 @@ class Sandbox:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Alerts:
+    url: str = field(repr=False)
+    secret: str = field(repr=False)
+    repeat_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
     level: str
     format: str
@@ -188,7 +197,24 @@ def promises(settings: Settings) -> Iterator[tuple[bool, str]]:
         celery.max_connections >= settings.worker.threads + 8,
         "celery.max_connections must be worker.threads + 8 or more: a full pool refuses acknowledgements",
     )
+    yield from _of_alerts(settings.alerts)
     yield ledger.dedup_days >= ledger.payload_days, "ledger.dedup_days must not be less than payload_days: a repeated event would be taken for a new one"
+
+
+def _of_alerts(alerts: Alerts) -> Iterator[tuple[bool, str]]:
+    """What is posted can be posted, and whoever takes it can check it."""
+    yield not alerts.url or alerts.url.startswith(("http://", "https://")), "alerts.url must begin with https:// (or http://)"
+    yield (
+        not alerts.url or _is_webhook_secret(alerts.secret),
+        "alerts.secret must be whsec_ and the base64 of 24 to 64 bytes: without it nobody knows that an alert is ours",
+    )
+
+
+def _is_webhook_secret(secret: str) -> bool:
+    try:
+        return secret.startswith("whsec_") and 24 <= len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) <= 64
+    except binascii.Error:
+        return False
 
 
 def _of_listening(settings: Settings) -> Iterator[tuple[bool, str]]:

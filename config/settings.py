@@ -50,6 +50,7 @@ class Settings:
     reconcile: sections.Reconcile
     flower: sections.Flower
     sandbox: sections.Sandbox
+    alerts: sections.Alerts
     log: sections.Log
 
     def routing_path(self) -> Path:

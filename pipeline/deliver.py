@@ -29,7 +29,7 @@ LOOK_AGAIN_SECONDS = 0.25
 FINISH_SECONDS = 0.02
 """How long a task waits for more before it finishes the books of what it told: the next settlement takes them along at no cost."""
 RESTING_WAIT_MS = 60_000
-"""When to look again at a destination that is not there, or not enabled, and at `given` of a quarantined ledger."""
+"""When to look again at a destination that is not there, or not enabled."""
 HELD_BACK_MS = 500
 """When to look again at a chunk that found no room in this process."""
 
@@ -64,8 +64,10 @@ class Deliver:
         Where a task of this process is at it already, that one takes them along.
         """
         settings = self._routing().destinations.get(destination)
-        if settings is None or not settings.enabled or self._ledger.holds(lane):
+        if settings is None or not settings.enabled:
             self._give_back(destination, lane, event_ids, RESTING_WAIT_MS)
+        elif self._ledger.holds(lane):
+            self._give_back(destination, lane, event_ids, HELD_BACK_MS)  # beat pushes none of a lane that is held
         elif (inbox := self._crew.join(destination, lane, event_ids, settings)) is not None:
             self._run(settings, lane, inbox)
 

@@ -44,6 +44,7 @@ def collect(ledger: Ledger, routing: Routing) -> MetricsSnapshot:
         events={"accepted": events["accepted"], "duplicate": events["duplicates"]},
         last_heard_seconds=last_heard_seconds(ledger, routing),
         quarantined=ledger.quarantine is not None,
+        last_backup_seconds=last_backup_seconds(ledger),
         **_drift(ledger, [name for name, each in routing.destinations.items() if each.adapter.capabilities.reads_back]),
     )
 
@@ -62,6 +63,12 @@ def _drift(ledger: Ledger, names: Sequence[str]) -> dict[str, Any]:
         "drift_repaired": [(name, how, count) for (name, how), count in sorted(repaired.items())],
         "last_sweep_seconds": {name: (ledger.clock_ms() - each.full_ms) / 1000 for name, each in figures.items() if each.full_ms},
     }
+
+
+def last_backup_seconds(ledger: Ledger) -> float | None:
+    """How old the newest backup is, None if there was none yet."""
+    at_ms = ledger.lookout.backed_up_ms
+    return max(0.0, (ledger.clock_ms() - at_ms) / 1000) if at_ms else None
 
 
 def last_heard_seconds(ledger: Ledger, routing: Routing) -> dict[str, float]:

@@ -53,6 +53,8 @@ class MetricsSnapshot:
     drift_found: Sequence[tuple[str, str, int]] = ()
     drift_repaired: Sequence[tuple[str, str, int]] = ()
     last_sweep_seconds: Mapping[str, float] = field(default_factory=dict)
+    ready: bool | None = None
+    last_backup_seconds: float | None = None
 
 
 def render_metrics(snapshot: MetricsSnapshot) -> bytes:
@@ -80,9 +82,13 @@ class _SnapshotCollector(Collector):
         yield CounterMetricFamily(
             "consent_stale_sends", "Requests that went out after a newer word was accepted; each was corrected.", snapshot.stale_sends_total
         )
+        if snapshot.ready is not None:
+            yield GaugeMetricFamily("consent_ready", "1 if events can be taken and work progresses, as /health/ready says.", int(snapshot.ready))
         yield GaugeMetricFamily("consent_quarantined", "1 while the ledger may have forgotten withdrawals and tells no `given`.", int(snapshot.quarantined))
         if snapshot.last_beat_seconds is not None:
             yield GaugeMetricFamily("consent_last_beat_seconds", "Seconds since the beat last released due work.", snapshot.last_beat_seconds)
+        if snapshot.last_backup_seconds is not None:
+            yield GaugeMetricFamily("consent_last_backup_seconds", "Seconds since the moment of the newest backup.", snapshot.last_backup_seconds)
         events = CounterMetricFamily("consent_events", "Events received, by the status they were answered with.", labels=("status",))
         for status, count in sorted(snapshot.events.items()):
             events.add_metric((status,), count)

@@ -35,7 +35,7 @@ def configured(vendor: str, name: str, settings: Settings, environment: Mapping[
     """A destination of the routing file, although the variable of its token is not set yet. Raises ConfigurationError."""
     from pipeline.routing_file import load_routing
     from pipeline.vendors import adapter_class
-    from workers.wiring import routing_text
+    from workers.options import routing_text
 
     declared = adapter_class(vendor)
     token = variable(vendor, getattr(declared, "token_credential", "token"))

@@ -19,7 +19,9 @@ from celery.worker import state
 from config.celery import CONTROL_QUEUE
 from config.settings import Settings
 from workers import watching
+from workers.alerting import take_notes
 from workers.app import create_app
+from workers.process import process_name
 from workers.reconciling import reconcile
 from workers.wiring import Parts
 
@@ -39,7 +41,9 @@ def run_worker(parts: Parts, name: str) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Celery would start itself again without asking whether the routing file is good
     watchdog = Watchdog(parts.settings.worker.deaf_seconds, lambda: parts.publisher.queue_depth(CONTROL_QUEUE))
     _silence_celery()
-    watching.look_on([parts.ledger.look])
+    parts.ledger.upkeep.live_as(process_name(name))
+    notes = take_notes()
+    watching.look_on([parts.ledger.look, lambda: notes.flush_to(parts.ledger)])
     signals.task_received.connect(watchdog.heard, weak=False)
     signals.worker_ready.connect(watchdog.start, weak=False)
     worker = parts.app.Worker(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from workers.commands import admin, events, export, forward, ledger, processes, reconcile, subject, vault, vendors
+from workers.commands import admin, backup, events, export, forward, ledger, processes, reconcile, subject, vault, vendors
 from workers.commands.check import check
 from workers.commands.common import Group
 
@@ -47,9 +47,11 @@ for command in (
     ledger.ledger,
     reconcile.reconcile,
     subject.subject,
+    backup.backup,
+    backup.restore,
 ):
     main.add_command(command)
-for command in (forward.ledger_show, forward.bring_forward):
+for command in (forward.ledger_show, forward.bring_forward, forward.ledger_migrate):
     ledger.ledger.add_command(command)
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import redis
@@ -11,6 +12,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from config.settings import Settings, SettingsError
+from pipeline.alerts import AlertOptions
+from pipeline.errors import ConfigurationError
 from pipeline.ledger import LedgerOptions
 from pipeline.limits import DeliverOptions, LimitOptions
 from pipeline.listen import ListenOptions
@@ -105,6 +108,12 @@ def reconcile_options(settings: Settings) -> ReconcileOptions:
     )
 
 
+def alert_options(settings: Settings) -> AlertOptions:
+    """Where alerts are posted."""
+    section = settings.alerts
+    return AlertOptions(url=section.url, secret=section.secret, repeat_seconds=section.repeat_seconds)
+
+
 def exchange(settings: Settings, sessions: Sessions, clock: Callable[[], float] = time.time) -> Exchange:
     """An exchange with these settings; `sessions` keeps the tokens of vendors that are signed in to, `clock` says the seconds since 1970."""
     from pipeline.exchange import Exchange
@@ -129,3 +138,13 @@ def transport(name: str) -> Transport:
     from pipeline.transports.portable import PortableTransport
 
     return PortableTransport()
+
+
+def routing_text(path: Path) -> str:
+    """The routing file's text. Raises ConfigurationError if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: the routing file cannot be read ({error.strerror}); CONSENT_CONFIG names another") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: is not UTF-8 at byte {error.start}") from error

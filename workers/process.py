@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,11 @@ _LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 def python(*arguments: str) -> list[str]:
     """The command that runs one of our modules from any working directory; `-P` keeps that directory off the import path."""
     return [sys.executable, "-P", "-m", *arguments]
+
+
+def process_name(name: str) -> str:
+    """A process as operators know it; workers are called so in Flower."""
+    return f"{name}@{socket.gethostname()} process {os.getpid()}"
 
 
 def with_checkout(environment: Mapping[str, str]) -> dict[str, str]:

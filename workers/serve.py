@@ -21,7 +21,9 @@ from config.settings import Settings, SettingsError
 from pipeline.ingest.application import build_application
 from pipeline.ingest.ports import IngestLimits, Readiness
 from workers import watching
+from workers.alerting import take_notes
 from workers.embedded import is_free
+from workers.process import process_name
 from workers.wiring import Parts
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,9 @@ def serve(parts: Parts) -> None:
         limits=ingest_limits(parts),
         now=parts.ledger.carried_now,
     )
-    watching.look_on([parts.ledger.look])
+    parts.ledger.upkeep.live_as(process_name("ingest"))
+    notes = take_notes()
+    watching.look_on([parts.ledger.look, lambda: notes.flush_to(parts.ledger)])
     uvloop.run(_run(application, parts))
 
 

@@ -83,4 +83,7 @@ def sweep(destination: str, **_: Any) -> None:
 
 @shared_task(base=Scrubbed, name="audit")
 def audit(**_: Any) -> None:
-    wiring.current().audit.run()
+    try:
+        wiring.current().audit.run()
+    finally:
+        wiring.current().alerts.run()

@@ -67,6 +67,8 @@ class Relay:
         if not self.settings.redis_url:
             self._start_server()
         self.parts = Parts(self.environment)
+        if SERVER in {child.service.stop_place for child in self.supervisor.children}:
+            self.parts.ledger.upkeep.migrate()  # nobody but us works with it
         self.parts.refuse_orphans(self.parts.routing)  # what every process would refuse is refused here, in plain words and before any of them starts
         self._remember_ledger()
         self.state.remember(ENVIRONMENT_FILE, json.dumps({name: value for name, value in self.environment.items() if name.startswith("CONSENT_")}))

@@ -11,7 +11,6 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,18 +19,19 @@ from celery import Celery
 
 from config.celery import publish_options
 from config.settings import Settings, check_invariants, load_settings
-from pipeline.errors import ConfigurationError, ConsentRelayError
+from pipeline.errors import ConsentRelayError
 from pipeline.identifiers import Hasher
 from pipeline.routing import RetryPolicy, Routing
 from pipeline.vault import Vault
 from workers.app import create_app, refuse_unknown_broker
 from workers.gathering import GatheringPublisher
-from workers.options import deliver_options, exchange, ledger_client, ledger_options, limit_options, listen_options
+from workers.options import alert_options, deliver_options, exchange, ledger_client, ledger_options, limit_options, listen_options, routing_text, transport
 from workers.queues import CeleryPublisher
 from workers.reconciling import bulkhead
 
 if TYPE_CHECKING:
     from pipeline.accept import Acceptor
+    from pipeline.alerts import Alerts
     from pipeline.audit import Audit
     from pipeline.backfill import Backfill
     from pipeline.deliver import Deliver
@@ -198,6 +198,13 @@ class Parts:
         return self.built("_audit", lambda: Audit(self.ledger, self.vault, lambda: self.routing, self.settler))
 
     @property
+    def alerts(self) -> Alerts:
+        from pipeline.alerts import Alerts
+
+        carrier = self.built("_transport", lambda: transport(self.settings.exchange.transport))
+        return self.built("_alerts", lambda: Alerts(self.ledger, carrier, lambda: self.routing, alert_options(self.settings)))
+
+    @property
     def desk(self) -> Desk:
         from pipeline.desk import Desk
 
@@ -217,7 +224,7 @@ class Parts:
 
     def close(self) -> None:
         """Let go of what was built, senders first."""
-        for name in ("_gatherer", "_publisher", "_exchange", "_redis"):
+        for name in ("_gatherer", "_publisher", "_exchange", "_transport", "_redis"):
             if (part := self.__dict__.pop(name, None)) is not None:
                 part.close()
 
@@ -274,16 +281,6 @@ class Parts:
         from pipeline.release import Release
 
         return Release(self.ledger, self.publisher, lambda: self.routing, self.limits, chunk_size=self.settings.deliver.chunk_size)
-
-
-def routing_text(path: Path) -> str:
-    """The routing file's text. Raises ConfigurationError if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"{path}: the routing file cannot be read ({error.strerror}); CONSENT_CONFIG names another") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: is not UTF-8 at byte {error.start}") from error
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import falcon.asgi
 
@@ -54,7 +55,8 @@ class Metrics:
 
     def _render(self) -> bytes:
         gauges = self._services.ledger.gauges()
-        return render_metrics(MetricsSnapshot(**gauges) if isinstance(gauges, Mapping) else gauges)
+        snapshot = MetricsSnapshot(**gauges) if isinstance(gauges, Mapping) else gauges
+        return render_metrics(replace(snapshot, ready=self._services.readiness().ready))
 
 
 class Document:

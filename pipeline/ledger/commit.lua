@@ -10,7 +10,8 @@ for i = 1, (#KEYS - 2) / 2 do
   local record, payload, a = KEYS[2 * i + 1], KEYS[2 * i + 2], 6 * i - 4
   local known = redis.call('HMGET', record, 'h', 'f', 't')
   if not known[1] then
-    redis.call('HSET', record, 'f', ARGV[a + 1], 't', ARGV[a + 2], 'h', ARGV[a + 3])
+    redis.call('HSET', record, 'f', ARGV[a + 1], 'h', ARGV[a + 3])
+    if ARGV[a + 2] ~= '' then redis.call('HSET', record, 't', ARGV[a + 2]) end
     if ARGV[a + 5] ~= '' then redis.call('HSET', record, 'r', ARGV[a + 5]) end
     redis.call('SET', payload, ARGV[a + 4])
     redis.call('ZADD', KEYS[1], look_at, ARGV[a])

@@ -37,8 +37,10 @@ class Facts:
     order_us: int
     received_us: int
 
-    def encode(self) -> tuple[str, str]:
-        """What is said and when, apart: a server keeps a record in one piece only while each of its fields is short (`hash-max-listpack-value`)."""
+    def encode(self, *, apart: bool = True) -> tuple[str, str]:
+        """What is said and when: apart, since a server keeps a record in one piece only while its fields are short; programs of schema 1 read one field."""
+        if not apart:
+            return f"{self.source}|{self.subject_key}|{self.purpose}|{self.state[0]}|{self.event_us}|{self.order_us}|{self.received_us}", ""
         order_us = "" if self.order_us == self.event_us else self.order_us
         return f"{self.source}|{self.subject_key}|{self.purpose}|{self.state[0]}", f"{self.event_us}|{order_us}|{self.received_us}"
 
@@ -72,10 +74,8 @@ class DeliveryResult:
     vendor_reference: str = ""
 
     def encode(self) -> str:
-        """As short as it can be: empty ends are left out, and so is the number of attempts where it is one."""
         reason, reference = self.reason.replace("|", "/"), self.vendor_reference.replace("|", "/")[:MAX_REFERENCE]
-        attempts = "" if self.attempts == 1 else self.attempts
-        return f"{_LETTERS[self.status]}|{self.updated_ms}|{self.outcome}|{reason}|{attempts}|{reference}".rstrip("|")
+        return f"{_LETTERS[self.status]}|{self.updated_ms}|{self.outcome}|{reason}|{self.attempts}|{reference}"
 
     @classmethod
     def decode(cls, value: bytes | str) -> DeliveryResult:
@@ -168,7 +168,7 @@ class Events:
             for position in positions:
                 event = events[position]
                 keys += [self._keys.event(partition, f"e:{event.event_id}"), self._keys.event(partition, f"p:{event.event_id}")]
-                arguments += [event.event_id, *event.facts.encode(), event.content_hash, event.payload, event.lifetimes()]
+                arguments += [event.event_id, *event.facts.encode(apart=self._lookout.facts_apart), event.content_hash, event.payload, event.lifetimes()]
             commands.append(self._store.script("commit", keys, arguments))
         commands += [("HGET", self._keys.event(partition, "n"), "accepted") for partition in groups]
         if durability.wait:
@@ -226,7 +226,7 @@ class Events:
         """Give an event whose payload (or whole record) has expired a payload again; one that still has it is left alone."""
         partition = self._keys.partition(event_id)
         names = [self._keys.event(partition, "n"), self._keys.record(event_id), self._keys.payload(event_id)]
-        self._store.call("restore", names, [self._lifetimes.record_ms, self._lifetimes.payload_ms, *facts.encode(), payload])
+        self._store.call("restore", names, [self._lifetimes.record_ms, self._lifetimes.payload_ms, *facts.encode(apart=self._lookout.facts_apart), payload])
 
     def take_due(self, most: int) -> tuple[list[str], list[str]]:
         """Events to fan out again, and events whose deliveries should be audited; each is put off by its own interval."""

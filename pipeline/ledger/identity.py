@@ -11,13 +11,12 @@ from typing import Any
 from redis import exceptions
 
 from pipeline.errors import ConfigurationError, LedgerMismatch, LedgerUnavailable
-from pipeline.ledger.keys import META
+from pipeline.ledger.keys import META, OLDEST_SCHEMA, SCHEMA_VERSION
 from pipeline.ledger.lookout import quarantine_now
 from pipeline.ledger.store import Store, pairs_of, text
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
 ON_ONE_SERVER = 1
 """Partitions of a new ledger, unless a setting says otherwise: each more costs every step another script, and helps only a cluster."""
 ANEW = "or, to give the old one up, `consent ledger accept`"
@@ -31,6 +30,7 @@ class Identity:
     schema_version: int
     partitions: int
     pepper_fingerprint: str
+    restoring: bool = False
     created_seconds: int = 0
     """When it was made, in seconds since 1970."""
     replaces: tuple[str, ...] = ()
@@ -65,9 +65,10 @@ def recognise(store: Store, *, partitions: int, pepper_fingerprint: str, expecte
 
 
 def refuse_unusable(found: Identity, pepper_fingerprint: str) -> None:
-    """Raise LedgerMismatch for a ledger that no word of an operator could make ours: another schema, another pepper."""
-    if found.schema_version != SCHEMA_VERSION:
-        raise LedgerMismatch(f"the ledger has schema {found.schema_version}, this release works with {SCHEMA_VERSION}")
+    """Raise LedgerMismatch for a ledger that no word of an operator could make ours: another schema, another pepper, a half restored one."""
+    if found.restoring:
+        raise LedgerMismatch("a backup is being restored into this ledger: wait for it; if it was broken off, run the same `consent restore` again")
+    refuse_schema(found.schema_version)
     if found.pepper_fingerprint != pepper_fingerprint:
         raise LedgerMismatch("the ledger was made with another CONSENT_SUBJECT_PEPPER: with this one every standing would be orphaned; set the old one")
 
@@ -109,6 +110,16 @@ def accept(store: Store, *, partitions: int, pepper_fingerprint: str, instead_of
     return accepted
 
 
+def refuse_schema(version: int) -> None:
+    """Raise LedgerMismatch for a schema that this release does not work with."""
+    if version > SCHEMA_VERSION:
+        raise LedgerMismatch(f"the ledger has schema {version}, this release works with {OLDEST_SCHEMA} to {SCHEMA_VERSION}: a newer one migrated it, use that")
+    if version < OLDEST_SCHEMA:
+        raise LedgerMismatch(
+            f"the ledger has schema {version}, this release works with {OLDEST_SCHEMA} to {SCHEMA_VERSION}: migrate it with a release in between"
+        )
+
+
 def read(store: Store) -> Identity | None:
     """The ledger's identity, None if it is empty."""
     fields = {text(name): text(value) for name, value in pairs_of(store.run([("HGETALL", META)])[0])}
@@ -121,6 +132,7 @@ def read(store: Store) -> Identity | None:
         pepper_fingerprint=fields["pepper"],
         created_seconds=int(fields.get("created", 0)),
         replaces=tuple(filter(None, fields.get("replaces", "").split(","))),
+        restoring="restoring" in fields,
     )
 
 

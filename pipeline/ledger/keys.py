@@ -5,7 +5,7 @@ cr:{i<n>}:…       identifiers of partition n: record `i:<key>` (standings, lin
 cr:{d:<name>}:…   one destination: due and out indexes by lane, leases, rows, dead letters, results, counters, what was seen there, how far it was compared
 cr:{a:<name>}:…   one vendor account: gate, rate window, dialogues under way, claims, late-write marks, session
 cr:{s:<name>}:…   one polled source: whose turn it is, how far it was heard
-cr:{meta}:…       identity of the ledger, known destinations, beat, ids of the vault keys in use
+cr:{meta}:…       identity of the ledger, known destinations, beat, processes that live, counters `n`, ids of the vault keys in use
 """
 
 from __future__ import annotations
@@ -14,9 +14,18 @@ import zlib
 from collections.abc import Sequence
 
 PREFIX = "cr"
+SCHEMA_VERSION = 2
+OLDEST_SCHEMA = 1
+"""A release works with its own schema and the one before, so that old and new processes may run side by side."""
 META = f"{PREFIX}:{{meta}}:ledger"
 DESTINATIONS = f"{PREFIX}:{{meta}}:destinations"
 BEAT = f"{PREFIX}:{{meta}}:beat"
+PROCESSES = f"{PREFIX}:{{meta}}:processes"
+ALERTS = f"{PREFIX}:{{meta}}:alerts"
+NOTED_ALERTS = f"{PREFIX}:{{meta}}:noted"
+COUNTERS = f"{PREFIX}:{{meta}}:n"
+OLD_STALE = f"{BEAT}:stale"
+"""Where schema 1 counts stale sends."""
 VAULT_KEYS = f"{PREFIX}:{{meta}}:vault"
 LANES = ("withdrawn", "given")
 """A lane for each state, withdrawals first."""

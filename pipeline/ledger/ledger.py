@@ -14,12 +14,13 @@ from pipeline.domain import DeliveryStatus, State, Word, format_time, utc_from_u
 from pipeline.errors import ConfigurationError, LedgerMismatch, LedgerUnavailable
 from pipeline.ledger import identity
 from pipeline.ledger.accounts import Accounts, Admission, Asking, Leaving, Traffic, read_admission, read_leave
+from pipeline.ledger.alerts import AlertBook
 from pipeline.ledger.backlog import Backlog
 from pipeline.ledger.clock import Clock
 from pipeline.ledger.copies import Copies
 from pipeline.ledger.deliveries import Deliveries, Leased, read_claim
 from pipeline.ledger.events import Events, Lifetimes, StoredEvent
-from pipeline.ledger.keys import BEAT, LANES, META, Keys
+from pipeline.ledger.keys import BEAT, COUNTERS, META, OLD_STALE, Keys
 from pipeline.ledger.letters import Letters
 from pipeline.ledger.lookout import InMemory, Lookout, Marks, Quarantine
 from pipeline.ledger.polls import Polls, Shown
@@ -28,6 +29,7 @@ from pipeline.ledger.standings import Records, Standings
 from pipeline.ledger.steps_back import StepsBack
 from pipeline.ledger.store import Store
 from pipeline.ledger.sweeps import Sweeps
+from pipeline.ledger.upkeep import Upkeep
 from pipeline.ledger.walks import Walks
 from pipeline.vault import Vault
 
@@ -92,6 +94,7 @@ class Ledger:
         self.copies = Copies(self.store, self.deliveries, self.events)
         self.accounts = Accounts(self.store, self.keys, vault)
         self.seals = Seals(self.store, self.keys, vault)
+        self.alerts, self.upkeep = AlertBook(self.store), Upkeep(self.store, self.keys, self.lookout)
         self.letters = Letters(self.deliveries, self.events)
         self.backlog, self.steps_back = Backlog(self.store, self.keys), StepsBack(self.store, self.keys)
         self.push_rescue_ms = lifetimes.push_rescue_ms
@@ -171,11 +174,6 @@ class Ledger:
         """The server's time, by which every receipt is stamped, so that processes with different clocks agree."""
         return utc_from_us(self.clock_ms() * 1000)
 
-    def waiting(self) -> list[tuple[str, str, int]]:
-        """Unfinished deliveries by destination and lane."""
-        names = self.deliveries.known_destinations()
-        return [(name, lane, self.deliveries.figures(name)["waiting"][lane]) for name in names for lane in LANES]
-
     def carried_now(self) -> datetime:
         """The same without ever asking the server, for a thread that must not wait."""
         return utc_from_us(self.clock.carried_ms() * 1000)
@@ -215,11 +213,11 @@ class Ledger:
 
     def note_stale(self, count: int) -> None:
         """Count sends of a `given` during which a newer withdrawal was accepted."""
-        self.store.run([("INCRBY", f"{BEAT}:stale", count)])
+        self.store.run([("HINCRBY", COUNTERS, "stale", count)])
 
     def stale_sends(self) -> int:
         """How many such sends there have been."""
-        return int(self.store.run([("GET", f"{BEAT}:stale")])[0] or 0)
+        return sum(int(count or 0) for count in self.store.run([("HGET", COUNTERS, "stale"), ("GET", OLD_STALE)]))
 
     def beat(self) -> None:
         """Note that beat's work was done now."""
@@ -237,6 +235,10 @@ class Ledger:
     def once(self, name: str, milliseconds: int) -> bool:
         """True for one caller within that time: keeps periodic work from running twice at once."""
         return bool(self.store.run([("SET", f"{BEAT}:{name}", 1, "NX", "PX", milliseconds)])[0])
+
+    def again(self, name: str) -> None:
+        """What is done `once` may be done again at once."""
+        self.store.run([("DEL", f"{BEAT}:{name}")])
 
     def event(self, event_id: str) -> dict[str, Any] | None:
         """An event and its deliveries as `GET /v1/consent-events/<id>` answers, None if unknown; nothing personal."""

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from pipeline.ledger.keys import META, Keys
+from pipeline.ledger.keys import META, SCHEMA_VERSION, Keys
+from pipeline.ledger.migrations import note_process
 from pipeline.ledger.store import Store, text
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 MARGIN_MS = 60_000
 """How much earlier than the last sure moment words may be missing: clocks and answers under way."""
 SHORTEST_MS = 60_000
+FACTS_APART = 2
+"""The schema since which facts and times are apart."""
 KEPT_OF_AGE = 16
 """Samples of the past lie a sixteenth of their age apart, so that a few hundred reach back for months."""
 
@@ -89,7 +92,7 @@ class InMemory:
 
 
 class Lookout:
-    """Looks at one ledger; safe to share between threads. `quarantine` is what the last look found."""
+    """Looks at one ledger; safe to share between threads. `quarantine`, `backed_up_ms` and `schema_version` are what the last look found; a `process` is noted as living."""
 
     def __init__(self, store: Store, keys: Keys, ledger_id: str, created_seconds: int, marks: Marks) -> None:
         self._store, self._keys, self._marks, self._created_ms = store, keys, marks, created_seconds * 1000
@@ -98,6 +101,13 @@ class Lookout:
         self._kept: tuple[int, tuple[int, ...]] | None = None
         self._kept_ms = 0
         self.quarantine: Quarantine | None = None
+        self.backed_up_ms, self.schema_version = 0, 0
+        self.process = ""
+
+    @property
+    def facts_apart(self) -> bool:
+        """Whether every program that works with the ledger reads an event's facts and times apart."""
+        return self.schema_version >= FACTS_APART
 
     def follow(self, ledger_id: str, created_seconds: int) -> None:
         """Look at another ledger from now on, of which nothing was seen yet."""
@@ -116,11 +126,14 @@ class Lookout:
             kept = self._marks.recall(self._mark.ledger_id)
             known = self._mark = self._mark.joined(kept) if kept else self._mark
         names = [self._keys.event(partition, "n") for partition in self._keys.all]
-        (quarantine, era_value), now, *counts = self._store.run(
-            [("HMGET", META, "quarantine", "era"), ("TIME",), *(("HGET", name, "accepted") for name in names)]
+        (quarantine, era_value, backed_up, schema), now, *counts = self._store.run(
+            [("HMGET", META, "quarantine", "era", "backed_up", "schema"), ("TIME",), *(("HGET", name, "accepted") for name in names)]
         )
         era, accepted = int(era_value or 0), tuple(int(count or 0) for count in counts)
         now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+        self.backed_up_ms, self.schema_version = int(backed_up or 0), int(schema or 0)
+        if self.process:
+            note_process(self._store, self.process, SCHEMA_VERSION, now_ms)
         if era < known.era or (era == known.era and known.exceeds(accepted)):
             sure_ms = known.sure_until_ms(accepted) or self._created_ms
             self.quarantine = quarantine_now(self._store, reason="older", from_ms=sure_ms - MARGIN_MS, era=known.era)

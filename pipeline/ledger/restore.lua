@@ -4,7 +4,8 @@
 -- Returns 1 if it was restored, 0 if it still had its payload
 if not redis.call('SET', KEYS[3], ARGV[5], 'NX', 'PX', ARGV[2]) then return 0 end
 if redis.call('EXISTS', KEYS[2]) == 0 then
-  redis.call('HSET', KEYS[2], 'f', ARGV[3], 't', ARGV[4], 'h', '', 'z', 1)
+  redis.call('HSET', KEYS[2], 'f', ARGV[3], 'h', '', 'z', 1)
+  if ARGV[4] ~= '' then redis.call('HSET', KEYS[2], 't', ARGV[4]) end
   redis.call('PEXPIRE', KEYS[2], ARGV[1])
   redis.call('HINCRBY', KEYS[1], 'accepted', 1)
   redis.call('HINCRBY', KEYS[1], 'finished', 1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import hmac
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ import orjson
 
 from pipeline.domain import EMPTY, IDENTIFIER_KINDS, Instruction, Outcome, State, VendorResult, format_time
 from pipeline.errors import ConfigurationError
+from pipeline.signatures import sign_standard_webhooks
 from pipeline.vendors import base
 from pipeline.vendors.base import Capabilities, Option, Rate, VendorRequest, VendorResponse
 
@@ -66,10 +66,8 @@ class Adapter(base.Adapter):
         return [next(told) if instruction.subject.identifiers() else base.missing_identifier() for instruction in instructions]
 
     def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (there is no session)
-        sent_at = str(int(request.sent_at or time.time()))
-        content = b".".join((dict(request.headers)["webhook-id"].encode(), sent_at.encode(), request.body))
-        signature = base64.b64encode(hmac.digest(self._key, content, hashlib.sha256)).decode()
-        return replace(request, headers=(*request.headers, ("webhook-timestamp", sent_at), ("webhook-signature", f"v1,{signature}")))
+        signed = sign_standard_webhooks(self._key, dict(request.headers)["webhook-id"], request.body, int(request.sent_at or time.time()))
+        return replace(request, headers=(*request.headers, *signed))
 
 
 def _event(instruction: Instruction) -> dict[str, Any]:

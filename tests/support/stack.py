@@ -169,20 +169,33 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running_stack(*, routing: str | None = None, environment: Mapping[str, str] | None = None, vendors_apart: bool = False) -> Iterator[Stack]:
-    """Start a relay with its sandboxes and stop it in the end; nothing of it stays. With `vendors_apart` the sandboxes outlive the relay's supervisor."""
-    folder = Path(tempfile.mkdtemp(prefix="consent-flow-"))
-    settings = {"CONSENT_STATE_DIR": str(folder), "CONSENT_INGEST_PORT": "0", "CONSENT_FLOWER_PORT": "0", "CONSENT_SANDBOX_PORT": "0"}
+def running_stack(
+    *,
+    routing: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    vendors_apart: bool = False,
+    folder: Path | None = None,
+    sandbox_port: int = 0,
+    checkout: Path = ROOT,
+) -> Iterator[Stack]:
+    """Start a relay with its sandboxes and stop it in the end; nothing of it stays. With `vendors_apart` the sandboxes outlive the relay's supervisor.
+
+    With a `folder` of the caller's its state stays there; with a `sandbox_port` it works with sandboxes that the caller runs; `checkout` is the release it runs.
+    """
+    stays = folder is not None
+    folder = folder or Path(tempfile.mkdtemp(prefix="consent-flow-"))
+    settings = {"CONSENT_STATE_DIR": str(folder), "CONSENT_INGEST_PORT": "0", "CONSENT_FLOWER_PORT": "0", "CONSENT_SANDBOX_PORT": str(sandbox_port)}
     if routing is not None:
         (folder / "consent.yaml").write_text(routing)
         settings["CONSENT_CONFIG"] = str(folder / "consent.yaml")
     settings |= environment or {}
 
     def start(more: Mapping[str, str]) -> subprocess.Popen[str]:
-        return _start_relay(folder, {**settings, **more}, sandbox=not vendors_apart)
+        return _start_relay(folder, {**settings, **more}, sandbox=not (vendors_apart or sandbox_port), checkout=checkout)
 
     with contextlib.ExitStack() as leaving:
-        leaving.callback(shutil.rmtree, folder, ignore_errors=True)
+        if not stays:
+            leaving.callback(shutil.rmtree, folder, ignore_errors=True)
         leaving.callback(_keep_logs, folder)
         if vendors_apart:
             settings["CONSENT_SANDBOX_PORT"] = leaving.enter_context(_vendors(folder))
@@ -194,12 +207,12 @@ def running_stack(*, routing: str | None = None, environment: Mapping[str, str] 
         yield stack
 
 
-def _start_relay(folder: Path, settings: Mapping[str, str], *, sandbox: bool) -> subprocess.Popen[str]:
+def _start_relay(folder: Path, settings: Mapping[str, str], *, sandbox: bool, checkout: Path) -> subprocess.Popen[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CONSENT_")}
     with (folder / "up.stderr").open("a") as errors:
         return subprocess.Popen(
             [sys.executable, "-m", "workers.cli", "up", *(["--sandbox"] if sandbox else [])],
-            cwd=ROOT,
+            cwd=checkout,
             env={**inherited, **settings},
             stdout=subprocess.PIPE,
             stderr=errors,

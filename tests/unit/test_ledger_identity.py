@@ -67,7 +67,7 @@ def test_other_ledger_is_refused(fake: redis.Redis):
         reopen(fake, expected_id="0123456789abcdef")
 
 
-@pytest.mark.parametrize("schema", [0, 2])
+@pytest.mark.parametrize("schema", [0, 3])
 def test_other_schema_is_refused(fake: redis.Redis, schema: int):
     """An older or newer schema is not worked on."""
     reopen(fake)

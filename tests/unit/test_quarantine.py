@@ -70,11 +70,35 @@ def test_given_that_were_leased_or_pushed_before_are_held_too(relay: Relay):
 def test_a_running_chunk_starts_no_more_given(relay: Relay):
     """The quarantine is seen between the dialogues of one chunk, not only before it."""
     relay.rules = routing([destination("mail", rate=destination("x").rate.__class__(concurrent=1))])
-    for n in range(4):
-        relay.event("given", n, email=f"p{n}@example.org")
+    event_ids = [relay.event("given", n, email=f"p{n}@example.org") for n in range(4)]
+    relay.fan_out.run(event_ids)
     relay.exchange.before = lambda _: quarantine(relay)
-    relay.drain()
+    relay.deliver.run("mail", "given", event_ids)
     assert len(told(relay)) == 1
+    assert relay.figures().unaccounted == 0
+
+
+def test_beat_pushes_no_given_of_a_quarantined_ledger(relay: Relay):
+    """However many wait, none of them goes round and round."""
+    relay.vendors["mail"].answers = [503, 503]
+    for state in ("given", "withdrawn"):
+        relay.event(state, 1, email=f"{state}@example.org")
+    relay.drain()
+    quarantine(relay)
+    relay.hurry()
+    relay.beat()
+    assert [values[1] for kind, values in relay.queue.messages if kind == "deliver"] == ["withdrawn"]
+
+
+def test_a_message_about_a_given_gives_it_back_untouched(relay: Relay):
+    """Whoever is asked to tell it puts it back to wait, without a call and without counting an attempt."""
+    event_id = relay.event("given", 1, email="ana@example.org")
+    relay.fan_out.run([event_id])
+    quarantine(relay)
+    relay.deliver.run("mail", "given", [event_id])
+    assert relay.ledger.deliveries.figures("mail")["waiting"]["given"] == 1
+    assert relay.ledger.store.client.zscore("cr:{d:mail}:due:given", event_id) is not None
+    assert relay.ledger.event(event_id)["deliveries"][0]["attempts"] == 0
 
 
 def test_a_withdrawal_posted_again_overtakes_the_given_that_waited(relay: Relay):

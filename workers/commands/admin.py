@@ -69,7 +69,7 @@ def keys_revoke(key_hash: str) -> None:
     The first 8 digits of the hash or more will do, if no other key's begins with them.
     """
     from config.settings import load_settings
-    from workers.wiring import routing_text
+    from workers.options import routing_text
 
     digits = key_hash.lower().removeprefix("sha256:")
     if not re.fullmatch("[0-9a-f]{8,64}", digits):

@@ -78,7 +78,7 @@ def check(previous: Path | None, holds: Sequence[str]) -> None:
 def _in_force(path: Path, built: Parts) -> Routing:
     """The previous routing. Raises ConfigurationError if it is wrong in more than variables that are not set."""
     from pipeline.routing_file import load_routing
-    from workers.wiring import routing_text
+    from workers.options import routing_text
 
     return load_routing(routing_text(path), filename=str(path), environment=built.environment, may_be_unset=True)
 

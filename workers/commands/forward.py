@@ -1,4 +1,4 @@
-"""`consent ledger show` and `consent ledger bring-forward`: what the ledger is, and the word of a person that a ledger which was put back is complete again."""
+"""`consent ledger show` and `consent ledger bring-forward`: what the ledger is, and the word of a person that a ledger which was put back is complete again; `consent ledger migrate`."""
 
 from __future__ import annotations
 
@@ -59,10 +59,49 @@ def bring_forward(until: str | None, *, is_sure: bool, dry_run: bool, as_json: b
         if not is_sure:
             click.confirm("Lift the quarantine?", abort=True, err=True)
         lifted = parts.ledger.lift(found, until_ms)
-    common.show({**plan, "lifted": lifted}, as_json=as_json, pretty=lambda: click.echo("lifted: `given` are told again within a minute" if lifted else ""))
+    common.show({**plan, "lifted": lifted}, as_json=as_json, pretty=lambda: click.echo("lifted: `given` are told again within seconds" if lifted else ""))
     if not lifted:
         click.echo("consent: the quarantine has changed meanwhile; look at it again", err=True)
         sys.exit(common.FAILED)
+
+
+@click.command("migrate")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
+def ledger_migrate(*, dry_run: bool, is_sure: bool) -> None:
+    """Bring the ledger to the schema of this release, after every process was replaced.
+
+    It may be broken off and repeated. Older programs refuse the ledger from then on, so make a backup first if you may want to go back. Refuses
+    while processes of an older release run.
+    """
+    from pipeline.ledger import migrations
+
+    with common.opened("ledger", looks_only=True) as parts:
+        schema_version = parts.ledger.identity.schema_version
+        steps = migrations.pending(schema_version)
+        if not steps:
+            click.echo(f"the ledger has schema {schema_version}: nothing to do")
+            return
+        for step in steps:
+            click.echo(f"to schema {step.to}: {step.title}")
+        older = _unknown_workers(parts)
+        if older:
+            click.echo(f"workers of an older release still run: {', '.join(older)}", err=True)
+        if dry_run:
+            return
+        if not is_sure:
+            click.confirm("Migrate?", abort=True, err=True)
+        schema_version = parts.ledger.upkeep.migrate(older, lambda _: click.echo(".", nl=False, err=True))
+    click.echo(f"the ledger has schema {schema_version}")
+
+
+def _unknown_workers(parts: Parts) -> list[str]:
+    """Workers that answer and do not note in the ledger that they live: their release is older than that."""
+    from pipeline.ledger import migrations
+
+    known = {name.partition(" process ")[0] for name in migrations.living(parts.ledger.store)}
+    answering = {name for answer in parts.app.control.ping(timeout=2.0) for name in answer}
+    return sorted(answering - known)
 
 
 def _shown(parts: Parts) -> dict[str, Any]:
@@ -119,7 +158,8 @@ def _read_until(parts: Parts, text: str | None, found: Quarantine) -> int | None
 
 
 def _plan(parts: Parts, found: Quarantine, until: str | None) -> dict[str, Any]:
-    waiting = {name: count for name, lane, count in parts.ledger.waiting() if lane == "given" and count}
+    deliveries = parts.ledger.deliveries
+    waiting = {name: count for name in deliveries.known_destinations() if (count := deliveries.figures(name)["waiting"]["given"])}
     return {"quarantined": True, **(_quarantine(found) or {}), "until": until, "given_waiting": waiting, "events": parts.ledger.events.counts()["accepted"]}
 
 
