@@ -292,7 +292,7 @@ def test_concurrency_holds_under_threads(client: redis.Redis):
 
     def work(name: int) -> None:
         for number in itertools.count():
-            if time.monotonic() >= stop_at:
+            if time.monotonic() >= stop_at + (0 if done[0] > 16 else 30):  # a slow machine is given time
                 return
             contact = f"e{name:012d}{number:012d}"
             if admit(ledger, limits, contact, token=f"{name}.{number}").dialogues:
