@@ -13,6 +13,8 @@ from pipeline.ledger.lookout import Mark, Quarantine, quarantine_now
 from pipeline.metrics import render_metrics
 from tests.support.parts import new_event, open_ledger
 from tests.support.relay import Relay, adapter, destination, routing
+from tests.support.servers import valkey_server
+from tests.support.stack import wait_until
 from workers.marks import MarksFile
 
 
@@ -161,6 +163,23 @@ def test_a_ledger_that_came_back_older_is_noticed_by_who_wrote_to_it(client: red
     ledger.events.commit([new_event("b" * 24)], ledger.durability)
     ledger.look()
     assert ledger.quarantine is None
+
+
+def test_a_failover_to_a_replica_that_lagged_is_noticed(client: redis.Redis):
+    """A replica that had not yet heard of a 202 becomes the ledger: its first script call finds that out, before anything is written there."""
+    with valkey_server() as url, redis.Redis.from_url(url) as replica:
+        address = client.connection_pool.connection_kwargs
+        ledger = open_ledger(client)
+        replica.replicaof("127.0.0.1", address["port"])
+        ledger.events.commit([new_event("a" * 24)], ledger.durability)
+        wait_until(lambda: replica.exists(ledger.keys.record("a" * 24)) == 1, 20)
+        replica.replicaof("NO", "ONE")
+        ledger.events.commit([new_event("b" * 24)], ledger.durability)
+        assert ledger.quarantine is None
+        ledger.store.client = replica
+        assert ledger.events.commit([new_event("c" * 24)], ledger.durability) == [True]
+        assert ledger.quarantine is not None
+        assert (ledger.quarantine.reason, ledger.holds("given"), ledger.holds("withdrawn")) == ("older", True, False)
 
 
 def test_another_process_and_a_restart_know_it_from_the_file(client: redis.Redis, tmp_path: Path):
