@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.signatures import standard_webhooks
 from tests.support.load import Clients, Sent, invent, posts_of
+from tests.support.receiver import SECRET, receiving
 from tests.support.stack import ROOT, Stack, running_stack, wait_until
 from tests.support.verdict import arrivals_of, check_end
 from tests.support.world import PURPOSES, ROUTING, SHORT
@@ -81,7 +83,8 @@ def test_a_lost_ledger_is_put_back_and_brought_forward(tmp_path: Path, sandbox_p
     assert json.loads(restored.stdout)["events"] == manifest["events_accepted"]
     assert "empty database" in consent(folder, "restore", str(tmp_path / "ledger.resp.gz"), "--yes").stderr
 
-    with running_stack(**running) as stack:
+    alerting = {"CONSENT_ALERTS_SECRET": SECRET}
+    with receiving() as receiver, running_stack(**{**running, "environment": {**SHORT, **alerting, "CONSENT_ALERTS_URL": receiver.url}}) as stack:
         ready = stack.get("/health/ready")
         assert ready.status_code == 200
         assert "quarantined" in ready.json()["notices"][0]
@@ -99,6 +102,9 @@ def test_a_lost_ledger_is_put_back_and_brought_forward(tmp_path: Path, sandbox_p
         assert {each[:2] for each in stack.deliveries(waits).values()} == {("waiting", "quarantined")}
         assert given_arrivals(stack) == before
 
+        wait_until(lambda: ("firing", "quarantined", None, 1) in receiver.said, 30)
+        headers, body = receiver.posts[0]
+        assert standard_webhooks(SECRET, headers, body, datetime.now(UTC)) is None
         early = stack.consent("ledger", "bring-forward", "--until", "2026-01-05T13:00:00Z", "--yes")
         assert (early.returncode, "stays missing" in early.stderr) == (2, True)
         plan = json.loads(stack.consent("ledger", "bring-forward", "--json").stdout)
@@ -107,6 +113,8 @@ def test_a_lost_ledger_is_put_back_and_brought_forward(tmp_path: Path, sandbox_p
         done = stack.consent("ledger", "bring-forward", "--until", datetime.now(UTC).isoformat(), "--yes", "--json")
         assert json.loads(done.stdout)["lifted"] is True, done.stderr
         stack.wait_complete([waits], 90)
+        wait_until(lambda: ("resolved", "quarantined", None, 1) in receiver.said, 30)
+        assert len(receiver.said) == 2
         extra = [waits, goes]
         assert all(status == "delivered" for event_id in extra for status, _ in stack.deliveries(event_id).values())
         everything = [*events, *(_sent(state, event_id) for state, event_id in zip(("given", "withdrawn"), extra, strict=True))]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import redis
@@ -20,48 +17,15 @@ from pipeline.metrics import MetricsSnapshot
 from pipeline.signatures import standard_webhooks
 from pipeline.transports.curl import CurlTransport
 from tests.support.parts import CANARY
+from tests.support.receiver import SECRET, Receiver, receiving
 from tests.support.relay import Relay, destination, routing
 from workers.alerting import Notes
-
-SECRET = "whsec_dGVzdC1hbGVydC1zaWduaW5nLXNlY3JldC0wMDAx"
-
-
-class Receiver:
-    """Takes alerts; `answers` are the next statuses, then 200."""
-
-    def __init__(self) -> None:
-        self.posts: list[tuple[dict[str, str], bytes]] = []
-        self.answers: list[int] = []
-        received = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["content-length"]))
-                received.posts.append(({name.lower(): value for name, value in self.headers.items()}, body))
-                self.send_response(received.answers.pop(0) if received.answers else 200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/alerts"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    @property
-    def said(self) -> list[tuple[str, str, str | None, int]]:
-        """State, kind, where and count of each post."""
-        data = [json.loads(body)["data"] for _, body in self.posts]
-        return [(each["state"], each["alert"], each["where"], each["count"]) for each in data]
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    found = Receiver()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+    with receiving() as found:
+        yield found
 
 
 @pytest.fixture
