@@ -19,7 +19,7 @@ from tests.support.load import Clients, Sent, invent, posts_of
 from tests.support.receiver import SECRET, receiving
 from tests.support.stack import ROOT, Stack, running_stack, wait_until
 from tests.support.verdict import arrivals_of, check_end
-from tests.support.world import PURPOSES, ROUTING, SHORT
+from tests.support.world import PURPOSES, SHORT, routing
 from workers.embedded import free_port
 
 EVENTS, BEFORE = 400, 300
@@ -61,7 +61,7 @@ def test_a_lost_ledger_is_put_back_and_brought_forward(tmp_path: Path, sandbox_p
     chance, folder = random.Random(7), tmp_path / "state"
     folder.mkdir()
     events = invent(chance, EVENTS, people=80, purposes=PURPOSES)
-    running = {"routing": ROUTING, "environment": SHORT, "folder": folder, "sandbox_port": sandbox_port}
+    running = {"routing": routing(), "environment": SHORT, "folder": folder, "sandbox_port": sandbox_port}
     with running_stack(**running) as stack:
         stack.settings("dinamize", calls_per_minute=None)
         stack.settings("mailchimp", compliance="self")

@@ -25,7 +25,7 @@ from pipeline.ledger.keys import META
 from tests.support.load import Clients, invent, posts_of, stale_lags
 from tests.support.stack import ROOT, Stack, running_stack, wait_until
 from tests.support.verdict import BEGUN_BEFORE_SECONDS, arrivals_of, check_end
-from tests.support.world import PURPOSES, ROUTING, SHORT
+from tests.support.world import PURPOSES, SHORT, routing
 from workers.embedded import free_port
 from workers.queues import plain_queue
 
@@ -82,7 +82,7 @@ def test_old_and_new_processes_work_side_by_side(former: Path):
     until the old ones are gone.
     """
     chance, port = random.Random(11), free_port()
-    with running_stack(routing=ROUTING, environment=SHORT, checkout=former) as stack:
+    with running_stack(routing=routing(), environment=SHORT, checkout=former) as stack:
         stack.settings("dinamize", calls_per_minute=None)
         stack.settings("mailchimp", compliance="self")
         events = invent(chance, EVENTS, people=100, purposes=PURPOSES)
@@ -117,7 +117,7 @@ def test_messages_of_other_releases_are_understood():
     """Messages as another release may write them, with keywords that this one does not know and without ones that it writes: what they point at is told; one
     that lacks what cannot be missed is no harm. Beat stands still, so nothing else has it told.
     """
-    with running_stack(routing=ROUTING, environment=SHORT) as stack:
+    with running_stack(routing=routing(), environment=SHORT) as stack:
         stack.settings("dinamize", calls_per_minute=None)
         stack.settings("mailchimp", compliance="self")
         for name in ("dinamize", "mailchimp", "webhook"):
