@@ -96,8 +96,7 @@ class Ledger:
         self.seals = Seals(self.store, self.keys, vault)
         self.alerts, self.upkeep = AlertBook(self.store), Upkeep(self.store, self.keys, self.lookout)
         self.letters = Letters(self.deliveries, self.events)
-        self.backlog, self.steps_back = Backlog(self.store, self.keys), StepsBack(self.store, self.keys)
-        self.push_rescue_ms = lifetimes.push_rescue_ms
+        self.backlog, self.steps_back, self.push_rescue_ms = Backlog(self.store, self.keys), StepsBack(self.store, self.keys), lifetimes.push_rescue_ms
         self.polls, self.shown = Polls(self.store, self.keys), Shown(self.store, self.keys)
         self.walks, self.sweeps = Walks(self.store, self.keys), Sweeps(self.store, self.keys)
         if options.needs_vault_keys:

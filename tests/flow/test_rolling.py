@@ -20,8 +20,7 @@ import redis
 import requests
 from celery import Celery
 
-from pipeline.ledger.identity import SCHEMA_VERSION
-from pipeline.ledger.keys import META
+from pipeline.ledger.keys import META, SCHEMA_VERSION
 from tests.support.load import Clients, invent, posts_of, stale_lags
 from tests.support.stack import ROOT, Stack, running_stack, wait_until
 from tests.support.verdict import BEGUN_BEFORE_SECONDS, arrivals_of, check_end

@@ -176,7 +176,7 @@ def test_a_failover_to_a_replica_that_lagged_is_noticed(client: redis.Redis):
         replica.replicaof("NO", "ONE")
         ledger.events.commit([new_event("b" * 24)], ledger.durability)
         assert ledger.quarantine is None
-        ledger.store.client = replica
+        ledger.store.client = ledger._looking.client = replica
         assert ledger.events.commit([new_event("c" * 24)], ledger.durability) == [True]
         assert ledger.quarantine is not None
         assert (ledger.quarantine.reason, ledger.holds("given"), ledger.holds("withdrawn")) == ("older", True, False)
