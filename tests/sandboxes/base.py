@@ -224,6 +224,12 @@ class Sandbox:
         for listen in self.listeners:
             listen(key, state, more)
 
+    def look(self, what: str, most_calls: str | None) -> dict[str, Any]:
+        """The whole state, with the last calls only where that is asked for, or what each account was asked."""
+        if what == "accounts":
+            return {name: meter.shown() for name, meter in self.meters.items()}
+        return self.snapshot(int(most_calls) if most_calls else None)
+
     def snapshot(self, most_calls: int | None = None) -> dict[str, Any]:
         calls = self.calls if most_calls is None else self.calls[len(self.calls) - min(most_calls, len(self.calls)) :]
         return {

@@ -203,10 +203,8 @@ class SandboxServer:
 
     def meddle(self, sandbox: Sandbox, what: str, request: Request) -> Any:
         match request.method, what:
-            case "GET", "accounts":
-                return sandbox.snapshot(0)["accounts"]
-            case "GET", "state":
-                return sandbox.snapshot(int(request.query["calls"]) if request.query.get("calls") else None)
+            case "GET", "state" | "accounts":
+                return sandbox.look(what, request.query.get("calls"))
             case "POST", "take":
                 return sandbox.take()
             case "POST", "reset":
