@@ -8,13 +8,13 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import pytest
 
-from tests.chaos.frame import Check, Figures, Scale, Scenario
+from tests.chaos.frame import SEED_VARIABLE, Check, Figures, Scale, Scenario, new_seed
 from tests.support.faults import SAFE, Server, Wire, faulty_server, laid_wire
 from tests.support.load import Clients, Sent, invent, posts_of
 from tests.support.stack import Stack, wait_until
@@ -240,7 +240,6 @@ def disturbed(seed: int, *, wire: Wire | None = None) -> Iterator[Disturbed]:
 def figures_of(it: Disturbed) -> Figures:
     """Give it time to end, then compare everything."""
     verdict = judge(it.stack, it.events, seconds=60)
-    it.ready.stop()
     for name, found in {
         "not complete": verdict.lost,
         "held otherwise": verdict.wrong,
@@ -285,23 +284,36 @@ def hold(figures: Figures) -> None:
     assert [f"{check.what}: {check.found:g}" for check in figures.all_checks() if not check.is_met] == []
 
 
+@pytest.fixture(scope="module")
+def it() -> Iterator[Disturbed]:
+    """One relay for all short forms, its server behind a wire where there can be one."""
+    seed = new_seed()
+    print(f"{SEED_VARIABLE}={seed}")
+    with ExitStack() as stack:
+        wire = None if Wire.why_not() else stack.enter_context(laid_wire())
+        yield stack.enter_context(disturbed(seed, wire=wire))
+
+
 @pytest.mark.timeout(240)
-def test_every_fault_of_the_server_costs_time_only(seed: int) -> None:
+def test_every_fault_of_the_server_costs_time_only(it: Disturbed) -> None:
     """One after the other under load: killed, full, slow, cut off, its broker emptied, set up badly."""
-    with disturbed(seed) as it:
-        go_through(it, FAULTS)
-        hold(figures_of(it))
-        emptied(it)
+    go_through(it, FAULTS)
+    hold(figures_of(it))
 
 
 @pytest.mark.timeout(150)
-def test_a_cut_network_costs_time_only(seed: int) -> None:
+def test_a_cut_network_costs_time_only(it: Disturbed) -> None:
     """Packets vanish, nobody is refused; and the server dies meanwhile, unheard."""
-    if why_not := Wire.why_not():
-        pytest.skip(why_not)
-    with laid_wire() as wire, disturbed(seed, wire=wire) as it:
-        go_through(it, NETWORK_FAULTS)
-        hold(figures_of(it))
+    if it.wire is None:
+        pytest.skip(Wire.why_not())
+    go_through(it, NETWORK_FAULTS)
+    hold(figures_of(it))
+
+
+@pytest.mark.timeout(120)
+def test_an_emptied_server_is_refused_until_a_person_accepts_it(it: Disturbed) -> None:
+    """The last, as it loses everything."""
+    emptied(it)
 
 
 def run(scale: Scale, seed: int) -> Figures:
