@@ -21,6 +21,8 @@ WEIGHTS: Mapping[str, float] = {
 PAUSED = ("worker-1", "worker-2", "ingest")
 AT_ONCE_SHARE = 0.2
 """Share of kills that follow the one before at once."""
+OTHERS = ("worker-1", "worker-2", "ingest", "beat", "flower", "server", "supervisor")
+"""Whom it meets if the one that was chosen is away."""
 BACK_SECONDS = 60.0
 
 
@@ -102,11 +104,10 @@ class Killer(threading.Thread):
         """Kill one process of this kind, or of another one if this is away at the moment and does not come back soon."""
         pids = self._running(kind, 3.0)
         if not pids:
-            kind, pids = next(
-                (other, self.stack.kinds()[other])
-                for other in ("worker-1", "worker-2", "ingest", "beat", "flower", "server", "supervisor")
-                if other in self.stack.kinds()
-            )
+            running = self.stack.kinds()
+            kind = next((other for other in OTHERS if other in running), "")
+            assert kind, "nothing of the relay runs any more, and its supervisor does not start it again"
+            pids = running[kind]
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.chance.choice(pids), signal.SIGKILL)
             self.killed += 1
