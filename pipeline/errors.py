@@ -15,8 +15,10 @@ No message of these carries a personal value or a secret: they end up in logs an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 
 class ConsentRelayError(Exception):
@@ -36,6 +38,15 @@ class FieldError:
 
     path: str
     message: str
+
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def shown_name(name: object) -> str:
+    """The name of a field or parameter as a path may show it: `?` for what does not look like a name, since it may be somebody's address."""
+    text = str(name)
+    return text if _NAME.fullmatch(text) else "?"
 
 
 class InvalidInput(ConsentRelayError):

@@ -17,7 +17,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate
 from pipeline import loose_json
 from pipeline.dates import DEFAULT_SKEW_SECONDS, require_past
 from pipeline.domain import IncomingEvent, State, Subject
-from pipeline.errors import FieldError, InvalidInput
+from pipeline.errors import FieldError, InvalidInput, shown_name
 from pipeline.identifiers import (
     MAX_IDENTIFIER_LENGTH,
     MAX_METADATA_ENTRIES,
@@ -36,7 +36,6 @@ JSON_TYPES: Final = ("application/json",)
 NDJSON_TYPES: Final = ("application/x-ndjson", "application/ndjson")
 
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:[.][0-9]{1,9})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})")
-_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MESSAGES: Final = {
     "Missing data for required field.": "is required",
     "Field may not be null.": "must not be null",
@@ -295,6 +294,4 @@ def _flatten(messages: Any, path: str = "") -> Iterator[FieldError]:
 def _join(path: str, name: Any) -> str:
     if name == "_schema" or (path.startswith("metadata.") and name in ("key", "value")):
         return path
-    text = str(name)
-    shown = text if _NAME.fullmatch(text) else "?"
-    return f"{path}.{shown}" if path else shown
+    return f"{path}.{shown_name(name)}" if path else shown_name(name)

@@ -7,7 +7,7 @@ from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
-from pipeline.errors import FieldError, InvalidInput
+from pipeline.errors import FieldError, InvalidInput, shown_name
 from pipeline.schemas import SubjectSchema
 
 PAGE = 100
@@ -95,7 +95,7 @@ REPLAYS = ReplayRequestSchema()
 
 def read_page(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The query string of `GET /v1/dead-letters`; raises InvalidInput by parameter."""
-    repeated = [FieldError(name, "is given more than once") for name, value in parameters.items() if isinstance(value, list)]
+    repeated = [FieldError(shown_name(name), "is given more than once") for name, value in parameters.items() if isinstance(value, list)]
     if repeated:
         raise InvalidInput(repeated)
     return load(PAGES, parameters)
@@ -122,5 +122,9 @@ def load(schema: Schema, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _flat(messages: Any, path: str = "") -> list[tuple[str, str]]:
     if isinstance(messages, dict):
-        return [found for name, inner in messages.items() for found in _flat(inner, path if name == "_schema" else f"{path}.{name}" if path else str(name))]
+        return [
+            found
+            for name, inner in messages.items()
+            for found in _flat(inner, path if name == "_schema" else f"{path}.{shown_name(name)}" if path else shown_name(name))
+        ]
     return [(path, MESSAGES.get(message, str(message))) for message in messages]

@@ -51,6 +51,7 @@ OPERATIONS = (
     "postSource",
     "postSourceAddress",
     "probeSourceAddress",
+    "subjectStatus",
     "listDeadLetters",
     "replayDeadLetters",
     "live",
@@ -112,7 +113,7 @@ def made_real(case: Any, data: Any) -> None:
             case.path_parameters["url_key"] = f"url-{name}"
     for event in case.body if isinstance(case.body, list) else [case.body]:
         if isinstance(event, dict) and isinstance(event.get("subject"), dict):
-            event["purpose"] = "newsletter"
+            event.update({"purpose": "newsletter"} if "purpose" in event else {})
             event["subject"] = {"email": "ana@example.org", **{name: text for name, text in event["subject"].items() if name != "email"}}
 
 

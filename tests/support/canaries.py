@@ -47,17 +47,29 @@ def forms(value: str) -> dict[str, set[bytes]]:
 
 def traces(places: Mapping[str, bytes], values: Mapping[str, str]) -> list[str]:
     """Where a value was found, and how it was written there: `place: name as form`."""
-    wanted = {name: forms(value) for name, value in values.items()}
-    found = set()
-    for place, content in places.items():
-        for reading in _readings(content, DEEPEST):
-            small = reading.lower()
-            for name, by_form in wanted.items():
-                for form, written in by_form.items():
-                    hay = reading if form == "base64" or form.endswith("as it is") else small
-                    if any(each in hay for each in written):
-                        found.add(f"{place}: {name} as {form}")
-    return sorted(found)
+    wanted = Wanted(values)
+    return sorted({f"{place}: {found}" for place, content in places.items() for reading in _readings(content, DEEPEST) for found in wanted.within(reading)})
+
+
+class Wanted:
+    """All forms of all values, by how they begin, so that a content is gone through once however many there are."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        every = [(f"{name} as {form}", form, each) for name, value in values.items() for form, written in forms(value).items() for each in written]
+        self._length = min((len(each) for _, _, each in every), default=1)
+        self._exact: dict[bytes, list[tuple[str, bytes]]] = {}
+        self._folded: dict[bytes, list[tuple[str, bytes]]] = {}
+        for what, form, each in every:
+            index = self._exact if form == "base64" or form.endswith("as it is") else self._folded
+            index.setdefault(each[: self._length], []).append((what, each))
+
+    def within(self, content: bytes) -> Iterator[str]:
+        """What of it stands in a content."""
+        for index, hay in ((self._exact, content), (self._folded, content.lower())):
+            for place in range(len(hay) - self._length + 1):
+                for what, each in index.get(hay[place : place + self._length], ()):
+                    if hay.startswith(each, place):
+                        yield what
 
 
 def redis_content(client: redis.Redis, label: str) -> dict[str, bytes]:

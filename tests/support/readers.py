@@ -30,7 +30,7 @@ FORM, JSON, LINES = "application/x-www-form-urlencoded", "application/json", "ap
 PURPOSES: Mapping[str, Mapping[str, str]] = {
     "privacy_tools": {"test-template-hash-newsletter": "newsletter", "test-template-hash-sms": "sms"},
     "cmxorganize": {"newsletter": "newsletter", "single_user_tracking": "sms"},
-    "mailchimp": {"L1": "newsletter"},
+    "mailchimp": {"L1": "newsletter", "test-list": "newsletter"},
     "maileon": {"doi": "newsletter", "doi+": "sms"},
     "contacthub": {"newsletter": "newsletter"},
 }

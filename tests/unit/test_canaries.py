@@ -12,7 +12,15 @@ from urllib.parse import quote
 import pytest
 import redis
 
+from config.settings import load_settings
+from pipeline.domain import IncomingEvent
+from pipeline.errors import InvalidInput
+from pipeline.schemas import TEXTS
+from pipeline.vendors import vendor_names
+from tests.support import canary_list
 from tests.support.canaries import files_in, redis_content, traces
+from tests.support.canary_run import ALTERNATIVES, SETTINGS, routing
+from tests.support.readers import heard_kinds, read_body
 
 VALUES = {"email": "Canary.Jäger@example.org"}
 VALUE = VALUES["email"]
@@ -69,3 +77,46 @@ def test_every_file_is_looked_into(tmp_path: Path):
     (tmp_path / "logs/worker.log").write_text(f'{{"event": "x", "who": "{VALUE}"}}')
     (tmp_path / "clean").write_text("nothing")
     assert traces(files_in(tmp_path), VALUES) == ["logs/worker.log: email as plain"]
+
+
+def test_every_kind_of_source_has_a_body_full_of_canaries():
+    """Each is heard, and every text of a person in what was heard is a canary: a field that a reader begins to read gets one, or this fails."""
+    assert set(canary_list.bodies()) == set(heard_kinds())
+    for kind, (media_type, body) in canary_list.bodies().items():
+        for event in read_body(kind, body, media_type):
+            assert not isinstance(event, InvalidInput), (kind, event)
+            texts = [*event.subject.identifiers().values(), *event.profile.values(), *event.evidence.values(), *event.metadata.values(), event.group or ""]
+            wanted = {value.lower() for value in canary_list.personal().values()}
+            assert [text for text in texts if text and text.lower() not in wanted] == [], kind
+
+
+def test_the_native_body_fills_every_field_of_the_schemas():
+    """What the reader makes of it has a value in each place that an event has."""
+    (event,) = read_body("native", canary_list.bodies()["native"][1])
+    assert isinstance(event, IncomingEvent)
+    held = {"subject": event.subject.identifiers(), "profile": event.profile, "evidence": event.evidence}
+    assert {part: set(values) for part, values in held.items()} == {part: set(names) - canary_list.NOT_PERSONAL for part, names in TEXTS.items()}
+
+
+def test_canaries_are_told_apart():
+    """No value is another's, or part of another's: a trace says what leaked."""
+    values = [*canary_list.personal().values(), *canary_list.credentials().values()]
+    assert len(set(canary_list.credentials().values())) == len(canary_list.credentials())
+    assert all(len(value) >= 10 for value in values)
+
+
+def test_every_credential_of_every_vendor_is_used():
+    """In the routing file of the test there is a destination that has it."""
+    used = {name for names in ALTERNATIVES.values() for alternative in names for name in alternative}
+    declared = {name for name in canary_list.credentials() if name[0] in canary_list.told()}
+    assert declared - used == {("dinamize", "application_token")}  # of `consent authorize`, which no process uses
+    assert set(ALTERNATIVES) == set(canary_list.told()) <= set(vendor_names())
+    for value in (value for name, value in canary_list.credentials().items() if name in used):
+        assert value in routing()
+
+
+def test_every_hidden_setting_has_a_canary():
+    """A setting that is hidden from repr carries a secret."""
+    named = {name.removeprefix("CONSENT_").lower() for name in SETTINGS}
+    assert {name.replace(".", "_") for name in canary_list.hidden_settings()} == named | {"redis_url", "broker_url"}  # their password is the server's
+    assert load_settings(SETTINGS)

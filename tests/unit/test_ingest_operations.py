@@ -304,6 +304,8 @@ def test_the_document_has_the_version_of_the_project():
         ("since=hush", "since", "must be a time with its zone such as 2026-01-05T13:00:00-03:00"),
         ("since=2026-01-05T13:00:00", "since", "must be a time with its zone such as 2026-01-05T13:00:00-03:00"),
         ("hush=1", "hush", "unknown field"),
+        ("ana%40example.org=1", "?", "unknown field"),
+        ("ana%40example.org=1&ana%40example.org=2", "?", "is given more than once"),
         (f"reason={'x' * 201}", "reason", "must have 1 to 200 characters"),
     ],
 )
@@ -375,3 +377,10 @@ def _find(node, key, *, beside):
     elif isinstance(node, list):
         for child in node:
             yield from _find(child, key, beside=beside)
+
+
+def test_a_filter_that_looks_like_a_person_is_not_repeated():
+    """Given an unknown condition that is somebody's address, the refusal does not say it."""
+    answer = make_relay().post("/v1/dead-letters/replay", json={"filter": {"ana@example.org": 1}, "ana@example.org": 1})
+    assert (answer.status_code, paths_of(answer)) == (422, ["?", "filter.?"])
+    assert "ana@" not in answer.text
