@@ -13,10 +13,36 @@ from config.settings import Settings
 CONTROL_QUEUE = "control"
 MOST_WAITING = 20
 """Messages that say the same again each second and wait for a worker, at the most: none has an expiry time, which would depend on two clocks agreeing."""
+DELIVERY_LIMIT = 20
+"""How often RabbitMQ hands out a message whose worker died each time, before it drops it; what it said is in the ledger."""
+
+
+def speaks_amqp(url: str) -> bool:
+    """Whether a broker URL names RabbitMQ; the first of several decides, as they have to be of one kind."""
+    return url.partition("://")[0].lower() in ("amqp", "amqps", "pyamqp")
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """What `Celery.conf` is updated with; the queues are added where the destinations are known."""
+    return _common(settings) | (_of_rabbitmq() if speaks_amqp(settings.celery_broker_url()) else {})
+
+
+def _of_rabbitmq() -> dict[str, Any]:
+    """Quorum queues know no prefetch for a whole channel, so each queue has its own; a lane that must not wait needs threads of its own then."""
+    return {
+        "worker_detect_quorum_queues": True,
+        "worker_consumer": "workers.rabbitmq:ConsumerWithoutDelays",
+        "worker_pool": "workers.rabbitmq:LanePool",
+        "beat_scheduler": "workers.rabbitmq:ReconnectingScheduler",
+    }
+
+
+def queue_arguments(settings: Settings) -> dict[str, Any]:
+    """With what queues are declared. A queue that exists with others is refused by RabbitMQ until it is deleted."""
+    return {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT} if speaks_amqp(settings.celery_broker_url()) else {}
+
+
+def _common(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": settings.celery_broker_url(),
         "broker_transport_options": transport_options(settings),
@@ -58,9 +84,14 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
 
 
 def transport_options(settings: Settings) -> dict[str, Any]:
-    """Options of kombu's Redis transport; other transports ignore what they do not know."""
+    """Options of the broker's transport in kombu. A quorum queue that is still recovering answers nothing: without a time limit a worker would wait for it for ever."""
     celery = settings.celery
+    if speaks_amqp(settings.celery_broker_url()):
+        timeout = celery.socket_timeout_seconds
+        return {"connect_timeout": celery.socket_connect_timeout_seconds, "read_timeout": timeout, "write_timeout": timeout}
+    address = settings.broker_address()
     return {
+        **({"master_name": address.service} if address else {}),
         "visibility_timeout": celery.visibility_timeout_seconds,
         "unacked_restore_interval": celery.restore_interval_seconds,
         "unacked_restore_throttle": 1,
@@ -84,7 +115,12 @@ def keepalive_options() -> dict[int, int]:
 def publish_options(settings: Settings) -> dict[str, Any]:
     """Transport options of a connection that only sends hints: it gives up early, because the ledger finds what was not sent."""
     timeout = settings.celery.publish_timeout_seconds
-    return transport_options(settings) | {"socket_timeout": timeout, "socket_connect_timeout": timeout, "connect_retries_timeout": timeout, "max_retries": 0}
+    if speaks_amqp(settings.celery_broker_url()):
+        # Without a confirmation a hint to a broker that has run out of memory or of its quorum would count as sent.
+        own = {"confirm_publish": True, "connect_timeout": timeout, "read_timeout": timeout, "write_timeout": timeout}
+    else:
+        own = transport_options(settings) | {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    return own | {"connect_retries_timeout": timeout, "max_retries": 0}
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:

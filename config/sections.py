@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from config.ledger_url import SENTINEL_PREFIXES
+
 if TYPE_CHECKING:
     from config.settings import Settings
 
@@ -17,6 +19,7 @@ class Ledger:
     partitions: int
     durability: str
     wait_aof_milliseconds: int
+    min_replicas: int
     expected_id: str
     dedup_days: float
     payload_days: float
@@ -124,6 +127,7 @@ class Flower:
     host: str
     port: int
     login: str = field(repr=False)
+    broker_api: str = field(repr=False)
     max_tasks: int
 
 
@@ -147,7 +151,14 @@ class Log:
 
 ZERO_ALLOWED = frozenset(
     {
-        *("ledger.partitions", "deliver.threads_reserved_for_withdrawals", "limits.withdrawal_reserve_share", "ingest.allowed_skew_seconds", "ingest.port"),
+        *(
+            "ledger.partitions",
+            "ledger.min_replicas",
+            "deliver.threads_reserved_for_withdrawals",
+            "limits.withdrawal_reserve_share",
+            "ingest.allowed_skew_seconds",
+            "ingest.port",
+        ),
         *("reconcile.sample_every_seconds", "reconcile.full_every_days", "reconcile.settle_seconds"),
     }
 )
@@ -217,6 +228,14 @@ def _is_webhook_secret(secret: str) -> bool:
         return False
 
 
+def _of_servers(settings: Settings) -> Iterator[tuple[bool, str]]:
+    """What a failover could lose."""
+    yield (
+        settings.ledger.min_replicas > 0 or not settings.redis_url.startswith(SENTINEL_PREFIXES),
+        "ledger.min_replicas must be 1 or more with Sentinel: a primary that is cut off would go on accepting what nobody else has",
+    )
+
+
 def _of_listening(settings: Settings) -> Iterator[tuple[bool, str]]:
     """A page is asked for once, and no late write of ours comes back as news."""
     listen, deliver = settings.listen, settings.deliver
@@ -244,7 +263,8 @@ def _of_comparing(settings: Settings) -> Iterator[tuple[bool, str]]:
 
 
 def _ranges(settings: Settings) -> Iterator[tuple[bool, str]]:
-    """Numbers are above zero, ports are ports, words are from their list."""
+    """Numbers are above zero, ports are ports, words are from their list; a failover loses nothing."""
+    yield from _of_servers(settings)
     for name, value in _items(settings):
         if name in ONE_OF:
             yield value in ONE_OF[name], f"{name} must be one of {', '.join(ONE_OF[name])}"

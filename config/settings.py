@@ -11,12 +11,13 @@ import difflib
 import tomllib
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from config import sections
+from config.ledger_url import SENTINEL_PREFIXES, Address, UnusableUrl, parse
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 DEFAULTS_FILE: Final = Path(__file__).with_name("defaults.toml")
@@ -65,11 +66,36 @@ class Settings:
         """The ledger's URL; refuses where none is given."""
         if not self.redis_url:
             raise SettingsError("CONSENT_REDIS_URL is not set: a URL such as redis://127.0.0.1:6379/0 was expected (`consent up` runs its own server)")
-        return _server_url(self.redis_url)
+        return self.ledger_address().url
+
+    def ledger_address(self) -> Address:
+        """The ledger's servers; refuses what names none."""
+        try:
+            address = parse(self.redis_url)
+            if address.kind == "cluster":
+                raise UnusableUrl("redis+cluster:// is not supported yet by this release")
+            return address
+        except UnusableUrl as error:
+            raise SettingsError(f"CONSENT_REDIS_URL: {error}") from None
 
     def celery_broker_url(self) -> str:
-        """The broker's URL; by default the next database of the ledger's server."""
+        """The broker's URL as kombu reads it; by default the next database of the ledger's servers."""
+        address = self.broker_address()
+        if address is not None:
+            return address.broker_url(address.database)
         return self.broker_url or next_database(self.ledger_url())
+
+    def broker_address(self) -> Address | None:
+        """The broker's servers where Sentinel watches them, else None."""
+        if self.broker_url.startswith(SENTINEL_PREFIXES) and ";" not in self.broker_url:
+            try:
+                return parse(self.broker_url)
+            except UnusableUrl as error:
+                raise SettingsError(f"CONSENT_BROKER_URL: {error}") from None
+        if self.broker_url or not self.redis_url:
+            return None
+        address = self.ledger_address()
+        return replace(address, database=address.database + 1) if address.kind == "sentinel" else None
 
     def pepper(self) -> bytes:
         """The pepper; refuses where none is given or it is short."""
@@ -92,24 +118,6 @@ class Settings:
         """A default lies in the checkout, so that commands work from any directory; a given path is the caller's."""
         path = Path(value).expanduser()
         return path if path.is_absolute() else (CHECKOUT if value == _defaults()[key] else Path.cwd()) / path
-
-
-_LATER: Final = ("sentinel", "redis+sentinel", "redis+cluster", "rediss+cluster", "unix")
-"""Ways to name a server that are understood and not yet supported."""
-
-
-def _server_url(url: str) -> str:
-    """The ledger's URL, refused where it does not name one server."""
-    scheme = url.partition("://")[0].lower()
-    if scheme in _LATER:
-        raise SettingsError(f"CONSENT_REDIS_URL: {scheme}:// is not supported yet by this release: one server was expected, redis:// or rediss://")
-    try:
-        good = scheme in ("redis", "rediss") and "://" in url and urlsplit(url).port != 0
-    except ValueError:
-        good = False
-    if not good:
-        raise SettingsError("CONSENT_REDIS_URL: a URL such as redis://127.0.0.1:6379/0 was expected")
-    return url
 
 
 _HOW_TO_MAKE: Final = "`consent keys secret` prints a new one of each; keep them where your secrets live and give the same ones to every process"

@@ -1,4 +1,4 @@
-"""What all tests share: one Valkey for the whole run, emptied for each test that asks for it."""
+"""What all tests share: one Valkey for the whole run, emptied for each test that asks for it, and one RabbitMQ."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import redis
 from hypothesis import settings
 
+from tests.support.rabbitmq import RabbitNode, rabbitmq_node
 from tests.support.servers import valkey_server
 
 settings.register_profile("consent", deadline=None)  # how long an example takes is the machine's affair
@@ -25,3 +26,10 @@ def client(valkey_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(valkey_url) as connected:
         connected.flushall()
         yield connected
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitNode]:
+    """One RabbitMQ for the whole run; starting one takes several seconds."""
+    with rabbitmq_node() as node:
+        yield node

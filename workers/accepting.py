@@ -23,7 +23,7 @@ from pipeline.ledger.lookout import InMemory, Lookout
 from pipeline.ledger.store import Store
 from workers import process
 from workers.embedded import EmbeddedServer, ServerFailed
-from workers.options import ledger_client
+from workers.servers import ledger_servers
 from workers.state import LEDGER_FILE, StateFolder
 
 START_SECONDS: Final = 30.0
@@ -101,12 +101,13 @@ def looking(environment: Mapping[str, str], instead_of: Sequence[str], *, of_up:
     settings = load_settings(environment)
     state = StateFolder(settings.state_path())
     if settings.redis_url:
-        with closing(ledger_client(settings.ledger_url())) as client:
-            yield Looked(settings, Store(client), state if of_up else None, instead_of)
+        with closing(ledger_servers(settings)) as servers:
+            yield Looked(settings, Store(servers), state if of_up else None, instead_of)
         return
-    with _embedded(state) as url, closing(ledger_client(url)) as client:
+    with _embedded(state) as url:
         found = load_settings({**environment, **state.secrets(environment), "CONSENT_REDIS_URL": url})
-        yield Looked(found, Store(client), state, instead_of)
+        with closing(ledger_servers(found)) as servers:
+            yield Looked(found, Store(servers), state, instead_of)
 
 
 @contextmanager

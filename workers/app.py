@@ -9,7 +9,7 @@ from typing import Any
 from celery import Celery, signals
 from kombu import Connection
 
-from config.celery import celery_settings
+from config.celery import celery_settings, queue_arguments
 from config.settings import Settings, SettingsError
 from workers.queues import plain_queue, queue_names
 
@@ -35,7 +35,8 @@ def create_app(settings: Settings, destinations: Iterable[str]) -> Celery:
     """A Celery application with one queue per destination and lane; the tasks are imported with it. Raises SettingsError."""
     refuse_unknown_broker(settings)
     app = Celery("consent-relay", set_as_current=True)
-    app.conf.update(celery_settings(settings), task_queues=[plain_queue(name) for name in queue_names(destinations)], include=["workers.tasks"])
+    queues = [plain_queue(name, queue_arguments(settings)) for name in queue_names(destinations)]
+    app.conf.update(celery_settings(settings), task_queues=queues, include=["workers.tasks"])
     app.set_default()
     return app
 

@@ -39,8 +39,9 @@ def opened_anywhere(role: str) -> Iterator[Parts]:
 
 def database_of(parts: Parts) -> int:
     """The database of the ledger on its server."""
-    path = urlsplit(parts.settings.ledger_url()).path.strip("/")
-    return int(path) if path.isdigit() else 0
+    address = parts.settings.ledger_address()
+    path = urlsplit(address.url).path.strip("/")
+    return int(path) if path.isdigit() and not address.hosts else address.database
 
 
 @contextmanager

@@ -47,6 +47,7 @@ def _build(settings: Settings) -> Any:
         "address": section.host,
         "port": section.port,
         "basic_auth": [section.login],
+        "broker_api": section.broker_api or None,
         "read_only": True,
         "max_tasks": section.max_tasks,
         "max_workers": 200,

@@ -5,13 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
-from config.settings import Settings, SettingsError
+from config.celery import publish_options, queue_arguments
+from config.settings import Settings
 from pipeline.alerts import AlertOptions
 from pipeline.errors import ConfigurationError
 from pipeline.ledger import LedgerOptions
@@ -30,15 +27,13 @@ IDLE_SECONDS = 1.0
 """How long a task stays at a destination for more: one event a second is told without a message for each delivery, and a worker that stops waits no longer."""
 
 
-def ledger_client(url: str) -> redis.Redis:
-    """A client that never repeats a write by itself: the ledger decides what may be repeated. Raises SettingsError."""
-    try:
-        return redis.Redis.from_url(
-            url, socket_timeout=5, socket_connect_timeout=3, socket_keepalive=True, health_check_interval=15, max_connections=128, retry=Retry(NoBackoff(), 0)
-        )
-    except ValueError:
-        # Its text may quote the URL.
-        raise SettingsError("CONSENT_REDIS_URL: an option after the ? cannot be read; redis://127.0.0.1:6379/0 would be a good URL") from None
+def publishing(settings: Settings) -> dict[str, Any]:
+    """How hints are sent."""
+    return {
+        "transport_options": publish_options(settings),
+        "queue_arguments": queue_arguments(settings),
+        "pause_seconds": settings.celery.publish_pause_seconds,
+    }
 
 
 def ledger_options(settings: Settings, pepper_fingerprint: str) -> LedgerOptions:

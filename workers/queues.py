@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Final
 
 from celery import Celery
@@ -41,9 +42,9 @@ def queue_names(destinations: Iterable[str]) -> list[str]:
     return [CONTROL_QUEUE, SWEEP_QUEUE, *map(fan_out_queue, LANES), *(deliver_queue(name, lane) for name in sorted(destinations) for lane in LANES)]
 
 
-def plain_queue(name: str) -> Queue:
-    """A queue on the default exchange: it needs no binding that a flushed broker could forget."""
-    return Queue(name, exchange="", routing_key=name)
+def plain_queue(name: str, arguments: Mapping[str, Any] = MappingProxyType({})) -> Queue:
+    """A queue on the default exchange: it needs no binding that a flushed broker could forget. `arguments` are the broker's own."""
+    return Queue(name, exchange="", routing_key=name, queue_arguments=dict(arguments) or None)
 
 
 def is_urgent(queue: str) -> bool:
@@ -69,9 +70,18 @@ class CeleryPublisher:
     that hangs does not slow the accepting of events.
     """
 
-    def __init__(self, app: Celery, transport_options: dict[str, Any], *, pause_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        transport_options: dict[str, Any],
+        *,
+        pause_seconds: float,
+        queue_arguments: Mapping[str, Any] = MappingProxyType({}),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._app = app
         self._options = transport_options
+        self._queue_arguments = queue_arguments
         self._pause_seconds = pause_seconds
         self._clock = clock
         self._lock = threading.Lock()
@@ -98,13 +108,13 @@ class CeleryPublisher:
     def listen(self, source: str) -> None:
         """Say that it is time to poll this source, unless so much waits for a worker already that it would be forgotten by then: it is said again each second."""
         if self.queue_depth(CONTROL_QUEUE) < MOST_WAITING:
-            self._send({"name": "listen", "queue": plain_queue(CONTROL_QUEUE), "shadow": f"listen {source}", "kwargs": {"source": source}})
+            self._send({"name": "listen", "queue": CONTROL_QUEUE, "shadow": f"listen {source}", "kwargs": {"source": source}})
 
     def sweep(self, destination: str) -> None:
         """Say that it is time to go on with comparing this destination."""
         if self.queue_depth(SWEEP_QUEUE) < MOST_WAITING:
             shadow, arguments = f"sweep {destination}", {"destination": destination}
-            self._send({"name": "sweep", "queue": plain_queue(SWEEP_QUEUE), "shadow": shadow, "kwargs": arguments})
+            self._send({"name": "sweep", "queue": SWEEP_QUEUE, "shadow": shadow, "kwargs": arguments})
 
     def depth(self, destination: str, lane: str) -> int:
         """Messages waiting in the queue of a destination and lane; 0 if nobody can tell."""
@@ -135,9 +145,10 @@ class CeleryPublisher:
             if self._clock() < self._closed_until:
                 return
             try:
-                self._app.send_task(**message, producer=self._opened(), retry=False, ignore_result=True)
+                queue = plain_queue(message["queue"], self._queue_arguments)
+                self._app.send_task(**message | {"queue": queue}, producer=self._opened(), retry=False, ignore_result=True)
             except (KombuError, OSError, *self._errors()) as error:
-                self._failed("hint_not_sent", error, queue=message["queue"].name)
+                self._failed("hint_not_sent", error, queue=message["queue"])
 
     def _opened(self) -> Producer:
         if self._producer is None:
@@ -167,6 +178,9 @@ class CeleryPublisher:
 
     def _failed(self, event: str, error: BaseException, **fields: Any) -> None:
         self._closed_until = self._clock() + self._pause_seconds
+        if self._connection is not None and self._connection.transport.driver_type == "amqp":
+            with suppress(Exception):
+                self._connection.collect()  # AMQP takes leave in words, and would wait for an answer
         self._drop()
         logger.warning(event, extra={"reason": type(error).__name__, **fields})
 
@@ -185,7 +199,7 @@ def _message(name: str, queue: str, shadow: str, *, ids: list[str], key: str = "
     shown = ids[:SHOWN_IDS] + ["..."] * (len(ids) > SHOWN_IDS)
     return {
         "name": name,
-        "queue": plain_queue(queue),
+        "queue": queue,
         "shadow": shadow,
         "kwargs": {**arguments, key: ids},
         "kwargsrepr": repr({**arguments, "count": len(ids), key: shown}),

@@ -12,12 +12,10 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import redis
 from celery import Celery
 
-from config.celery import publish_options
 from config.settings import Settings, check_invariants, load_settings
 from pipeline.errors import ConsentRelayError
 from pipeline.identifiers import Hasher
@@ -25,9 +23,10 @@ from pipeline.routing import RetryPolicy, Routing
 from pipeline.vault import Vault
 from workers.app import create_app, refuse_unknown_broker
 from workers.gathering import GatheringPublisher
-from workers.options import alert_options, deliver_options, exchange, ledger_client, ledger_options, limit_options, listen_options, routing_text, transport
+from workers.options import alert_options, deliver_options, exchange, ledger_options, limit_options, listen_options, publishing, routing_text, transport
 from workers.queues import CeleryPublisher
 from workers.reconciling import bulkhead
+from workers.servers import ledger_servers, whole
 
 if TYPE_CHECKING:
     from pipeline.accept import Acceptor
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from pipeline.exchange import Exchange
     from pipeline.fanout import FanOut
     from pipeline.ledger import Ledger
+    from pipeline.ledger.nodes import Nodes
     from pipeline.limits import LimitOptions
     from pipeline.listen import Listen
     from pipeline.probing import Prober
@@ -126,16 +126,12 @@ class Parts:
 
     @property
     def publisher(self) -> CeleryPublisher:
-        return self.built(
-            "_publisher", lambda: CeleryPublisher(self.app, publish_options(self.settings), pause_seconds=self.settings.celery.publish_pause_seconds)
-        )
+        return self.built("_publisher", lambda: CeleryPublisher(self.app, **publishing(self.settings)))
 
     @property
     def gatherer(self) -> GatheringPublisher:
         """The publisher of what accepts events."""
-        return self.built(
-            "_gatherer", lambda: GatheringPublisher(self.app, publish_options(self.settings), pause_seconds=self.settings.celery.publish_pause_seconds)
-        )
+        return self.built("_gatherer", lambda: GatheringPublisher(self.app, **publishing(self.settings)))
 
     @property
     def hasher(self) -> Hasher:
@@ -146,8 +142,12 @@ class Parts:
         return self.built("_vault", lambda: Vault(self.settings.keys_of_vault()))
 
     @property
-    def redis(self) -> redis.Redis:
-        return self.built("_redis", lambda: ledger_client(self.settings.ledger_url()))
+    def servers(self) -> Nodes:
+        return self.built("_servers", lambda: ledger_servers(self.settings))
+
+    @property
+    def redis(self) -> Any:
+        return whole(self.servers)
 
     @property
     def ledger(self) -> Ledger:
@@ -224,7 +224,7 @@ class Parts:
 
     def close(self) -> None:
         """Let go of what was built, senders first."""
-        for name in ("_gatherer", "_publisher", "_exchange", "_transport", "_redis"):
+        for name in ("_gatherer", "_publisher", "_exchange", "_transport", "_servers"):
             if (part := self.__dict__.pop(name, None)) is not None:
                 part.close()
 
@@ -232,7 +232,7 @@ class Parts:
         from pipeline.ledger import Ledger
 
         options = replace(ledger_options(self.settings, self.hasher.fingerprint()), needs_vault_keys=self.needs_vault_keys, may_make=self.makes_ledger)
-        return Ledger(self.redis, self.vault, options)
+        return Ledger(self.servers, self.vault, options)
 
     def _build_acceptor(self) -> Acceptor:
         from pipeline.accept import Acceptor

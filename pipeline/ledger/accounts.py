@@ -85,7 +85,7 @@ class Accounts:
     def admit(self, traffic: Traffic, lane: str, token: str, first_permit: int, contacts: Sequence[Sequence[str]]) -> Admission:
         """Ask to start dialogues for instructions, each given by the identifier keys it will name."""
         asking = Asking(first_permit=first_permit, contacts=contacts)
-        return read_admission(self._store.run([self.admit_command(traffic, lane, token, asking)])[0])
+        return read_admission(self._store.run([self.admit_command(traffic, lane, token, asking)], replicated=True)[0])
 
     def admit_command(self, traffic: Traffic, lane: str, token: str, asking: Asking) -> tuple[Any, ...]:
         """What asks for that, to be run with other commands; `read_admission` reads its answer."""

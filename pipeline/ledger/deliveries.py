@@ -106,7 +106,7 @@ class Deliveries:
             commands.append(self._store.script("plan", names, arguments + [value for event in events for value in event]))
         if wanted:
             commands.append(("SADD", DESTINATIONS, *sorted({destination for destination, _ in wanted})))
-        return [[bool(value) for value in planned] for planned in self._store.run(commands)[: len(wanted)]]
+        return [[bool(value) for value in planned] for planned in self._store.run(commands, replicated=True)[: len(wanted)]]
 
     def claim(self, destination: str, lane: str, token: str, lease_ms: int, event_ids: Sequence[str]) -> list[Leased]:
         """Lease those of the deliveries that are free; none while the destination is paused."""

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.domain import FINAL_STATUSES, DeliveryStatus, State, Word
-from pipeline.ledger.identity import Durability, confirmed
 from pipeline.ledger.keys import Keys
 from pipeline.ledger.lookout import Lookout
-from pipeline.ledger.store import Store, pairs_of, text
+from pipeline.ledger.store import Durability, Store, pairs_of, text
 
 _LETTERS = {
     DeliveryStatus.DELIVERED: "D",
@@ -171,11 +170,7 @@ class Events:
                 arguments += [event.event_id, *event.facts.encode(apart=self._lookout.facts_apart), event.content_hash, event.payload, event.lifetimes()]
             commands.append(self._store.script("commit", keys, arguments))
         commands += [("HGET", self._keys.event(partition, "n"), "accepted") for partition in groups]
-        if durability.wait:
-            commands.append(durability.wait)
-        replies = self._store.run(commands)
-        if durability.wait:
-            confirmed(durability, replies.pop())
+        replies = self._store.run(commands, durability=durability)
         replies_by_partition, counts = replies[: len(groups)], replies[len(groups) :]
         self._lookout.note({partition: int(count or 0) for partition, count in zip(groups, counts, strict=True)})
         answers: list[Facts | bool] = [False] * len(events)

@@ -6,14 +6,13 @@ import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from redis import exceptions
 
-from pipeline.errors import ConfigurationError, LedgerMismatch, LedgerUnavailable
+from pipeline.errors import ConfigurationError, LedgerMismatch
 from pipeline.ledger.keys import META, OLDEST_SCHEMA, SCHEMA_VERSION
 from pipeline.ledger.lookout import quarantine_now
-from pipeline.ledger.store import Store, pairs_of, text
+from pipeline.ledger.store import Durability, Store, pairs_of, text
 
 log = logging.getLogger(__name__)
 
@@ -137,14 +136,6 @@ def read(store: Store) -> Identity | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Durability:
-    """How a write is confirmed: `fsync` (the server syncs before it answers), `waitaof` (we ask and wait), or `none` (nobody can say)."""
-
-    mode: str
-    wait: tuple[Any, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class ServerSettings:
     """How the server keeps what it is given; None where it does not tell (managed services forbid CONFIG)."""
 
@@ -154,12 +145,18 @@ class ServerSettings:
 
 
 def settings_of(store: Store) -> ServerSettings:
-    """Ask the server how it keeps what it is given."""
+    """Ask the server how it keeps what it is given; of several, replicas that may take over among them, the worst counts."""
     try:
-        replies = store.run([("CONFIG GET", name) for name in ("maxmemory-policy", "appendonly", "appendfsync")])
+        answers = store.on_each([("CONFIG GET", name) for name in ("maxmemory-policy", "appendonly", "appendfsync")], and_replicas=True)
     except exceptions.ResponseError:
         return ServerSettings()
-    return ServerSettings(*(text(pairs_of(reply)[0][1]) if reply else None for reply in replies))
+    found = [[text(pairs_of(reply)[0][1]) if reply else None for reply in replies] for replies in answers]
+    return ServerSettings(*(_worst(values, good) for values, good in zip(zip(*found, strict=True), ("noeviction", "yes", "always"), strict=True)))
+
+
+def _worst(values: Sequence[str | None], good: str) -> str | None:
+    """`no` before anything else that is not `good`, None before what is."""
+    return min(values, key=lambda value: (value != "no", value == good, value is not None))
 
 
 def confirmable(store: Store, settings: ServerSettings, wanted: str, wait_milliseconds: int) -> Durability:
@@ -172,7 +169,7 @@ def confirmable(store: Store, settings: ServerSettings, wanted: str, wait_millis
     if wanted == "none":
         return Durability("none")
     if settings.append_only == "no":
-        raise ConfigurationError("the ledger's server keeps no append-only file: set `appendonly yes` (and best `appendfsync always`)")
+        raise ConfigurationError("the ledger's server, or a replica of it, keeps no append-only file: set `appendonly yes` (and best `appendfsync always`)")
     if settings.sync == "no":
         raise ConfigurationError("the ledger's server never waits for the disk (appendfsync no): set `appendfsync always`")
     if wanted in ("auto", "fsync") and settings.sync == "always":
@@ -180,14 +177,8 @@ def confirmable(store: Store, settings: ServerSettings, wanted: str, wait_millis
     if wanted in ("auto", "waitaof"):
         wait = ("WAITAOF", 1, 0, wait_milliseconds)
         try:
-            store.run([wait])
+            store.on_each([wait])
         except exceptions.ResponseError as error:
             raise ConfigurationError("the ledger's server neither syncs always nor knows WAITAOF: set `appendfsync always`") from error
         return Durability("waitaof", wait)
-    raise ConfigurationError("ledger.durability is fsync, but the server's appendfsync is not `always`")
-
-
-def confirmed(durability: Durability, reply: Any) -> None:
-    """Check the answer to `durability.wait`. Raises LedgerUnavailable if the write was not synced in time."""
-    if durability.wait and not (reply and int(reply[0]) >= 1):
-        raise LedgerUnavailable("the ledger did not confirm in time that the write is on disk")
+    raise ConfigurationError("ledger.durability is fsync, but the appendfsync of the server or of a replica is not `always`")

@@ -23,11 +23,12 @@ from pipeline.ledger.events import Events, Lifetimes, StoredEvent
 from pipeline.ledger.keys import BEAT, COUNTERS, META, OLD_STALE, Keys
 from pipeline.ledger.letters import Letters
 from pipeline.ledger.lookout import InMemory, Lookout, Marks, Quarantine
+from pipeline.ledger.nodes import Nodes
 from pipeline.ledger.polls import Polls, Shown
 from pipeline.ledger.seals import Seals
 from pipeline.ledger.standings import Records, Standings
 from pipeline.ledger.steps_back import StepsBack
-from pipeline.ledger.store import Store
+from pipeline.ledger.store import Durability, Store
 from pipeline.ledger.sweeps import Sweeps
 from pipeline.ledger.upkeep import Upkeep
 from pipeline.ledger.walks import Walks
@@ -68,15 +69,15 @@ class Ledger:
     Raises LedgerMismatch, ConfigurationError, LedgerUnavailable.
     """
 
-    def __init__(self, client: redis.Redis, vault: Vault, options: LedgerOptions) -> None:
+    def __init__(self, client: redis.Redis | Nodes, vault: Vault, options: LedgerOptions) -> None:
         self._options = options
-        self._looking = Store(client)
+        self._looking = Store(client, wait_milliseconds=options.wait_aof_milliseconds)
         known: dict[str, Any] = {"partitions": options.partitions, "pepper_fingerprint": options.pepper_fingerprint, "may_make": options.may_make}
         self._recognised = partial(identity.recognise, self._looking, **known)
         self.identity = self._recognised(expected_id=options.expected_id)
         self._settings = identity.settings_of(self._looking)
         self._durability = self._confirmable(self._settings)
-        self.store = Store(client, check=self.check)
+        self.store = Store(self._looking.nodes, check=self.check, wait_milliseconds=options.wait_aof_milliseconds)
         self.clock = Clock(self.store)
         self.keys = Keys(self.identity.partitions)
         lifetimes = Lifetimes(
@@ -104,7 +105,7 @@ class Ledger:
             self.seals.note()
 
     @property
-    def durability(self) -> identity.Durability:
+    def durability(self) -> Durability:
         """How a write is confirmed now; raises what `check` raises where it is time for a look."""
         self.store.look()
         return self._durability
@@ -133,7 +134,7 @@ class Ledger:
             self.lookout.follow(found.ledger_id, found.created_seconds)
         self.identity = found
 
-    def _confirmable(self, settings: identity.ServerSettings) -> identity.Durability:
+    def _confirmable(self, settings: identity.ServerSettings) -> Durability:
         return identity.confirmable(self._looking, settings, self._options.durability, self._options.wait_aof_milliseconds)
 
     def look(self) -> None:
@@ -157,9 +158,7 @@ class Ledger:
 
     def ping(self) -> None:
         """Write something small, as durably as an event. Raises LedgerUnavailable if the ledger cannot be written."""
-        durability = self.durability
-        replies = self.store.run([("SET", f"{BEAT}:write", 1), *([durability.wait] if durability.wait else [])])
-        identity.confirmed(durability, replies[-1])
+        self.store.run([("SET", f"{BEAT}:write", 1)], durability=self.durability)
 
     def now_ms(self) -> int:
         """The server's own clock, the only one that times waits."""
@@ -195,17 +194,18 @@ class Ledger:
         asking: Asking | None,
         named: Collection[str],
     ) -> tuple[tuple[bool, list[bool]], list[Word | None], Admission | None, Records]:
-        """End dialogues, look for newer words than those that were told, ask for the next dialogues, and read who they would name: in this order, in one round trip.
+        """End dialogues, look for newer words than those that were told, ask for the next dialogues, and read who they would name: in this order.
 
-        `named` are the identifier keys to read, after the claims: what is read of them is as good as a look right before the dialogue.
+        `named` are the identifier keys to read, after the claims: what is read of them is as good as a look right before the dialogue. A failover must not forget
+        the claims and marks of dialogues that begin now, so they are replicated first.
         """
-        commands = [self.accounts.leave_command(traffic, token, leaving)] if leaving else []
-        commands += self.standings.newer_commands(checks)
-        commands += [self.accounts.admit_command(traffic, lane, token, asking)] if asking else []
+        leave = [self.accounts.leave_command(traffic, token, leaving)] if leaving else []
+        newer = self.standings.newer_commands(checks)
+        admit = [self.accounts.admit_command(traffic, lane, token, asking)] if asking else []
         reading = self.standings.read_commands(named)
-        replies = self.store.run([*commands, *reading])
-        records = self.standings.read_records(named, replies[len(commands) :])
-        answers = replies[: len(commands)]
+        replies = self.store.run_in_order([leave, newer, admit, reading], replicated=asking is not None)
+        asked = len(leave) + len(newer) + len(admit)
+        records, answers = self.standings.read_records(named, replies[asked:]), replies[:asked]
         left = read_leave(answers.pop(0)) if leaving else (False, [])
         admission = read_admission(answers.pop()) if asking else None
         return left, self.standings.read_newer(checks, answers), admission, records

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from pipeline.errors import LedgerUnavailable
 from pipeline.ledger.keys import META, SCHEMA_VERSION, Keys
 from pipeline.ledger.migrations import note_process
 from pipeline.ledger.store import Store, text
@@ -140,7 +141,17 @@ class Lookout:
             log.error("alert", extra={"alert": "ledger_older", "ledger_id": known.ledger_id, "missing_from_ms": self.quarantine.from_ms})
             return
         self.quarantine = Quarantine.decode(quarantine) if quarantine else None
-        self._keep(Mark(ledger_id=known.ledger_id, era=era, accepted=accepted, past=((now_ms, accepted),)))
+        if self._is_replicated():
+            self._keep(Mark(ledger_id=known.ledger_id, era=era, accepted=accepted, past=((now_ms, accepted),)))
+
+    def _is_replicated(self) -> bool:
+        """Whether all that was written until now is at every replica that may take over: what a failover may still forget does not count as seen."""
+        if self._store.nodes.replicates:
+            try:  # what is written after it is replicated after it
+                self._store.run([("SET", self._keys.event(partition, "look"), 1) for partition in self._keys.all], replicated=True)
+            except LedgerUnavailable:
+                return False
+        return True
 
     def _keep(self, seen: Mark) -> None:
         with self._lock:

@@ -90,7 +90,7 @@ class Shown:
         if contact_keys:
             name = self._keys.destination(destination, "gave")
             members = [value for key in contact_keys for value in (now_ms, key)]
-            self._store.run([("ZADD", name, "GT", *members), ("ZREMRANGEBYSCORE", name, "-inf", now_ms - GIVEN_KEPT_MS)])
+            self._store.run([("ZADD", name, "GT", *members), ("ZREMRANGEBYSCORE", name, "-inf", now_ms - GIVEN_KEPT_MS)], replicated=True)
 
     def given_ms(self, destinations: Sequence[str], contact_keys: Sequence[str]) -> int:
         """When any of these contacts was last told `given`, or may have been, at any of these destinations; 0 if not lately."""

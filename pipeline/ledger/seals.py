@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.errors import ConfigurationError
-from pipeline.ledger.identity import Durability, confirmed
 from pipeline.ledger.keys import PREFIX, VAULT_KEYS, Keys
-from pipeline.ledger.store import Store, pairs_of, text
+from pipeline.ledger.store import Durability, Store, pairs_of, text
 from pipeline.vault import Vault
 
 AT_ONCE = 500
@@ -62,7 +61,7 @@ class Seals:
 
     def count_keys(self) -> int:
         """About how many keys `chunks` looks at."""
-        return int(self._store.run([("DBSIZE",)])[0])
+        return sum(int(answers[0]) for answers in self._store.on_each([("DBSIZE",)]))
 
     def chunks(self) -> Iterator[tuple[int, list[Sealed]]]:
         """Every sealed value that another key than the newest sealed, in chunks, each with how many keys were looked at for it.
@@ -71,7 +70,7 @@ class Seals:
         """
         for pattern, part in ((f"{PREFIX}:{{e*}}:p:*", ""), (f"{PREFIX}:{{a:*}}:session", ""), (f"{PREFIX}:{{i*}}:i:*", "v")):
             names: list[str] = []
-            for name in self._store.client.scan_iter(match=pattern, count=AT_ONCE):
+            for name in self._store.scan(pattern, AT_ONCE):
                 names.append(text(name))
                 if len(names) == AT_ONCE:
                     yield len(names), self._old(names, part)
@@ -80,12 +79,12 @@ class Seals:
 
     def replace(self, pairs: Sequence[tuple[Sealed, bytes]]) -> int:
         """Put fresh values in the place of old ones that have not changed meanwhile; returns how many."""
-        return sum(self._store.run([self._store.script("reseal", [old.name], [old.part, old.value, fresh]) for old, fresh in pairs]))
+        return sum(self._store.run([self._store.script("reseal", [old.name], [old.part, old.value, fresh]) for old, fresh in pairs], replicated=True))
 
     def confirm(self, durability: Durability) -> None:
         """Return when what was replaced is on the disk. Raises LedgerUnavailable if that is not confirmed in time."""
-        if durability.wait:  # it waits for the writes of its own connection, so there has to be one; those before it are older
-            confirmed(durability, self._store.run([("HSET", VAULT_KEYS, self._vault.newest, int(time.time())), durability.wait])[1])
+        # It waits for the writes of its own connection, so there has to be one; those before it are older.
+        self._store.run([("HSET", VAULT_KEYS, self._vault.newest, int(time.time()))], durability=durability)
 
     def _old(self, names: Sequence[str], part: str) -> list[Sealed]:
         values = self._store.run([("HGET", name, part) if part else ("GET", name) for name in names])

@@ -107,7 +107,7 @@ class Standings:
                 arguments += [merge.purpose, merge.word, merge.value, len(merge.links), *merge.links]
             commands.append(self._store.script("merge", keys, arguments))
         answers: dict[int, Merged] = {}
-        for positions, replies in zip(groups.values(), self._store.run(commands), strict=True):
+        for positions, replies in zip(groups.values(), self._store.run(commands, replicated=True), strict=True):
             for position, (word, new_links, missed) in zip(positions, replies, strict=True):
                 answers[position] = Merged(newest=Word.decode(text(word)) if word else None, new_links=int(new_links), missed=bool(missed))
         return [answers[position] for position in range(len(merges))]
@@ -175,11 +175,11 @@ class Standings:
 
     def note_told(self, entries: Iterable[tuple[str, str, str]]) -> None:
         """Remember for (identifier key, purpose, destination) that a `given` goes there, so that its withdrawal follows whatever it says of itself."""
-        self._store.run([("HSETNX", self._keys.identifier(key), f"t:{purpose}:{destination}", "") for key, purpose, destination in entries])
+        self._store.run([("HSETNX", self._keys.identifier(key), f"t:{purpose}:{destination}", "") for key, purpose, destination in entries], replicated=True)
 
     def scan(self, count: int = 500) -> Iterator[IdentifierRecord]:
-        """Every identifier record of a standalone ledger, in no order; records written meanwhile may be missed."""
-        for name in self._store.client.scan_iter(match=f"{self._keys.identifier('*').partition(':{')[0]}:{{i*}}:i:*", count=count):
+        """Every identifier record of the ledger, in no order; records written meanwhile may be missed."""
+        for name in self._store.scan(f"{self._keys.identifier('*').partition(':{')[0]}:{{i*}}:i:*", count):
             key = text(name).rpartition(":")[2]
             yield _record(key, self._store.run([("HGETALL", name)])[0])
 

@@ -62,7 +62,7 @@ class StepsBack:
         """All claims or marks of an account: they are named by contact, so the whole ledger is gone over, a little at a time."""
         pattern = f"{PREFIX}:{{a:{_literal(account)}}}:{suffix}*"
         found: list[str] = []
-        for name in self._store.client.scan_iter(match=pattern, count=1000):
+        for name in self._store.scan(pattern, 1000):
             found.append(text(name))
             if len(found) == KEYS_AT_ONCE:
                 self._store.call("earlier_keys", found, [step_ms, longest_ms])

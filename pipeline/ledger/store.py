@@ -7,7 +7,8 @@ idempotent, so a command whose answer was lost may be repeated.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from redis import exceptions
 
 from pipeline.errors import LedgerUnavailable
 from pipeline.ledger.guard import Guard
+from pipeline.ledger.nodes import Command, Nodes, OneServer
 
 _AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.BusyLoadingError, exceptions.ReadOnlyError, exceptions.OutOfMemoryError, OSError)
 _IN_WORDS: Sequence[tuple[type[Exception], str]] = (
@@ -27,13 +29,27 @@ _IN_WORDS: Sequence[tuple[type[Exception], str]] = (
     (exceptions.TimeoutError, "no answer in time"),
 )
 """What operators are told of each; their own texts may quote an address."""
-_REFUSING = ("NOREPLICAS", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ")
+_REFUSING = ("NOREPLICAS", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ", "UNBLOCKED")
 """How a server's answer begins that cannot write now: too few replicas, a full disk, a failover under way, a script that hangs."""
+_MOVING: Sequence[tuple[type[Exception], str]] = (
+    (exceptions.MovedError, "a slot has moved to another node"),
+    (exceptions.AskError, "a slot is moving to another node"),
+    (exceptions.TryAgainError, "a slot is moving to another node"),
+    (exceptions.ClusterDownError, "the cluster is down or a failover is under way"),
+)
 
 USES_SHARED = "-- Uses many.lua\n"
 ALLOW_OOM = "#!lua flags=allow-oom\n"
 ALSO_WHEN_FULL = "-- Also while memory is full\n"
 """What a script says that ends work under way: were it refused, what vendors were told would be forgotten and told again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """How a write is confirmed: `fsync` (the server syncs before it answers), `waitaof` (we ask and wait), or `none` (nobody can say)."""
+
+    mode: str
+    wait: Command | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +71,22 @@ def load_scripts() -> dict[str, Script]:
 
 
 class Store:
-    """A Redis or Valkey server as the ledger uses it; safe to share between threads.
+    """The servers of a ledger as it uses them; safe to share between threads.
 
     `check` is called before scripts are loaded again into a server that does not know them (it may have been restarted, perhaps empty, and must be
     recognised first), and once a second besides: a server that was emptied or set up anew while it ran knows its scripts all the same.
     """
 
-    def __init__(self, client: redis.Redis, check: Callable[[], object] | None = None) -> None:
-        self.client: Any = client  # its stubs know few of the commands that are sent here
+    def __init__(self, client: redis.Redis | Nodes, check: Callable[[], object] | None = None, *, wait_milliseconds: int = 1000) -> None:
+        self.nodes: Nodes = OneServer(client) if isinstance(client, redis.Redis) else client
         self._guard = Guard(check) if check is not None else None
+        self._wait_milliseconds = wait_milliseconds
         self._scripts = load_scripts()
+
+    @property
+    def client(self) -> Any:
+        """A client of the server, or of any of them."""
+        return self.nodes.primaries()[0]
 
     def script(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> tuple[Any, ...]:
         """The command that runs a script, for `run`."""
@@ -83,16 +105,20 @@ class Store:
         seconds, microseconds = self.run([("TIME",)])[0]
         return int(seconds) * 1000 + int(microseconds) // 1000
 
-    def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Run commands in one round trip, answers in order; raises LedgerUnavailable if any of them could not be carried out."""
+    def run(self, commands: Sequence[Command], *, durability: Durability | None = None, replicated: bool = False) -> list[Any]:
+        """Run commands in one round trip, answers in order; raises LedgerUnavailable if any of them could not be carried out.
+
+        Returns once every server that was written to has confirmed what `durability` says, or, if `replicated`, once all replicas that may take its place have
+        it. Commands that touch keys of different slots must not rely on their order; `run_in_order` keeps it.
+        """
         if not commands:
             return []
         self.look()
-        answers = self._send(commands)
-        forgotten = [n for n, answer in enumerate(answers) if isinstance(answer, exceptions.NoScriptError)]
-        if forgotten:
-            self._reload()
-            for n, answer in zip(forgotten, self._send([commands[n] for n in forgotten]), strict=True):
+        answers = self._send(commands, durability, replicated)
+        again = [n for n, answer in enumerate(answers) if isinstance(answer, exceptions.NoScriptError | exceptions.MovedError)]
+        if again:
+            self._prepare([answers[n] for n in again])
+            for n, answer in zip(again, self._send([commands[n] for n in again], durability, replicated), strict=True):
                 answers[n] = answer
         for answer in answers:
             if isinstance(answer, Exception):
@@ -104,29 +130,69 @@ class Store:
         if self._guard is not None:
             self._guard.look(now=now)
 
-    def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def run_in_order(self, stages: Sequence[Sequence[Command]], *, replicated: bool = False) -> list[Any]:
+        """Run commands stage after stage: in one round trip on one server, in one for each stage where keys lie on several."""
+        if not self.nodes.is_spread:
+            return self.run([command for stage in stages for command in stage], replicated=replicated)
+        return [answer for stage in stages for answer in self.run(stage, replicated=replicated)]
+
+    def on_each(self, commands: Sequence[Command], *, and_replicas: bool = False) -> list[list[Any]]:
+        """The answers of each primary to the same commands, and of each replica that can be reached; an error answer is raised."""
+        with self._in_words():
+            found = [_piped(primary, commands) for primary in self.nodes.primaries()]
+            for replica in self.nodes.replicas() if and_replicas else ():
+                with suppress(*_AWAY):
+                    found.append(_piped(replica, commands))
+        for answer in (answer for answers in found for answer in answers):
+            if isinstance(answer, Exception):
+                raise self._translated(answer)
+        return found
+
+    def scan(self, pattern: str, count: int) -> Iterator[Any]:
+        """The names of all keys that fit, of every primary; keys written meanwhile may be missed."""
+        with self._in_words():
+            for primary in self.nodes.primaries():
+                yield from primary.scan_iter(match=pattern, count=count)
+
+    def _send(self, commands: Sequence[Command], durability: Durability | None, replicated: bool) -> list[Any]:
+        answers: list[Any] = [None] * len(commands)
+        with self._in_words():
+            for client, places in self.nodes.split(commands):
+                waits = self._waits(client, durability, replicated)
+                found = _piped(client, [*(commands[place] for place in places), *waits])
+                for place, answer in zip(places, found, strict=False):
+                    answers[place] = answer
+                for wait, answer in zip(waits, found[len(places) :], strict=True):
+                    _refuse_unconfirmed(wait, answer)
+        return answers
+
+    def _waits(self, client: Any, durability: Durability | None, replicated: bool) -> list[Command]:
+        """What makes a server say that a write is safe. A replica that syncs at once has done so by the second question: it answers the first one after that."""
+        if not (durability or replicated) or (durability and durability.mode == "none"):
+            return []
+        replicas, wait = self.nodes.replicas_wanted(client), self._wait_milliseconds
+        if not replicas:
+            return [durability.wait] if durability and durability.wait else []
+        return [("WAIT", replicas, wait), *([("WAITAOF", 1, replicas, wait)] if durability else [])]
+
+    def _prepare(self, errors: Sequence[Exception]) -> None:
+        """Load the scripts into servers that do not know them, or learn where slots have moved to, before commands are sent again."""
+        if any(isinstance(error, exceptions.MovedError) for error in errors):
+            self.nodes.note_moved()
+        if any(isinstance(error, exceptions.NoScriptError) for error in errors):
+            self.look(now=True)
+            self.on_each([("SCRIPT LOAD", script.text) for script in self._scripts.values()])
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
         try:
-            if len(commands) == 1:
-                return [self._single(commands[0])]
-            pipeline = self.client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            return list(pipeline.execute(raise_on_error=False))
+            yield
         except (*_AWAY, exceptions.ResponseError) as error:
+            self.nodes.note_moved()
             translated = self._translated(error)
             if translated is error:
                 raise
             raise translated from error
-
-    def _single(self, command: tuple[Any, ...]) -> Any:
-        try:
-            return self.client.execute_command(*command)
-        except exceptions.NoScriptError as error:
-            return error
-
-    def _reload(self) -> None:
-        self.look(now=True)
-        self._send([("SCRIPT LOAD", script.text) for script in self._scripts.values()])
 
     @staticmethod
     def _translated(error: Exception) -> Exception:
@@ -134,9 +200,37 @@ class Store:
             return LedgerUnavailable(
                 f"the ledger cannot be reached or written: {next((words for kind, words in _IN_WORDS if isinstance(error, kind)), 'no connection')}"
             )
+        if words := next((words for kind, words in _MOVING if isinstance(error, kind)), ""):
+            return LedgerUnavailable(f"the ledger cannot be reached or written: {words}")
         if isinstance(error, exceptions.ResponseError) and str(error).startswith(_REFUSING):
             return LedgerUnavailable(f"the ledger cannot be written: {str(error).split()[0]}")
         return error
+
+
+def _piped(client: Any, commands: Sequence[Command]) -> list[Any]:
+    """Send commands to one server; an error that it answers takes the place of the answer."""
+    if len(commands) == 1:
+        try:
+            return [client.execute_command(*commands[0])]
+        except exceptions.ResponseError as error:
+            return [error]
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    return list(pipeline.execute(raise_on_error=False))
+
+
+def _refuse_unconfirmed(wait: Command, answer: Any) -> None:
+    """Raise LedgerUnavailable where an answer to WAIT or WAITAOF says that a write is not (yet) where it has to be."""
+    if isinstance(answer, Exception):
+        raise answer
+    if wait[0] == "WAIT":
+        if int(answer) < wait[1]:
+            raise LedgerUnavailable(f"{answer} of {wait[1]} replicas that may take over confirmed in time that they have the write")
+    elif not answer or int(answer[0]) < 1:
+        raise LedgerUnavailable("the ledger did not confirm in time that the write is on disk")
+    elif int(answer[1]) < wait[2]:
+        raise LedgerUnavailable(f"{answer[1]} of {wait[2]} replicas that may take over confirmed in time that the write is on their disk")
 
 
 def pairs_of(reply: Any) -> list[tuple[Any, Any]]:

@@ -153,7 +153,7 @@ def personal(event: ConsentEvent) -> set[str]:
 
 
 def payload_exists(parts: Parts, event_id: str) -> bool:
-    return bool(parts.redis.exists(parts.ledger.keys.payload(event_id)))
+    return bool(parts.ledger.store.client.exists(parts.ledger.keys.payload(event_id)))
 
 
 def test_nothing_of_a_person_is_left_once_everybody_is_told(stack: Stack, parts: Parts) -> None:

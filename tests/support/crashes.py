@@ -287,7 +287,7 @@ class StormyRelay(Relay):
             self._shift(args=[milliseconds])
             self.passed_ms += milliseconds
 
-    def _run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        half = (lambda: self._send(commands[: len(commands) // 2])) if len(commands) > 1 else (lambda: None)
-        answers: list[Any] = self.steps.step(lambda: self._send(commands), half, ledger=True)
+    def _run(self, commands: Sequence[tuple[Any, ...]], **options: Any) -> list[Any]:
+        half = (lambda: self._send(commands[: len(commands) // 2], **options)) if len(commands) > 1 else (lambda: None)
+        answers: list[Any] = self.steps.step(lambda: self._send(commands, **options), half, ledger=True)
         return answers

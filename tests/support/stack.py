@@ -113,7 +113,7 @@ class Stack:
     def pids(self, word: str) -> list[int]:
         """The relay's processes whose command line has this word, oldest first."""
         found = []
-        for child in _descendants(self.process.pid):
+        for child in descendants(self.process.pid):
             with contextlib.suppress(OSError):
                 if word in Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0"):
                     found.append(child)
@@ -129,7 +129,7 @@ class Stack:
     def kinds(self) -> dict[str, list[int]]:
         """Kind of process -> those that run now: supervisor, server, ingest, ingest-group (if there are several ingest), worker-1, ..., beat, flower."""
         found: dict[str, list[int]] = {"supervisor": [self.process.pid]} if self.process.poll() is None else {}
-        for pid in _descendants(self.process.pid):
+        for pid in descendants(self.process.pid):
             if kind := _kind(pid):
                 found.setdefault(kind, []).append(pid)
         return found
@@ -275,12 +275,13 @@ def _ready_url(process: subprocess.Popen[str], folder: Path) -> str:
     raise AssertionError(f"the relay did not start\n{logs}")
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """The processes that a process started, and theirs."""
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             for child in task.read_text().split():
-                found += [int(child), *_descendants(int(child))]
+                found += [int(child), *descendants(int(child))]
     return found
 
 

@@ -2,15 +2,20 @@
 
 import json
 import socket
+import threading
 import time
 
 import kombu
 import pytest
+from celery.app.defaults import NAMESPACES, flatten
+from celery.worker.consumer import Consumer
+from kombu.utils.imports import symbol_by_name
 
 from config.celery import celery_settings, publish_options
 from config.settings import load_settings
 from workers.app import create_app
 from workers.queues import CeleryPublisher, WithdrawalsFirst, is_urgent, queue_names
+from workers.rabbitmq import DELAYS, ConsumerWithoutDelays, LanePool
 from workers.tasks import DeadLettered, dead_letter
 
 SETTINGS = load_settings({"CONSENT_REDIS_URL": "redis://127.0.0.1:1/0", "CONSENT_BROKER_URL": "memory://"})
@@ -55,12 +60,56 @@ def test_what_evidence_asked_for_is_set():
 
 def test_every_setting_is_one_that_celery_knows(app):
     """A misspelt name would leave a default in place unseen."""
-    from celery.app.defaults import NAMESPACES, flatten
-
     assert set(celery_settings(SETTINGS)) - {name for name, _ in flatten(NAMESPACES)} == set()
     from kombu.transport.redis import Channel
 
     assert set(celery_settings(SETTINGS)["broker_transport_options"]) - set(Channel.from_transport_options) == set()
+
+
+@pytest.fixture
+def on_rabbitmq():
+    return load_settings({"CONSENT_REDIS_URL": "redis://127.0.0.1:1/0", "CONSENT_BROKER_URL": "amqps://user:secret@broker.example//"})
+
+
+def test_rabbitmq_gets_quorum_queues_with_a_prefetch_of_their_own(on_rabbitmq):
+    """A prefetch of the whole channel is refused by quorum queues; Celery leaves it out where it looks for them."""
+    app = create_app(on_rabbitmq, ["a-list"])
+    assert {queue.name: queue.queue_arguments for queue in app.amqp.queues.values()} == {
+        key: {"x-queue-type": "quorum", "x-delivery-limit": 20} for key in queue_names(["a-list"])
+    }
+    found = celery_settings(on_rabbitmq)
+    assert found["worker_detect_quorum_queues"]
+    assert (found["task_acks_late"], found["task_reject_on_worker_lost"], found["worker_prefetch_multiplier"]) == (True, True, 1)
+    assert set(found) - {name for name, _ in flatten(NAMESPACES)} == set()
+    for name in ("worker_consumer", "worker_pool", "beat_scheduler"):
+        assert symbol_by_name(found[name]).__module__ == "workers.rabbitmq"
+
+
+def test_rabbitmq_confirms_hints_within_a_second(on_rabbitmq):
+    """Only the connection that sends hints waits for a confirmation; events for Flower would be slow with one."""
+    options = publish_options(on_rabbitmq)
+    assert (options["confirm_publish"], options["connect_timeout"], options["read_timeout"], options["write_timeout"]) == (True, 1.0, 1.0, 1.0)
+    assert "confirm_publish" not in celery_settings(on_rabbitmq)["broker_transport_options"]
+
+
+def test_long_countdowns_make_no_queues_on_rabbitmq():
+    """Celery would declare 28 quorum queues for them, and each start of a worker would wait for it."""
+    assert DELAYS in Consumer.Blueprint.default_steps
+    assert sorted([*ConsumerWithoutDelays.Blueprint.default_steps, DELAYS]) == sorted(Consumer.Blueprint.default_steps)
+
+
+def test_withdrawals_have_threads_that_no_given_takes():
+    """With every other thread taken and more waiting, what came from an urgent queue is worked on at once."""
+    pool, release, done = LanePool(2, app=None), threading.Event(), threading.Event()
+    try:
+        request = {"delivery_info": {"routing_key": "deliver.a-list.given"}}
+        for _ in range(6):
+            pool.apply_async(lambda *_: release.wait(20), ("deliver", "id", request))
+        pool.apply_async(lambda *_: done.set(), ("deliver", "id", {"delivery_info": {"routing_key": "deliver.a-list.withdrawn"}}))
+        assert done.wait(10)
+    finally:
+        release.set()
+        pool.on_stop()
 
 
 def test_a_hint_gives_up_after_a_second():

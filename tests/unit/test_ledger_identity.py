@@ -13,9 +13,8 @@ from pipeline.errors import ConfigurationError, LedgerMismatch, LedgerUnavailabl
 from pipeline.identifiers import Hasher
 from pipeline.ledger import Ledger, identity
 from pipeline.ledger.guard import Guard
-from pipeline.ledger.identity import Durability, confirmed
 from pipeline.ledger.keys import META
-from pipeline.ledger.store import Store
+from pipeline.ledger.store import Durability, Store, _refuse_unconfirmed
 from tests.support.parts import HASHER, new_event, open_ledger
 from tests.support.servers import valkey_server
 
@@ -218,11 +217,20 @@ def test_server_that_syncs_each_second_is_asked_to_wait():
 
 def test_unconfirmed_write_is_not_accepted():
     """If the disk does not confirm in time the caller is told to try again; a confirmed one passes."""
-    durability = Durability("waitaof", ("WAITAOF", 1, 0, 1))
+    wait = ("WAITAOF", 1, 0, 1)
     for reply in ([0, 0], None, []):
         with pytest.raises(LedgerUnavailable, match="on disk"):
-            confirmed(durability, reply)
-    confirmed(durability, [1, 0])
+            _refuse_unconfirmed(wait, reply)
+    _refuse_unconfirmed(wait, [1, 0])
+
+
+def test_write_that_a_replica_lacks_is_not_accepted():
+    """Each replica that may take over has to have it, and on its disk where that was asked for."""
+    for wait, reply in ((("WAIT", 2, 1), 1), (("WAITAOF", 1, 2, 1), [1, 1])):
+        with pytest.raises(LedgerUnavailable, match="1 of 2 replicas"):
+            _refuse_unconfirmed(wait, reply)
+    _refuse_unconfirmed(("WAIT", 2, 1), 2)
+    _refuse_unconfirmed(("WAITAOF", 1, 2, 1), [1, 3])
 
 
 def test_server_without_append_only_file_is_refused():

@@ -6,9 +6,11 @@ import re
 
 import pytest
 
+from config.celery import transport_options
+from config.ledger_url import parse
 from config.settings import CHECKOUT, DEFAULTS_FILE, SettingsError, check_invariants, load_settings, next_database
 from workers.app import create_app
-from workers.options import ledger_client
+from workers.servers import ledger_servers
 from workers.state import StateFolder
 from workers.wiring import Parts
 
@@ -163,18 +165,23 @@ def test_the_broker_is_at_the_ledgers_server_unless_it_is_named():
 @pytest.mark.parametrize(
     "url,text",
     [
-        ("sentinel://hush:26379", "sentinel:// is not supported yet by this release"),
-        ("redis+cluster://hush:7000", "redis+cluster:// is not supported yet by this release"),
-        ("unix:///hush", "unix:// is not supported yet by this release"),
-        ("hush", "a URL such as redis://127.0.0.1:6379/0 was expected"),
-        ("redis", "a URL such as redis://127.0.0.1:6379/0 was expected"),
-        ("http://hush", "a URL such as redis://127.0.0.1:6379/0 was expected"),
-        ("redis://h:hush", "a URL such as redis://127.0.0.1:6379/0 was expected"),
+        ("sentinel://hush:26379", "needs the service's name"),
+        ("sentinel://a:1,b:2/hush/x", "needs the service's name"),
+        ("sentinel://a:1,/hush", "host:port"),
+        ("sentinel://a:hush/service", "was expected"),
+        ("sentinel://a:1/service?role=replica", "a replica may not know of a withdrawal yet"),
+        ("redis+cluster://hush:7000/1", "only database 0"),
+        ("redis+cluster://hush:7000?read_from_replicas=true", "a replica may not know of a withdrawal yet"),
+        ("unix:///hush", "unix:// is not supported"),
+        ("hush", "a URL such as redis://127.0.0.1:6379/0, sentinel"),
+        ("redis", "a URL such as redis://127.0.0.1:6379/0, sentinel"),
+        ("http://hush", "a URL such as redis://127.0.0.1:6379/0, sentinel"),
+        ("redis://h:hush", "a URL such as redis://127.0.0.1:6379/0, sentinel"),
     ],
 )
-def test_a_ledger_that_is_not_one_server_is_refused(url, text):
+def test_a_ledger_that_names_no_servers_is_refused(url, text):
     """By the setting's name and without its value, which may carry a password."""
-    with pytest.raises(SettingsError, match=re.escape(f"CONSENT_REDIS_URL: {text}")) as caught:
+    with pytest.raises(SettingsError, match=rf"^CONSENT_REDIS_URL: .*{re.escape(text)}") as caught:
         load_settings({"CONSENT_REDIS_URL": url}).ledger_url()
     assert "hush" not in str(caught.value)
 
@@ -191,7 +198,7 @@ def test_a_broker_that_cannot_be_used_is_refused(url):
 def test_an_unreadable_option_of_the_url_is_refused():
     """redis-py's own text would quote it."""
     with pytest.raises(SettingsError, match=r"^CONSENT_REDIS_URL: an option after the \?") as caught:
-        ledger_client("redis://h?max_connections=hush")
+        ledger_servers(load_settings({"CONSENT_REDIS_URL": "redis://h?max_connections=hush"}))
     assert "hush" not in str(caught.value)
 
 
@@ -202,6 +209,32 @@ def test_a_state_directory_that_cannot_be_made_is_refused(path, tmp_path):
     with pytest.raises(SettingsError, match=r"^CONSENT_STATE_DIR: .*cannot be used"):
         StateFolder(tmp_path / path).lock()
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_several_servers_are_read_from_one_url():
+    """Sentinels or nodes with commas between them, a login for the data servers, a service and a database; ports may be left out."""
+    sentinel = parse("sentinel://me:s%40crit@a:26379,[::1]:26380,b/consent/3")
+    assert (sentinel.kind, sentinel.hosts) == ("sentinel", (("a", 26379), ("::1", 26380), ("b", 26379)))
+    assert (sentinel.service, sentinel.database, sentinel.username, sentinel.password, sentinel.tls) == ("consent", 3, "me", "s@crit", False)
+    assert "s@crit" not in repr(sentinel)
+    cluster = parse("rediss+cluster://:secret@a:7000,b")
+    assert (cluster.kind, cluster.hosts, cluster.password, cluster.tls) == ("cluster", (("a", 7000), ("b", 6379)), "secret", True)
+
+
+def test_the_broker_behind_sentinel_is_the_next_database_there():
+    """kombu wants a URL for each Sentinel, and the service's name as an option."""
+    settings = load_settings({"CONSENT_REDIS_URL": "sentinel://:s%40crit@a:1,b:2/consent/4"})
+    assert settings.celery_broker_url() == "sentinel://:s%40crit@a:1/5;sentinel://:s%40crit@b:2/5"
+    assert transport_options(settings)["master_name"] == "consent"
+    apart = load_settings({"CONSENT_REDIS_URL": "redis+cluster://h:7000", "CONSENT_BROKER_URL": "sentinel://a:1,b:2/queues/1"})
+    assert (apart.celery_broker_url(), transport_options(apart)["master_name"]) == ("sentinel://a:1/1;sentinel://b:2/1", "queues")
+
+
+def test_sentinel_without_a_replica_to_wait_for_is_refused():
+    """A primary that is cut off would go on accepting."""
+    with pytest.raises(SettingsError, match=r"ledger\.min_replicas must be 1 or more with Sentinel"):
+        check_invariants(load_settings({"CONSENT_REDIS_URL": "sentinel://a:1/consent", "CONSENT_LEDGER_MIN_REPLICAS": "0"}))
+    check_invariants(load_settings({"CONSENT_REDIS_URL": "redis://a", "CONSENT_LEDGER_MIN_REPLICAS": "0"}))
 
 
 def test_a_cluster_needs_its_broker_named():
