@@ -22,6 +22,9 @@ PAGE_MEGABYTES = os.sysconf("SC_PAGE_SIZE") / 2**20
 FORGOTTEN_SECONDS = 120.0
 """An event that its vendor was not told of for so long has been overtaken by a newer one."""
 
+FAMILIES = {"fan_out": "hints to fan out", "celeryev": "events for Flower", "control": "control", "": "hints to deliver"}
+"""How a queue's name begins, and what its messages are about."""
+
 
 class Book:
     """What clients said: the newest word of each person, and when those were answered that no vendor was told of yet."""
@@ -101,14 +104,17 @@ class Watcher(threading.Thread):
             self._note("memory", kind, sum(_megabytes(pid) for pid in pids))
             self._note("descriptors", kind, sum(_descriptors(pid) for pid in pids))
         self._note("server", "used_memory", broker.info("memory")["used_memory"] / 2**20)
-        queued = sum(broker.llen(name) for name in broker.scan_iter("*", _type="list"))
-        self._note("waiting", "messages", queued)
+        depths = dict.fromkeys(FAMILIES.values(), 0)
+        for name in broker.scan_iter("*", _type="list"):
+            depths[_family(name.decode())] += broker.llen(name)
+        for line, depth in depths.items():
+            self._note("waiting", line, depth)
         self._note("waiting", "deliveries", self.stack.metric("consent_waiting"))
         told_after = self.tell()
         self._note("latency", "median", quantile(told_after, 0.5) if told_after else None)
         self._note("latency", "99th percentile", quantile(told_after, 0.99) if told_after else None)
         if len(self.at_seconds) % 20 == 0:
-            self._say(f"{self.at_seconds[-1]:.0f} s: {len(told_after)} told within {quantile(told_after, 0.5):.2f} s (median), {queued} messages wait")
+            self._say(f"{self.at_seconds[-1]:.0f} s: {len(told_after)} told within {quantile(told_after, 0.5):.2f} s (median), messages that wait: {depths}")
 
     def _note(self, curve: str, line: str, value: float | None) -> None:
         values = self.curves[curve].setdefault(line, [])
@@ -118,6 +124,11 @@ class Watcher(threading.Thread):
     def lines(self, curve: str) -> dict[str, list[float | None]]:
         """A curve's lines, each as long as the time axis."""
         return {name: values + [None] * (len(self.at_seconds) - len(values)) for name, values in self.curves[curve].items()}
+
+
+def _family(queue: str) -> str:
+    """What the messages of a queue are about."""
+    return next(line for start, line in FAMILIES.items() if queue.startswith(start))
 
 
 def _megabytes(pid: int) -> float:
