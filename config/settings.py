@@ -71,10 +71,7 @@ class Settings:
     def ledger_address(self) -> Address:
         """The ledger's servers; refuses what names none."""
         try:
-            address = parse(self.redis_url)
-            if address.kind == "cluster":
-                raise UnusableUrl("redis+cluster:// is not supported yet by this release")
-            return address
+            return parse(self.redis_url)
         except UnusableUrl as error:
             raise SettingsError(f"CONSENT_REDIS_URL: {error}") from None
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from config.ledger_url import Address
 from config.settings import Settings, load_settings
 from pipeline.errors import ConfigurationError
 from pipeline.identifiers import Hasher
@@ -62,7 +63,7 @@ class Looked:
         if found is not None:
             identity.refuse_unusable(found, self._pepper_fingerprint)
         return Found(
-            server=_place_of(self._settings.ledger_url()),
+            server=_place_of(self._settings.ledger_address()),
             keys=int(self._store.run([("DBSIZE",)])[0]),
             ledger=found,
             counts=self._counts(found) if found else {},
@@ -130,7 +131,9 @@ def _embedded(state: StateFolder) -> Iterator[str]:
         process.reap(child, START_SECONDS)
 
 
-def _place_of(url: str) -> str:
-    """Where a server is, without its password."""
-    parts = urlsplit(url)
+def _place_of(address: Address) -> str:
+    """Where a ledger's servers are, without their password."""
+    if address.hosts:
+        return f"{address.kind} {', '.join(f'{host}:{port}' for host, port in address.hosts)}{f', service {address.service}' * bool(address.service)}, database {address.database}"
+    parts = urlsplit(address.url)
     return f"{parts.hostname}:{parts.port or 6379}, database {parts.path.strip('/') or 0}"

@@ -136,7 +136,10 @@ def _ledger(parts: Parts) -> str:
     parts.ledger.ping()
     if notices := parts.desk.notices():
         raise NotWell("; ".join(notices))
-    return f"id {parts.ledger.identity.ledger_id}, durability {parts.ledger.durability.mode}"
+    found = f"id {parts.ledger.identity.ledger_id}, durability {parts.ledger.durability.mode}"
+    if parts.ledger.store.nodes.is_spread and parts.ledger.identity.partitions == 1:
+        raise Noted(f"{found}; it lies on a cluster and has 1 partition: all events are on one node, and all identifiers on one")
+    return found
 
 
 def _broker(parts: Parts) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -11,6 +12,7 @@ from redis.sentinel import Sentinel
 
 from config.ledger_url import Address
 from config.settings import Settings, SettingsError
+from pipeline.ledger.cluster import Cluster
 from pipeline.ledger.nodes import BehindSentinel, Nodes, OneServer
 
 SENTINEL_SECONDS = 0.5
@@ -22,6 +24,8 @@ def ledger_servers(settings: Settings) -> Nodes:
     address = settings.ledger_address()
     if address.kind == "one":
         return OneServer(_one(address.url))
+    if address.kind == "cluster":
+        return _cluster(address, settings.ledger.min_replicas)
     return _behind_sentinel(address, settings.ledger.min_replicas)
 
 
@@ -50,6 +54,16 @@ def _one(url: str) -> redis.Redis:
     except ValueError:
         # Its text may quote the URL.
         raise SettingsError("CONSENT_REDIS_URL: an option after the ? cannot be read; redis://127.0.0.1:6379/0 would be a good URL") from None
+
+
+def _cluster(address: Address, least: int) -> Cluster:
+    def connect(host: str, port: int) -> redis.Redis:
+        return redis.Redis(host=host, port=port, username=address.username, password=address.password, ssl=address.tls, **_options())
+
+    servers = Cluster(address.hosts, connect, least=least)
+    with suppress(redis.RedisError, OSError):  # where it is away, whoever uses it says so
+        servers.refuse_unsafe()
+    return servers
 
 
 def _behind_sentinel(address: Address, least: int) -> BehindSentinel:

@@ -67,6 +67,7 @@ class Parts:
         check_invariants(self.settings)
         if self.settings.redis_url:
             self.settings.ledger_url()
+            self.settings.celery_broker_url()
         refuse_unknown_broker(self.settings)
         self._lock = threading.RLock()
         self._routing = None if looks_only else self.read_routing()

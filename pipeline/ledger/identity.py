@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 ON_ONE_SERVER = 1
 """Partitions of a new ledger, unless a setting says otherwise: each more costs every step another script, and helps only a cluster."""
+ON_A_CLUSTER = 16
+"""And on a cluster: enough for the slots of events and identifiers to lie on all of its nodes."""
 ANEW = "or, to give the old one up, `consent ledger accept`"
 
 
@@ -77,7 +79,7 @@ def make(store: Store, *, partitions: int, pepper_fingerprint: str) -> Identity 
     fresh = {
         "id": secrets.token_hex(8),
         "schema": SCHEMA_VERSION,
-        "partitions": partitions or ON_ONE_SERVER,
+        "partitions": partitions or (ON_A_CLUSTER if store.nodes.is_spread else ON_ONE_SERVER),
         "pepper": pepper_fingerprint,
         "created": int(store.run([("TIME",)])[0][0]),
     }
@@ -99,7 +101,7 @@ def accept(store: Store, *, partitions: int, pepper_fingerprint: str, instead_of
     # First in whose place, then who: processes that wait must never see the one without the other.
     replaced = dict.fromkeys([*(found.replaces if found else ()), *instead_of])
     replaced.pop(found.ledger_id if found else "", None)
-    store.run([("HSET", META, "replaces", ",".join(replaced))])
+    store.run([("HSET", META, "replaces", ",".join(replaced)), ("HDEL", META, "marked")])
     if instead_of:
         quarantine_now(store, reason="accepted", from_ms=0, era=0)
     made = found or make(store, partitions=partitions, pepper_fingerprint=pepper_fingerprint)

@@ -1,7 +1,7 @@
 """The names of all keys; braces mark the part that decides the cluster slot, and no script ever leaves one slot.
 
-cr:{e<n>}:…       events of partition n: record `e:<id>`, sealed payload `p:<id>`, index of unfinished ones `open`, counters `n`
-cr:{i<n>}:…       identifiers of partition n: record `i:<key>` (standings, links, sealed value), deliveries that miss it `m:<key>`
+cr:{e<n>}:…       events of partition n: record `e:<id>`, sealed payload `p:<id>`, index of unfinished ones `open`, counters `n`, on a cluster the ledger's `id`
+cr:{i<n>}:…       identifiers of partition n: record `i:<key>` (standings, links, sealed value), deliveries that miss it `m:<key>`, on a cluster the ledger's `id`
 cr:{d:<name>}:…   one destination: due and out indexes by lane, leases, rows, dead letters, results, counters, what was seen there, how far it was compared
 cr:{a:<name>}:…   one vendor account: gate, rate window, dialogues under way, claims, late-write marks, session
 cr:{s:<name>}:…   one polled source: whose turn it is, how far it was heard
@@ -56,6 +56,10 @@ class Keys:
 
     def missing(self, key: str) -> str:
         return f"{PREFIX}:{{i{self.partition(key)}}}:m:{key}"
+
+    @staticmethod
+    def identifier_part(partition: int, suffix: str) -> str:
+        return f"{PREFIX}:{{i{partition}}}:{suffix}"
 
     @staticmethod
     def destination(name: str, suffix: str) -> str:

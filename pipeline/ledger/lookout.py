@@ -16,6 +16,7 @@ from typing import Protocol
 from pipeline.errors import LedgerUnavailable
 from pipeline.ledger.keys import META, SCHEMA_VERSION, Keys
 from pipeline.ledger.migrations import note_process
+from pipeline.ledger.parts import recognise_parts
 from pipeline.ledger.store import Store, text
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,9 @@ class Lookout:
             self._mark = replace(self._mark, accepted=tuple(max(seen, counts.get(n, 0)) for n, seen in enumerate(self._mark.accepted)))
 
     def look(self) -> None:
-        """Compare the ledger with what was seen of it, and quarantine one that knows less. Raises LedgerUnavailable."""
+        """Compare the ledger with what was seen of it, and quarantine one that knows less. Raises LedgerUnavailable, LedgerMismatch."""
+        if self._store.nodes.is_spread:
+            recognise_parts(self._store, self._keys)
         with self._lock:  # what was seen before the question was put must be in its answer
             kept = self._marks.recall(self._mark.ledger_id)
             known = self._mark = self._mark.joined(kept) if kept else self._mark

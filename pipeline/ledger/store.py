@@ -154,6 +154,16 @@ class Store:
             for primary in self.nodes.primaries():
                 yield from primary.scan_iter(match=pattern, count=count)
 
+    def page(self, pattern: str, cursor: int, count: int) -> tuple[list[Any], int]:
+        """The names of one step through all keys that fit, and the next cursor, 0 after the last: the server's own, multiplied to tell which of the primaries it is of."""
+        with self._in_words():
+            primaries = self.nodes.primaries()
+            inner, number = divmod(cursor, len(primaries))
+            reached, names = primaries[number].execute_command("SCAN", inner, "MATCH", pattern, "COUNT", count)
+        if int(reached):
+            return names, int(reached) * len(primaries) + number
+        return names, number + 1 if number + 1 < len(primaries) else 0
+
     def _send(self, commands: Sequence[Command], durability: Durability | None, replicated: bool) -> list[Any]:
         answers: list[Any] = [None] * len(commands)
         with self._in_words():

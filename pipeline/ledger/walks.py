@@ -50,12 +50,12 @@ class Walks:
 
     def size(self) -> int:
         """About how many names a whole walk passes: those of all kinds."""
-        return int(self._store.run([("DBSIZE",)])[0])
+        return sum(int(answers[0]) for answers in self._store.on_each([("DBSIZE",)]))
 
     def server(self) -> str:
-        """What tells one run of the server from the next: a cursor means nothing to another one."""
-        info = self._store.run([("INFO", "server")])[0]
-        return str(info["run_id"]) if isinstance(info, dict) else text(info).partition("run_id:")[2].split()[0]
+        """What tells one run of the server, or of any of several, from the next: a cursor means nothing to another one."""
+        found = [answers[0] for answers in self._store.on_each([("INFO", "server")])]
+        return ",".join(str(info["run_id"]) if isinstance(info, dict) else text(info).partition("run_id:")[2].split()[0] for info in found)
 
     def identifiers(self, cursor: int, count: int) -> Page:
         """Keys of identifiers that have a record."""
@@ -94,7 +94,8 @@ class Walks:
 
     def _scan(self, pattern: str, cursor: int, count: int) -> Page:
         match = pattern[: pattern.index("{") + 2] + "*" + pattern[pattern.index("}") :]  # any partition
-        return _page(self._store.run([("SCAN", cursor, "MATCH", match, "COUNT", count)])[0])
+        names, following = self._store.page(match, cursor, count)
+        return _page((following, names))
 
     def _members(self, name: str, cursor: int, count: int) -> Page:
         reply = self._store.run([("ZSCAN", name, cursor, "COUNT", count)])[0]

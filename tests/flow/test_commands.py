@@ -291,7 +291,7 @@ def test_without_a_running_relay_commands_say_so(words, tmp_path):
         ("flower", "CONSENT_BROKER_URL", "nonsense://x"),
         ("flower", "CONSENT_FLOWER_LOGIN", "nocolon"),
         ("up", "CONSENT_STATE_DIR", "/dev/null"),
-        ("up", "CONSENT_REDIS_URL", "redis+cluster://h"),
+        ("up", "CONSENT_REDIS_URL", "redis+cluster://h/1"),
     ],
 )
 def test_a_mistake_in_a_variable_is_one_line_that_names_it(words, variable, value, tmp_path):

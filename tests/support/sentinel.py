@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,10 @@ class Server:
         command = [str(get_binary_path()), str(configuration), *(["--sentinel"] if self._sentinel else [])]
         with (self.folder / "output").open("ab") as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=output)
-        until = time.monotonic() + 30
+        end = time.monotonic() + 30
         while not self.answers():
             assert self._process.poll() is None, (self.folder / "output").read_text()
-            assert time.monotonic() < until
+            assert time.monotonic() < end
             time.sleep(0.02)
 
     def answers(self) -> bool:
@@ -58,9 +59,18 @@ class Server:
             self._process.kill()
             self._process.wait()
 
-    def pause(self, seconds: float) -> None:
-        """Let it stand still for a while, as a machine that is out of memory or a long script would."""
-        self.client.execute_command("DEBUG", "SLEEP", seconds)
+    def freeze(self) -> None:
+        """Let it stand still, as a machine without memory would."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def empty(self) -> None:
+        """Take its data away; only while it does not run."""
+        shutil.rmtree(self.folder / "appendonlydir")
 
     def close(self) -> None:
         self.kill()
@@ -88,11 +98,11 @@ class SentinelSet:
     def start(self) -> None:
         for server in self.servers:
             server.start()
-        _until(lambda: all(replica.client.info("replication")["master_link_status"] == "up" for replica in self.servers[1:]))
+        until(lambda: all(replica.client.info("replication")["master_link_status"] == "up" for replica in self.servers[1:]))
         for sentinel in self.sentinels:
             sentinel.start()
-        _until(lambda: all(len(each.client.sentinel_slaves(SERVICE)) == len(self.servers) - 1 for each in self.sentinels))
-        _until(lambda: all(int(each.client.sentinel_master(SERVICE)["num-other-sentinels"]) == len(self.sentinels) - 1 for each in self.sentinels))
+        until(lambda: all(len(each.client.sentinel_slaves(SERVICE)) == len(self.servers) - 1 for each in self.sentinels))
+        until(lambda: all(int(each.client.sentinel_master(SERVICE)["num-other-sentinels"]) == len(self.sentinels) - 1 for each in self.sentinels))
 
     def primary(self) -> Server:
         """The server that the Sentinels name now."""
@@ -103,7 +113,7 @@ class SentinelSet:
         """Kill the primary and return it once another has taken its place."""
         killed = self.primary()
         killed.kill()
-        _until(lambda: all(each.client.sentinel_get_master_addr_by_name(SERVICE)[1] != killed.port for each in self.sentinels))
+        until(lambda: all(each.client.sentinel_get_master_addr_by_name(SERVICE)[1] != killed.port for each in self.sentinels))
         return killed
 
     def close(self) -> None:
@@ -111,10 +121,11 @@ class SentinelSet:
             server.close()
 
 
-def _until(condition: Any, seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Return once a condition holds."""
+    end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until
+        assert time.monotonic() < end
         time.sleep(0.05)
 
 

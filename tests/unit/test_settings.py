@@ -238,9 +238,11 @@ def test_sentinel_without_a_replica_to_wait_for_is_refused():
 
 
 def test_a_cluster_needs_its_broker_named():
-    """A cluster has only one database."""
+    """A cluster has only one database; whichever process is started says so first of all."""
     with pytest.raises(SettingsError, match="CONSENT_BROKER_URL is not set"):
         next_database("redis+cluster://h:7000")
+    with pytest.raises(SettingsError, match="CONSENT_BROKER_URL is not set"):
+        Parts({"CONSENT_REDIS_URL": "redis+cluster://h:7000"})
 
 
 def test_default_paths_lie_in_the_checkout_and_given_ones_with_the_caller(tmp_path, monkeypatch):

@@ -1,0 +1,106 @@
+"""The same load on every combination of broker and ledger, with workers killed and the ledger's primary taken away in mid-run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Collection
+from contextlib import ExitStack
+
+import pytest
+
+from tests.chaos.frame import Check, Figures, Scale, Scenario
+from tests.support.engines import BROKERS, LEDGERS, Engine, engine
+from tests.support.load import Clients, Sent, invent, posts_of
+from tests.support.rabbitmq import rabbitmq_node
+from tests.support.stack import Stack, wait_until
+from tests.support.verdict import Verdict, judge
+from tests.support.world import PURPOSES, PURPOSES_OF, QUICK_VENDORS, disturbed_stack
+
+EVENTS = 120
+LOADED_SECONDS = 3.0
+SETTLE_SECONDS = 120.0
+"""How long the relay has for everything once the load is over: a claim of a killed worker has to run out, and a late write to become impossible."""
+FULL_EVENTS = 3000
+FULL_STRIKES = 20
+REPEATED_SHARE = 0.2
+"""Calls that may have been made before: a strike every few seconds leaves many answers unknown."""
+SERVER_SECONDS = 20.0
+"""How long a combination may take to take away a primary and to have it back."""
+
+
+def disturb(
+    stack: Stack, servers: Engine, chance: random.Random, *, events: int, strikes: int, seconds: float, vendors: Collection[str] = tuple(PURPOSES_OF)
+) -> tuple[list[Sent], Verdict]:
+    """Load a relay for so many seconds, and meanwhile kill a worker and take the primary away, so many times each; what came of it."""
+    said = invent(chance, events, people=max(20, events // 10), purposes=PURPOSES)
+    clients = Clients(stack.url, stack.headers(), posts_of(chance, said), threads=6, seconds=seconds)
+    clients.start()
+    for strike in range(strikes):
+        answered = events * (strike + chance.uniform(0.2, 0.6)) / strikes
+        wait_until(lambda answered=answered: sum(1 for sent in said if sent.ids) >= answered, 60 + seconds)
+        os.kill(chance.choice(stack.pids("worker")), signal.SIGKILL)
+        servers.take_away_primary()
+    clients.join(120)
+    return said, judge(stack, said, seconds=SETTLE_SECONDS, purposes_of={name: purposes for name, purposes in PURPOSES_OF.items() if name in vendors})
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("ledger", [name for name in LEDGERS if name != "cluster-with-replicas"])
+@pytest.mark.parametrize("broker", BROKERS)
+def test_a_killed_worker_and_a_lost_primary_lose_nothing(broker: str, ledger: str, seed: int, request: pytest.FixtureRequest) -> None:
+    """Whatever it stands on: every answered event is told, every vendor holds the newest word, nothing is dead or unaccounted."""
+    with ExitStack() as running:
+        servers = running.enter_context(engine(broker, ledger, lambda: request.getfixturevalue("rabbitmq")))
+        stack = running.enter_context(disturbed_stack(vendors=QUICK_VENDORS, environment=servers.environment))
+        begun_with = {"events": EVENTS, "strikes": 1, "seconds": LOADED_SECONDS, "vendors": QUICK_VENDORS}
+        said, verdict = disturb(stack, servers, random.Random(seed), **begun_with)
+        assert len({sent.event_id for sent in said}) == EVENTS
+        assert verdict.problems(doubled_share=1.0) == []
+
+
+def run(scale: Scale, seed: int) -> Figures:
+    """The long form: every combination, a cluster with replicas as well, one after the other."""
+    chance, strikes, events = random.Random(seed), scale.times(FULL_STRIKES), scale.times(FULL_EVENTS)
+    verdicts: dict[str, Verdict] = {}
+    with rabbitmq_node() as node:
+        for broker in BROKERS:
+            for ledger in LEDGERS:
+                scale.say(f"broker {broker}, ledger {ledger}: {strikes} strikes, {events} events")
+                with engine(broker, ledger, lambda: node) as servers, disturbed_stack(environment=servers.environment) as stack:
+                    _, verdicts[f"{broker} + {ledger}"] = disturb(stack, servers, chance, events=events, strikes=strikes, seconds=4.0 * strikes)
+                for problem in verdicts[f"{broker} + {ledger}"].problems(doubled_share=REPEATED_SHARE):
+                    scale.say(f"  {problem}")
+    found = list(verdicts.values())
+    return Figures(
+        done={"combinations": len(found), "workers killed": strikes * len(found), "primaries killed": strikes * len(found)},
+        events=sum(each.events for each in found),
+        calls=sum(each.calls for each in found),
+        lost=sum(len(each.lost) for each in found),
+        stale=sum(len(each.wrong) for each in found),
+        doubled=sum(each.doubled for each in found),
+        doubled_share=REPEATED_SHARE,
+        checks=[check for name, each in verdicts.items() for check in _checks(name, each)],
+    )
+
+
+def _checks(name: str, verdict: Verdict) -> list[Check]:
+    figures = {
+        "items unaccounted": verdict.unaccounted,
+        "dead letters": verdict.dead,
+        "stale sends that were not counted": verdict.uncounted,
+        "events that were told several ids": verdict.several_ids,
+        "events in the ledger beside those accepted": abs(verdict.accepted - verdict.events),
+    }
+    return [Check(what=f"{name}: {what}", found=found, most=0) for what, found in figures.items()]
+
+
+SCENARIO = Scenario(
+    name="engines",
+    title="Every combination of broker and ledger loses its primary",
+    told="""A load runs on each combination of a broker (Valkey, RabbitMQ with quorum queues) and a ledger (one server, behind Sentinel with two replicas, a cluster of three nodes, the same with a
+    replica each). Again and again a worker is killed and the ledger's primary with it: alone it is started again after a second, otherwise a replica takes its place and it comes back as a replica.""",
+    run=run,
+    longest_seconds=lambda scale: len(BROKERS) * len(LEDGERS) * (90 + SETTLE_SECONDS + scale.times(FULL_STRIKES) * SERVER_SECONDS),
+)
