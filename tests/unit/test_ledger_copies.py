@@ -1,0 +1,71 @@
+"""Results on their way into their events' records: each is copied with the settlement after its own, or when the task has nothing more to settle; a crash leaves them to the audit."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from pipeline.errors import LedgerUnavailable
+from pipeline.ledger import Ledger
+from pipeline.ledger.deliveries import Settlement, Verb
+from tests.support.parts import new_event, open_ledger, result
+
+ANNA, BEN = "a" * 24, "b" * 24
+
+
+@pytest.fixture
+def ledger(client: redis.Redis) -> Ledger:
+    ledger = open_ledger(client)
+    ledger.events.commit([new_event(ANNA), new_event(BEN)], ledger.durability)
+    ledger.deliveries.plan("mail", "given", [(ANNA, 1), (BEN, 1)])
+    ledger.events.mark_fanned_out([(ANNA, ["mail"], ""), (BEN, ["mail"], "")])
+    ledger.deliveries.claim("mail", "given", "w", 60_000, [ANNA, BEN])
+    return ledger
+
+
+def settle(ledger: Ledger, event_id: str) -> list[bool]:
+    return ledger.copies.settle("mail", "given", "w", [Settlement(event_id=event_id, verb=Verb.FINAL, result=result("delivered", 5))], {})
+
+
+def is_complete(ledger: Ledger, event_id: str) -> bool:
+    return ledger.events.load([event_id])[0].complete
+
+
+def left(ledger: Ledger) -> list[str]:
+    return sorted(event_id for event_id, _ in ledger.deliveries.results("mail", 100))
+
+
+def test_next_settlement_takes_the_results_along(ledger: Ledger):
+    """The second settlement copies the first, the flush the second; nothing is left beside the records."""
+    assert settle(ledger, ANNA) == [True]
+    assert not is_complete(ledger, ANNA)
+    assert settle(ledger, BEN) == [True]
+    assert (is_complete(ledger, ANNA), is_complete(ledger, BEN)) == (True, False)
+    ledger.copies.flush("mail")
+    assert is_complete(ledger, BEN)
+    assert left(ledger) == []
+
+
+def test_lost_lease_copies_nothing(ledger: Ledger):
+    """What somebody else has leased meanwhile is theirs to end."""
+    ledger.deliveries.renew("mail", "given", "w", -1, [ANNA])
+    ledger.deliveries.claim("mail", "given", "other", 60_000, [ANNA])
+    assert settle(ledger, ANNA) == [False]
+    ledger.copies.flush("mail")
+    assert not is_complete(ledger, ANNA)
+
+
+def test_server_away_leaves_the_results_to_the_audit(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
+    """What could not be copied still stands with its destination, where the audit finds it."""
+    settle(ledger, ANNA)
+
+    def away(_commands):
+        raise LedgerUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.store, "run", away)
+        with pytest.raises(LedgerUnavailable):
+            settle(ledger, BEN)
+    ledger.copies.flush("mail")
+    assert not is_complete(ledger, ANNA)
+    assert left(ledger) == [ANNA]
