@@ -134,7 +134,8 @@ class ChunkWorker:
         asked = self._next_asked(chunk, sum(len(flight.tasks) for flight, _ in landed))
         if not (landed or asked):
             return
-        asking = Asking(first_permit=next(chunk.permits), contacts=[task.contact_keys for task in asked]) if asked else None
+        under_way = len(chunk.flying) - len(landed)
+        asking = Asking(first_permit=next(chunk.permits), contacts=[task.contact_keys for task in asked], under_way=under_way) if asked else None
         checks = [check for each in landing.checked for check in each.checks]
         named = dict.fromkeys(key for task in asked for key in task.event.identifier_keys.values())
         try:

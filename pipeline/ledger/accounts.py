@@ -60,10 +60,11 @@ class Farewell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
-    """A wish to start dialogues for instructions, each given by the identifier keys it will name; permits are numbered from `first_permit`."""
+    """A wish to start dialogues for instructions, each given by the identifier keys it will name; permits are numbered from `first_permit`, `under_way` are held already."""
 
     first_permit: int
     contacts: Sequence[Sequence[str]]
+    under_way: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,17 +83,17 @@ class Accounts:
     def __init__(self, store: Store, keys: Keys, vault: Vault) -> None:
         self._store, self._keys, self._vault = store, keys, vault
 
-    def admit(self, traffic: Traffic, lane: str, token: str, first_permit: int, contacts: Sequence[Sequence[str]]) -> Admission:
+    def admit(self, traffic: Traffic, lane: str, token: str, first_permit: int, contacts: Sequence[Sequence[str]], *, under_way: int = 0) -> Admission:
         """Ask to start dialogues for instructions, each given by the identifier keys it will name."""
-        asking = Asking(first_permit=first_permit, contacts=contacts)
+        asking = Asking(first_permit=first_permit, contacts=contacts, under_way=under_way)
         return read_admission(self._store.run([self.admit_command(traffic, lane, token, asking)], replicated=True)[0])
 
     def admit_command(self, traffic: Traffic, lane: str, token: str, asking: Asking) -> tuple[Any, ...]:
         """What asks for that, to be run with other commands; `read_admission` reads its answer."""
-        names = self._names(traffic.account, "gate", "window", "flight", "wanted")
+        names = self._names(traffic.account, "gate", "window", "flight", "wanted", f"hungry:{lane}")
         arguments: list[Any] = [token, lane, traffic.concurrent, traffic.calls, traffic.per_ms, traffic.calls_per_dialogue, traffic.batch_size]
         arguments += [traffic.claim_ms, traffic.late_write_ms, traffic.reserved_calls, traffic.reserved_dialogues]
-        arguments += [*self._names(traffic.account, "c:", "m:"), asking.first_permit, traffic.hold_ms or traffic.claim_ms]
+        arguments += [*self._names(traffic.account, "c:", "m:"), asking.first_permit, traffic.hold_ms or traffic.claim_ms, asking.under_way]
         for contact in asking.contacts:
             arguments += [len(contact), *contact]
         return self._store.script("admit", names, arguments)

@@ -1,9 +1,10 @@
 -- Admits dialogues with one account: gate, concurrency and rate for the call, and the exclusive claim of every contact it will name.
 -- The rate is exact over any window: a call occupies its place from here until `per` after its answer, and while it is under way.
--- KEYS  gate, window, flight, wanted
+-- Chunks of one lane that want more connections than there are share them: each leaves the others their part.
+-- KEYS  gate, window, flight, wanted, chunks that found too few connections
 -- ARGV  1 token   2 lane (`ask` writes nothing: as `given`, but without a mark)   3 concurrent   4 calls (0: no limit)   5 per in ms   6 calls a dialogue may make   7 batch size
 --       8 longest dialogue in ms   9 late-write time in ms   10 share kept for withdrawals, in calls   11 the same in dialogues   12 key prefix of claims
---       13 key prefix of marks   14 first permit number   15 claim in ms, renewed while its holder lives   then for each instruction: number of identifier keys, the keys
+--       13 key prefix of marks   14 first permit number   15 claim in ms, renewed while its holder lives   16 dialogues of its own under way   then for each instruction: number of identifier keys, the keys
 -- Returns {dialogues admitted, when to come back in ms, why, then for each instruction: 1 admitted, n > 1 admitted but a late write may come until n,
 --       0 no room, -n its contact is claimed until n}
 -- Also while memory is full
@@ -33,6 +34,9 @@ if calls > 0 then
   end
   narrow(math.floor(left / cost), at, 'rate')
 end
+redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now)
+local others = redis.call('ZCARD', KEYS[5]) - (redis.call('ZSCORE', KEYS[5], token) and 1 or 0)
+if others > 0 then narrow(math.ceil(concurrent / (others + 1)) - tonumber(ARGV[16]), now, 'concurrency') end
 local gate = redis.call('HMGET', KEYS[1], 'until', 'open', 'probe', 'reason')
 if gate[1] and tonumber(gate[1]) > now then
   narrow(0, tonumber(gate[1]), gate[4] or 'paused')
@@ -40,7 +44,7 @@ elseif gate[2] then
   if gate[3] and tonumber(gate[3]) > now then narrow(0, tonumber(gate[3]), gate[4] or 'breaker') else narrow(1, now + 1000, gate[4] or 'breaker') end
 end
 
-local answer, dialogues, in_dialogue, a = {0, 0, ''}, 0, 0, 16
+local answer, dialogues, in_dialogue, a = {0, 0, ''}, 0, 0, 17
 local function claim(from, to)
   -- All keys of a contact or none; one that is taken gives back what was taken before it.
   for k = from, to do
@@ -113,5 +117,6 @@ for i = 4, #answer do if answer[i] == 0 then refused = refused + 1 end end
 if lane == 'withdrawn' then
   if refused > 0 then redis.call('SET', KEYS[4], refused, 'PX', 3000) else redis.call('DEL', KEYS[4]) end
 end
+if refused > 0 and why == 'concurrency' then redis.call('ZADD', KEYS[5], now + 100, token) else redis.call('ZREM', KEYS[5], token) end
 answer[1], answer[2], answer[3] = dialogues, retry_at, why
 return answer

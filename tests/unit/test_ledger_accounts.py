@@ -284,6 +284,26 @@ def test_rate_is_exact_over_any_window(client: redis.Redis, valkey_url: str, cal
     assert len(arrived) >= 3 * calls  # and the limit is used, not just kept
 
 
+def test_two_that_want_more_than_there_is_share(ledger: Ledger):
+    """Whoever holds all connections gets none again while another wants its part; once that has enough, all are free to take."""
+    limits, contacts = traffic(concurrent=4), people(12)
+
+    def ask(token: str, names: Sequence[str], *, permit: int = 0, under_way: int = 0) -> int:
+        return ledger.accounts.admit(limits, GIVEN, token, permit, [[name] for name in names], under_way=under_way).dialogues
+
+    assert ask("w1", contacts[:4]) == 4
+    assert ask("w2", contacts[4:8]) == 0
+    leave(ledger, limits, *contacts[:2], permits=((0, 1), (1, 1)))
+    assert ask("w1", contacts[8:10], permit=4, under_way=2) == 0
+    assert ask("w2", contacts[4:8]) == 2
+    leave(ledger, limits, *contacts[2:4], permits=((2, 1), (3, 1)))
+    assert ask("w2", contacts[6:8], permit=4, under_way=2) == 0
+    assert ask("w1", contacts[8:10], permit=6) == 2
+    leave(ledger, limits, *contacts[8:10], permits=((6, 1), (7, 1)))
+    time.sleep(0.15)  # nobody has asked in vain for a while
+    assert ask("w1", contacts[10:12], permit=8) == 2
+
+
 def test_concurrency_holds_under_threads(client: redis.Redis):
     """Sixteen threads never have more dialogues under way than allowed."""
     ledger, limits = open_ledger(client), traffic(concurrent=4)
