@@ -61,6 +61,8 @@ class Meter:
         self.own_us[name] = (time.process_time() - began - self._looking_seconds) * 1e6
 
     def _run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        if not commands:
+            return []
         before = self._usage()
         replies: list[Any] = self._send(commands)
         spent = self._usage() - before

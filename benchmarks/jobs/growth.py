@@ -16,7 +16,7 @@ from benchmarks.stub import Stub, running_stub
 
 SIZES: Final = (0, 100_000, 1_000_000)
 QUICK_SIZES: Final = (0, 5_000)
-FILL_SECONDS: Final = 180.0
+FILL_SECONDS: Final = 420.0
 """How long all the filling of one run may take; a ledger that takes events more slowly is measured with fewer, under their true number."""
 PLAN_SECONDS: Final = 60.0
 """How long may then be waited until all of them are planned."""
