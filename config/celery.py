@@ -127,4 +127,6 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """The periodic tasks; `workers.beating` sends none while enough of them wait, so that they do not pile up while no worker runs."""
     beat = settings.beat
     every = {"release_due": beat.release_seconds, "listen_due": beat.listen_seconds, "sweep_due": beat.sweep_seconds, "audit": beat.audit_seconds}
+    if settings.evidence_url():
+        every["archive_evidence"] = settings.evidence.archive_seconds
     return {name: {"task": name, "schedule": seconds, "options": {"queue": CONTROL_QUEUE}} for name, seconds in every.items()}

@@ -123,6 +123,15 @@ class Reconcile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    enabled: str
+    url: str = field(repr=False)
+    archive_seconds: float
+    alert_seconds: float
+    alert_megabytes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Flower:
     host: str
     port: int
@@ -164,6 +173,7 @@ ZERO_ALLOWED = frozenset(
 )
 ONE_OF = {
     "ledger.durability": ("auto", "fsync", "waitaof", "none"),
+    "evidence.enabled": ("auto", "on", "off"),
     "exchange.transport": ("curl", "requests"),
     "log.level": ("debug", "info", "warning", "error"),
     "log.format": ("json", "text"),

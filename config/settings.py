@@ -22,6 +22,8 @@ from config.ledger_url import SENTINEL_PREFIXES, Address, UnusableUrl, parse
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 DEFAULTS_FILE: Final = Path(__file__).with_name("defaults.toml")
 PREFIX: Final = "CONSENT_"
+EVIDENCE_FILE: Final = "evidence.sqlite"
+"""The archive of evidence in a state directory."""
 
 
 class SettingsError(ValueError):
@@ -49,6 +51,7 @@ class Settings:
     beat: sections.Beat
     listen: sections.Listen
     reconcile: sections.Reconcile
+    evidence: sections.Evidence
     flower: sections.Flower
     sandbox: sections.Sandbox
     alerts: sections.Alerts
@@ -61,6 +64,13 @@ class Settings:
     def state_path(self) -> Path:
         """The state directory's path; it need not exist."""
         return self._path(self.state_dir, "state_dir")
+
+    def evidence_url(self) -> str:
+        """The URL of the evidence archive; empty if no evidence is kept."""
+        section = self.evidence
+        if section.enabled == "off" or (section.enabled == "auto" and not section.url):
+            return ""
+        return section.url or f"sqlite:///{self.state_path().resolve() / EVIDENCE_FILE}"
 
     def ledger_url(self) -> str:
         """The ledger's URL; refuses where none is given."""

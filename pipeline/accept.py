@@ -148,6 +148,7 @@ class Acceptor:
                 payload=seal_event(event, self._vault),
                 record_ms=source.dedup_days * 86_400_000 if source.dedup_days else None,
                 payload_ms=0 if source.forgets else None,
+                other_keys=tuple(key for key in event.identifier_keys.values() if key != event.subject_key),
             )
             for source, event, content_hash in zip(sources, events, hashes, strict=True)
         ]

@@ -176,3 +176,17 @@ class ReplayAnswerSchema(Schema):
     dry_run = fields.Boolean(required=True)
     replayed = fields.List(fields.String(), required=True)
     not_replayed = fields.List(fields.Nested(NotReplayedSchema), required=True)
+
+
+class ProofSchema(Schema):
+    """A proof: sections in the terms of ISO/IEC TS 27560, and the records, chains and roots that they are made of; docs/proof.md says how it is checked."""
+
+    context = fields.Dict(required=True, data_key="@context")
+    type = fields.String(required=True, data_key="@type")
+    record_metadata = fields.Dict(required=True)
+    pii_principal = fields.Dict(required=True)
+    pii_processing = fields.Dict(required=True)
+    party_identification = fields.List(fields.Dict(), required=True)
+    events = fields.List(fields.Dict(), required=True)
+    labels = fields.Dict(required=True)
+    evidence = fields.Dict(required=True)

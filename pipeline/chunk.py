@@ -272,14 +272,14 @@ class ChunkWorker:
         if moved:
             gate = landing.leaving.gate
             log.log(logging.INFO if gate == "ok" else logging.ERROR, "account_gate", extra={"account": chunk.destination.account, "gate": gate})
-        lost = {task.event.event_id for (task, _, _), ours in zip(landing.results, lasted, strict=True) if not ours}
+        lost = {task.event.event_id for (task, *_), ours in zip(landing.results, lasted, strict=True) if not ours}
         self._judge.correct_stale(chunk.destination, landing.checked, words, lost)
         for permit, _ in landing.leaving.permits:
             del chunk.flying[permit]
         chunk.arrived.clear()
-        for task, result, late in landing.results:
+        for task, result, late, sent in landing.results:
             outlived = task.event.event_id in lost and task.event.state is State.WITHDRAWN
-            chunk.endings.append(task.ending(result, retell_at_ms=late or (-1 if outlived else 0)))
+            chunk.endings.append(task.ending(result, retell_at_ms=late or (-1 if outlived else 0), sent=sent))
 
     def _renew(self, chunk: Chunk) -> None:
         """Keep the leases of what is still in hand; what was lost meanwhile must not be started any more."""

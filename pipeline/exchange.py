@@ -7,15 +7,14 @@ runs on the transport's one thread, so nothing needs a lock; `start` may be call
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
-from urllib.parse import quote, urlencode
 
 from pipeline.domain import Outcome, Polled, VendorResult
+from pipeline.outgoing import Fingerprint, Sent, UnsafeRequest, checked_headers, whole_url
 from pipeline.sessions import OnToken, Sessions, SignedIn, Tokens
 from pipeline.transports.base import Answer, Call, Failure, Transport
 from pipeline.vendors.base import Adapter, AskDialogue, Held, PollDialogue, SignIn, TellDialogue, VendorRequest, VendorResponse
@@ -29,13 +28,10 @@ DEADLINE_PASSED: Final = "deadline_passed"
 SESSION_REFUSED: Final = "session_refused"
 UNSAFE_REQUEST: Final = "unsafe_request"
 
-
 _CLOSED: Final = VendorResult(outcome=Outcome.UNAVAILABLE, reason=Failure.CONNECTION_LOST)
 _TOO_LATE: Final = VendorResult(outcome=Outcome.THROTTLED, reason=DEADLINE_PASSED)
 _SESSION_REFUSED: Final = VendorResult(outcome=Outcome.MISCONFIGURED, reason=SESSION_REFUSED)
 _UNSAFE: Final = VendorResult(outcome=Outcome.REJECTED, reason=UNSAFE_REQUEST)
-_DOT_SEGMENT: Final = re.compile(r"/(?:\.|%2e){1,2}(?:[/?#]|$)", re.IGNORECASE)
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +54,14 @@ class WorkResult:
     """What came of a dialogue: one result for each instruction, what the vendor holds, or what it said.
 
     `calls` counts requests really made, sign-in included. `definite` is False when a request may still take effect at the vendor.
-    `failure` is the result that ended the dialogue from outside the vendor file, if one did (an ask has no other place for it), or by which a poll says that nothing could be heard.
+    `failure` is the result that ended the dialogue from outside the vendor file, if one did (an ask has no other place for it), or by which a poll says that nothing could be heard. `sent` are its requests, sign-in apart, where the exchange was given a `fingerprint` for them.
     """
 
     results: tuple[VendorResult, ...] | Held | Polled
     calls: int
     definite: bool
     failure: VendorResult | None = None
+    sent: tuple[Sent, ...] = ()
 
 
 OnDone = Callable[[Work, WorkResult], None]
@@ -82,6 +79,7 @@ class Exchange:
         connect_timeout_seconds: float = 5.0,
         max_response_bytes: int = 1_048_576,
         clock: Callable[[], float] = time.time,
+        fingerprint: Fingerprint | None = None,
     ) -> None:
         """`clock` gives the seconds since 1970 that signed requests name; it must not wait for anything."""
         self._transport = transport
@@ -89,13 +87,14 @@ class Exchange:
         self._total_timeout_seconds = total_timeout_seconds
         self._connect_timeout_seconds = connect_timeout_seconds
         self._max_response_bytes = max_response_bytes
-        self._clock = clock
+        self._clock, self._fingerprint = clock, fingerprint
 
     def start(self, work: Work, on_done: OnDone) -> None:
         """Begin a dialogue; `on_done` is called exactly once, on the exchange's thread, and must be quick. Callable from any thread."""
 
         def on_end(value: object, failure: VendorResult | None, calls: int) -> None:
-            _hand_over(work, _result(work, value, failure, calls), on_done)
+            result = _result(work, value, failure, calls)
+            _hand_over(work, replace(result, sent=tuple(talk.sent)) if talk.sent else result, on_done)
 
         talk = _Talk(self, work, work.dialogue, on_end, with_session=work.adapter.needs_session(), deadline=work.deadline)
         if not self._transport.post(talk.begin):
@@ -119,20 +118,22 @@ class Exchange:
         self._transport.close()
         self._tokens.close()
 
-    def send(self, work: Work, request: VendorRequest, token: str | None, on_answer: Callable[[Answer], None]) -> None:
-        """Sign a request and send it; for dialogues under way. Raises _UnsafeRequest before anything is sent."""
+    def send(self, work: Work, request: VendorRequest, token: str | None, on_answer: Callable[[Answer], None]) -> str | None:
+        """Sign a request and send it; for dialogues under way. Returns what stands for it as evidence. Raises UnsafeRequest before anything is sent."""
         signed = work.adapter.sign(replace(request, sent_at=self._clock()), token)
         call = Call(
             method=signed.method,
-            url=_url(work.adapter.address, signed),
-            headers=_checked(signed.headers),
+            url=whole_url(work.adapter.address, signed),
+            headers=checked_headers(signed.headers),
             body=signed.body,
             connect_timeout_seconds=self._connect_timeout_seconds,
             total_timeout_seconds=work.adapter.timeout_seconds or self._total_timeout_seconds,
             max_response_bytes=self._max_response_bytes,
             allow_private_network=work.allow_private_network,
         )
+        request_hmac = self._fingerprint(call.method, call.url, call.body or b"") if self._fingerprint else None
         self._transport.submit(call, on_answer)
+        return request_hmac
 
     def token(self, work: Work, stale: str | None, on_token: OnToken) -> None:
         """The account's session token, by signing in if need be; for dialogues under way."""
@@ -148,14 +149,24 @@ class Exchange:
         self._tokens.request(work.account, stale, sign_in, on_token)
 
 
-class _UnsafeRequest(Exception):
-    """A request that would reach another place, or carry other headers, than its vendor file meant."""
-
-
 class _Talk:
     """One dialogue under way: which request waits for an answer, with which token, and how many were sent."""
 
-    __slots__ = ("_calls", "_deadline", "_dialogue", "_ended", "_exchange", "_on_end", "_renewed", "_request", "_token", "_with_session", "_work")
+    __slots__ = (
+        "_calls",
+        "_deadline",
+        "_dialogue",
+        "_ended",
+        "_exchange",
+        "_on_end",
+        "_renewed",
+        "_request",
+        "_token",
+        "_with_session",
+        "_work",
+        "_written",
+        "sent",
+    )
 
     def __init__(
         self,
@@ -173,6 +184,8 @@ class _Talk:
         self._token: str | None = None
         self._renewed = self._ended = False
         self._request: VendorRequest | None = None
+        self._written: tuple[int, str, str] | None = None
+        self.sent: list[Sent] = []
 
     def begin(self) -> None:
         self._guarded(self._advance, None)
@@ -181,6 +194,7 @@ class _Talk:
         """End the dialogue from outside: its vendor file gets no answer any more."""
         if not self._ended:
             self._ended = True
+            self._note_answer(0)
             self._close_dialogue()
             self._on_end(None, failure, self._calls)
 
@@ -211,17 +225,23 @@ class _Talk:
             self._exchange.token(self._work, None, self._on_token)
             return
         try:
-            self._exchange.send(self._work, self._request, self._token, self._on_answer)
-        except _UnsafeRequest:
+            request_hmac = self._exchange.send(self._work, self._request, self._token, self._on_answer)
+        except UnsafeRequest:
             self.fail(_UNSAFE)
         else:
             self._calls += 1
+            self._written = None if request_hmac is None else (int(time.time() * 1000), self._request.operation, request_hmac)
 
     def _on_answer(self, answer: Answer) -> None:
         if answer.response is None:
             self.fail(_failed(answer))
         else:
+            self._note_answer(answer.response.status)
             self._guarded(self._read, answer.response)
+
+    def _note_answer(self, status_code: int) -> None:
+        self.sent += [(*self._written, status_code)] if self._written else []
+        self._written = None
 
     def _read(self, response: VendorResponse) -> None:
         if not self._with_session or not self._work.adapter.is_signed_out(response):
@@ -274,23 +294,6 @@ def _hand_over(work: Work, result: WorkResult, on_done: OnDone) -> None:
         on_done(work, result)
     except Exception as error:  # noqa: BLE001  # the exchange outlives whoever waits for a result
         logger.error("exchange_result_not_taken", extra={"vendor": _vendor(work.adapter), "error": type(error).__name__})  # noqa: TRY400
-
-
-def _url(address: str, request: VendorRequest) -> str:
-    """The whole address. Raises _UnsafeRequest if part of the path would be read as `go up`: an identifier may be `..`."""
-    url = address + request.path
-    if request.query:
-        url += ("&" if "?" in url else "?") + urlencode(request.query, quote_via=quote)
-    if not (url.isascii() and url.isprintable()) or " " in url or _DOT_SEGMENT.search(request.path):
-        raise _UnsafeRequest
-    return url
-
-
-def _checked(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    text = "".join(map("".join, headers))
-    if not text.isascii() or _CONTROL.search(text):
-        raise _UnsafeRequest
-    return headers
 
 
 def _vendor(adapter: Adapter) -> str:

@@ -44,6 +44,7 @@ def collect(ledger: Ledger, routing: Routing) -> MetricsSnapshot:
         events={"accepted": events["accepted"], "duplicate": events["duplicates"]},
         last_heard_seconds=last_heard_seconds(ledger, routing),
         quarantined=ledger.quarantine is not None,
+        evidence_waiting_seconds=ledger.outbox.waiting().oldest_seconds,
         last_backup_seconds=last_backup_seconds(ledger),
         **_drift(ledger, [name for name, each in routing.destinations.items() if each.adapter.capabilities.reads_back]),
     )

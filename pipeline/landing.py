@@ -13,6 +13,7 @@ from pipeline.domain import Outcome, VendorResult
 from pipeline.exchange import WorkResult
 from pipeline.judging import Checked, Judge
 from pipeline.ledger.accounts import Farewell, Leaving, Traffic
+from pipeline.outgoing import Sent
 from pipeline.prepare import DIFFERS_THERE, Task
 from pipeline.routing import Destination
 from pipeline.settle import Ending
@@ -74,7 +75,7 @@ class Chunk:
 class Landing:
     """Dialogues that have ended: what came of each task, what is said to the account (None if none has), and what is looked up."""
 
-    results: Sequence[tuple[Task, VendorResult, int]]
+    results: Sequence[tuple[Task, VendorResult, int, Sequence[Sent]]]
     leaving: Leaving | None
     checked: Sequence[Checked]
 
@@ -82,16 +83,18 @@ class Landing:
 def landing_of(landed: Sequence[tuple[Flight, WorkResult]], judge: Judge, destination: Destination, lane: str, misconfigured_probe_seconds: float) -> Landing:
     """Of dialogues that have landed: permits and claims go back, and the account's gate may move."""
     results = [
-        (task, result, late) for flight, work in landed for task, result, late in zip(flight.tasks, results_of(flight, work), flight.late_until_ms, strict=True)
+        (task, result, late, work.sent)
+        for flight, work in landed
+        for task, result, late in zip(flight.tasks, results_of(flight, work), flight.late_until_ms, strict=True)
     ]
-    gate, pause_seconds = gate_word([result for _, result, _ in results], misconfigured_probe_seconds)
+    gate, pause_seconds = gate_word([result for _, result, *_ in results], misconfigured_probe_seconds)
     leaving = Leaving(
         permits=[(flight.permit, work.calls) for flight, work in landed],
-        farewells=[farewell(task, lane, definite=result.definite) for task, result, _ in results],
+        farewells=[farewell(task, lane, definite=result.definite) for task, result, *_ in results],
         gate=gate,
         pause_ms=int(pause_seconds * 1000),
     )
-    checked = judge.checks(destination, [(task, result) for task, result, _ in results])
+    checked = judge.checks(destination, [(task, result) for task, result, *_ in results])
     return Landing(results=results, leaving=leaving if landed else None, checked=checked)
 
 

@@ -53,6 +53,7 @@ class MetricsSnapshot:
     drift_found: Sequence[tuple[str, str, int]] = ()
     drift_repaired: Sequence[tuple[str, str, int]] = ()
     last_sweep_seconds: Mapping[str, float] = field(default_factory=dict)
+    evidence_waiting_seconds: float = 0.0
     ready: bool | None = None
     last_backup_seconds: float | None = None
 
@@ -77,6 +78,7 @@ class _SnapshotCollector(Collector):
 
     def _totals(self) -> Iterator[Metric]:
         snapshot = self._snapshot
+        yield GaugeMetricFamily("consent_evidence_waiting_seconds", "Age of the oldest evidence that is not archived yet.", snapshot.evidence_waiting_seconds)
         yield GaugeMetricFamily("consent_unaccounted", "Unfinished events and deliveries that no index would bring back; always 0.", snapshot.unaccounted)
         yield CounterMetricFamily("consent_rescued", "Work brought back by the ledger after a lost message or a dead worker.", snapshot.rescued_total)
         yield CounterMetricFamily(

@@ -41,6 +41,7 @@ class Task:
     asks: bool = False
 
     def ending(self, result: VendorResult | None, **values: object) -> Ending:
+        values["asked"] = ("awaited" if self.leased.row.awaiting else "asked") if self.asks else ""
         return Ending(event=self.event, event_id=self.event.event_id, row=self.leased.row, result=result, contact_keys=self.contact_keys, **values)  # type: ignore[arg-type]
 
 

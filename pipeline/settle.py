@@ -29,6 +29,7 @@ from pipeline.identifiers import names_person
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Row, Settlement, Verb
 from pipeline.ledger.events import DeliveryResult
+from pipeline.outgoing import Sent
 from pipeline.patience import insist
 from pipeline.ports import Publisher
 from pipeline.retry import gives_up, is_overdue, wait_seconds
@@ -62,6 +63,8 @@ class Ending:
     contact_keys: tuple[str, ...] = ()
     retell_at_ms: int = 0
     back_at_ms: int = 0
+    sent: Sequence[Sent] = ()
+    asked: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,13 +237,12 @@ class Settler:
         tally = Tally()
         for ending in endings:
             tally.note(ending, now_ms)
-        held = self._ledger.copies.settle(destination.name, lane, token, [decision.settlement for decision in decisions], tally.counters())
-        settled = [decision for decision, was_held in zip(decisions, held, strict=True) if was_held]
-        self._announce(destination.name, lane, settled)
+        settlements = [replace(decision.settlement, sent=each.sent, asked=each.asked) for each, decision in zip(endings, decisions, strict=True)]
+        held = self._ledger.copies.settle(destination.name, lane, token, settlements, tally.counters())
+        settled = [(ending, decision) for ending, decision, was_held in zip(endings, decisions, held, strict=True) if was_held]
+        self._announce(destination.name, lane, [decision for _, decision in settled])
         # All is settled: to fail now would have it settled, and counted, once more.
-        insist(
-            lambda: self._remember(destination, [(ending, decision) for ending, decision, was_held in zip(endings, decisions, held, strict=True) if was_held])
-        )
+        insist(lambda: self._remember(destination, settled))
 
     def finish(self, destination: str) -> None:
         """Copy what was settled last: nothing more is settled for now, that could take it along."""

@@ -17,10 +17,11 @@ from config.settings import Settings, load_settings
 from pipeline.errors import ConfigurationError
 from pipeline.identifiers import Hasher
 from pipeline.ledger import identity
-from pipeline.ledger.events import Events, Lifetimes
-from pipeline.ledger.identity import Identity
+from pipeline.ledger.events import Events
+from pipeline.ledger.identity import Identity, Lifetimes
 from pipeline.ledger.keys import Keys
 from pipeline.ledger.lookout import InMemory, Lookout
+from pipeline.ledger.outbox import Outbox
 from pipeline.ledger.store import Store
 from workers import process
 from workers.embedded import EmbeddedServer, ServerFailed
@@ -82,7 +83,8 @@ class Looked:
 
     def _counts(self, found: Identity) -> Mapping[str, int]:
         keys = Keys(found.partitions)
-        return Events(self._store, keys, NO_LIFETIMES, Lookout(self._store, keys, found.ledger_id, found.created_seconds, InMemory())).counts()
+        lookout = Lookout(self._store, keys, found.ledger_id, found.created_seconds, InMemory())
+        return Events(self._store, keys, NO_LIFETIMES, lookout, Outbox(self._store, keys, None)).counts()
 
     def _unsafe(self) -> str:
         section = self._settings.ledger

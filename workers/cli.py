@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from workers.commands import admin, backup, events, export, forward, ledger, processes, reconcile, subject, vault, vendors
+from workers.commands import admin, backup, events, export, forward, ledger, processes, proof, reconcile, subject, vault, vendors
 from workers.commands.check import check
 from workers.commands.common import Group
 
@@ -37,6 +37,9 @@ for command in (
     events.status,
     events.dead,
     check,
+    proof.proof,
+    proof.verify,
+    proof.evidence,
     admin.doctor,
     admin.keys,
     admin.destination,

@@ -61,7 +61,7 @@ def examine(parts: Parts, what: str | None = None, *, ask_vendors: bool = False)
     found += _findings(parts, {"secrets": _secrets, "ledger": _ledger, "broker": _broker, **running})
     if all(finding.good for finding in found if finding.name in ("secrets", "ledger")):
         found += _findings(parts, {"dead letters": _dead_letters, "accounts": _accounts, "paused": _paused, "overdue": _overdue, "sources": _sources})
-        found += _findings(parts, {"keys": _keys})
+        found += _findings(parts, {"keys": _keys, "evidence": _evidence})
         if ask_vendors:
             return [*found, *vendor_findings(parts.prober.run())]
     why = "their limits are kept in the ledger" if ask_vendors else "`consent doctor --vendors` asks them"
@@ -183,6 +183,17 @@ def _keys(parts: Parts) -> str:
     if near:
         raise Noted(near)
     return f"none expires within {NOTICE_DAYS} days" if expiries else "no destination has key_expires_on"
+
+
+def _evidence(parts: Parts) -> str:
+    """Whether evidence is archived as it should be; the archive itself is asked only by whoever writes to it."""
+    if not parts.settings.evidence_url():
+        raise Noted("none is kept: set CONSENT_EVIDENCE_URL")
+    waiting, section = parts.ledger.outbox.waiting(), parts.settings.evidence
+    said = f"{waiting.entries} entries wait, the oldest for {waiting.oldest_seconds:.0f} s, {waiting.megabytes:.1f} MB"
+    if waiting.oldest_seconds >= section.alert_seconds or waiting.megabytes >= section.alert_megabytes:
+        raise NotWell(f"{said}: is its archive reachable, and the one it was? The log's alert evidence_not_archived says why")
+    return said
 
 
 def _accounts(parts: Parts) -> str:

@@ -19,6 +19,7 @@ from workers.marks import MarksFile
 
 if TYPE_CHECKING:
     from pipeline.exchange import Exchange, Sessions
+    from pipeline.outgoing import Fingerprint
     from pipeline.transports.base import Transport
 
 PATIENCE_SECONDS = 0.25
@@ -36,8 +37,8 @@ def publishing(settings: Settings) -> dict[str, Any]:
     }
 
 
-def ledger_options(settings: Settings, pepper_fingerprint: str) -> LedgerOptions:
-    """How the ledger is opened by a process that runs on; how far it was seen is kept in the state directory."""
+def ledger_options(settings: Settings, pepper_fingerprint: str, routing_version: Callable[[], str] | None = None) -> LedgerOptions:
+    """How the ledger is opened by a process that runs on; how far it was seen is kept in the state directory. `routing_version` stands in the evidence, where any is kept."""
     section = settings.ledger
     return LedgerOptions(
         partitions=section.partitions,
@@ -50,6 +51,7 @@ def ledger_options(settings: Settings, pepper_fingerprint: str) -> LedgerOptions
         fan_out_rescue_seconds=section.fan_out_rescue_seconds,
         audit_seconds=section.audit_seconds,
         push_rescue_seconds=section.push_rescue_seconds,
+        evidence=routing_version if settings.evidence_url() else None,
         marks=MarksFile(settings.state_path()),
     )
 
@@ -109,8 +111,8 @@ def alert_options(settings: Settings) -> AlertOptions:
     return AlertOptions(url=section.url, secret=section.secret, repeat_seconds=section.repeat_seconds)
 
 
-def exchange(settings: Settings, sessions: Sessions, clock: Callable[[], float] = time.time) -> Exchange:
-    """An exchange with these settings; `sessions` keeps the tokens of vendors that are signed in to, `clock` says the seconds since 1970."""
+def exchange(settings: Settings, sessions: Sessions, clock: Callable[[], float] = time.time, fingerprint: Fingerprint | None = None) -> Exchange:
+    """An exchange with these settings; `sessions` keeps the tokens of vendors that are signed in to, `clock` says the seconds since 1970, `fingerprint` hashes requests where evidence is kept."""
     from pipeline.exchange import Exchange
 
     section = settings.exchange
@@ -121,6 +123,7 @@ def exchange(settings: Settings, sessions: Sessions, clock: Callable[[], float] 
         connect_timeout_seconds=section.connect_timeout_seconds,
         max_response_bytes=section.max_response_bytes,
         clock=clock,
+        fingerprint=fingerprint if settings.evidence_url() else None,
     )
 
 

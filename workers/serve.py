@@ -49,6 +49,7 @@ def serve(parts: Parts) -> None:
         readiness=lambda: readiness(parts),
         limits=ingest_limits(parts),
         now=parts.ledger.carried_now,
+        prover=parts.evidence.prover if parts.settings.evidence_url() else None,
     )
     parts.ledger.upkeep.live_as(process_name("ingest"))
     notes = take_notes()

@@ -71,6 +71,11 @@ def listen(source: str, **_: Any) -> None:
     wiring.current().listen.run(source)
 
 
+@shared_task(base=Scrubbed, name="archive_evidence", send_events=False)
+def archive_evidence(**_: Any) -> None:
+    wiring.current().evidence.archiver.run()
+
+
 @shared_task(base=Scrubbed, name="sweep_due", send_events=False)
 def sweep_due(**_: Any) -> None:
     reconcile(wiring.current()).push_due()

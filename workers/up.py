@@ -42,6 +42,8 @@ class Relay:
             **self._ports(settings),
             **self.state.secrets(environment),
         }
+        if settings.evidence.enabled == "auto" and not settings.evidence.url:
+            self.environment["CONSENT_EVIDENCE_ENABLED"] = "on"
         self.settings = load_settings(self.environment)
         self.supervisor = Supervisor(self.state.logs)
         self.stopping = False

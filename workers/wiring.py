@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Celery
 
-from config.settings import Settings, check_invariants, load_settings
+from config.settings import check_invariants, load_settings
 from pipeline.errors import ConsentRelayError
 from pipeline.identifiers import Hasher
 from pipeline.routing import RetryPolicy, Routing
 from pipeline.vault import Vault
 from workers.app import create_app, refuse_unknown_broker
+from workers.evidence import EvidenceParts
 from workers.gathering import GatheringPublisher
 from workers.options import alert_options, deliver_options, exchange, ledger_options, limit_options, listen_options, publishing, routing_text, transport
 from workers.queues import CeleryPublisher
@@ -61,15 +62,12 @@ class Parts:
 
     def __init__(self, environment: Mapping[str, str], *, looks_only: bool = False) -> None:
         """With `looks_only` the routing file is read when it is first asked for, and its variables may be unset."""
-        self.environment = environment
-        self._looks_only = looks_only
-        self.settings: Settings = load_settings(environment)
+        self.environment, self._looks_only, self._lock, self.settings = environment, looks_only, threading.RLock(), load_settings(environment)
         check_invariants(self.settings)
         if self.settings.redis_url:
             self.settings.ledger_url()
             self.settings.celery_broker_url()
         refuse_unknown_broker(self.settings)
-        self._lock = threading.RLock()
         self._routing = None if looks_only else self.read_routing()
 
     @property
@@ -206,6 +204,10 @@ class Parts:
         return self.built("_alerts", lambda: Alerts(self.ledger, carrier, lambda: self.routing, alert_options(self.settings)))
 
     @property
+    def evidence(self) -> EvidenceParts:
+        return self.built("_evidence", lambda: EvidenceParts(self))
+
+    @property
     def desk(self) -> Desk:
         from pipeline.desk import Desk
 
@@ -232,8 +234,8 @@ class Parts:
     def _build_ledger(self) -> Ledger:
         from pipeline.ledger import Ledger
 
-        options = replace(ledger_options(self.settings, self.hasher.fingerprint()), needs_vault_keys=self.needs_vault_keys, may_make=self.makes_ledger)
-        return Ledger(self.servers, self.vault, options)
+        options = ledger_options(self.settings, self.hasher.fingerprint(), lambda: self.routing.version_hash)
+        return Ledger(self.servers, self.vault, replace(options, needs_vault_keys=self.needs_vault_keys, may_make=self.makes_ledger))
 
     def _build_acceptor(self) -> Acceptor:
         from pipeline.accept import Acceptor
@@ -243,7 +245,7 @@ class Parts:
         return Acceptor(self.ledger, self.hasher, self.vault, self.gatherer, self.ledger.now, echo_seconds=echo_seconds, on_heard_again=again)
 
     def _build_exchange(self) -> Exchange:
-        return exchange(self.settings, self.ledger.accounts, lambda: self.ledger.clock.carried_ms() / 1000)
+        return exchange(self.settings, self.ledger.accounts, lambda: self.ledger.clock.carried_ms() / 1000, self.hasher.request_hmac)
 
     def _build_fan_out(self) -> FanOut:
         from pipeline.fanout import FanOut

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import orjson
 from sqlalchemy import Connection, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import Table
 
 from pipeline.evidence import engine as database
@@ -36,6 +37,8 @@ class Archive:
         """Make the tables, or bring them to this release's schema."""
         if not self._is_ready:
             database.migrate(self.engine)
+            with database.writing(self.engine) as connection:
+                Writer(connection).name_archive()
             self._is_ready = True
 
     @contextmanager
@@ -71,11 +74,13 @@ class Writer:
         self._upsert(FACTS, [{"name": name, "value": value}], "name", "value")
 
     def archive_id(self) -> str:
-        """The name of this archive, given to it once."""
-        if not (found := self.fact("archive_id")):
-            found = secrets.token_hex(8)
-            self.know("archive_id", found)
-        return found
+        """The name of this archive."""
+        return self.fact("archive_id")
+
+    def name_archive(self) -> None:
+        """Give the archive its name, once and for all: before anything is written, so that no name is told that is lost with a transaction."""
+        if not self.archive_id():
+            self.know("archive_id", secrets.token_hex(8))
 
     def positions(self) -> dict[str, str]:
         """Stream -> the last entry that is archived."""
@@ -95,8 +100,14 @@ class Writer:
 
     def append(self, entries: Sequence[Entry]) -> int:
         """Add entries to their chains, in this order; those that are known already are left out. Returns how many were new."""
-        known = self._known({entry.id for entry in entries})
-        fresh = list({entry.id: entry for entry in entries if entry.id not in known}.values())
+        try:
+            with self._connection.begin_nested():
+                return self._append(list({entry.id: entry for entry in entries}.values()))
+        except IntegrityError:  # rare: how far was read is in the same transaction, so that a batch does not come twice
+            known = self._known({entry.id for entry in entries})
+            return self._append(list({entry.id: entry for entry in entries if entry.id not in known}.values()))
+
+    def _append(self, fresh: Sequence[Entry]) -> int:
         if not fresh:
             return 0
         before = self._heads({entry.subject_key for entry in fresh})
@@ -106,7 +117,7 @@ class Writer:
             record = link(entry, length + 1, head)
             heads[entry.subject_key] = (record.sequence, record.hash)
             linked.append(_row(entry, record))
-        self._connection.execute(RECORDS.insert(), linked)
+        self._insert_records(linked)
         self._write_heads(before, heads)
         named = {(key, entry.subject_key) for entry in fresh for key in entry.content.get("identifiers", ())}
         if named:
@@ -161,6 +172,13 @@ class Writer:
             found.update({chain: (length, head) for chain, length, head in self._connection.execute(query)})
         return found
 
+    def _insert_records(self, rows: list[tuple[Any, ...]]) -> None:
+        """Past SQLAlchemy's handling of parameters, which would cost more than the database does; the columns are in the order of `_row`."""
+        mark = "%s" if self._connection.dialect.name == "postgresql" else "?"
+        names = [column.name for column in RECORDS.columns]
+        statement = f"INSERT INTO {RECORDS.name} ({', '.join(names)}) VALUES ({', '.join([mark] * len(names))})"  # noqa: S608 (names of ours)
+        self._connection.exec_driver_sql(statement, rows)
+
     def _write_heads(self, before: Mapping[str, tuple[int, str]], heads: Mapping[str, tuple[int, str]]) -> None:
         new = [
             {"chain": chain, "length": length, "head": head, "bucket": bucket_of(chain), "anchored_length": 0, "anchored_head": GENESIS}
@@ -185,19 +203,10 @@ class Writer:
         return (postgresql if self._connection.dialect.name == "postgresql" else sqlite).insert(table)
 
 
-def _row(entry: Entry, record: Record) -> dict[str, Any]:
-    return {
-        "chain": record.chain,
-        "sequence": record.sequence,
-        "record_id": entry.id,
-        "event_id": entry.event_id,
-        "kind": entry.content["kind"],
-        "at_ms": entry.at_ms,
-        "previous": record.previous,
-        "content": record.content,
-        "content_hash": record.content_hash,
-        "hash": record.hash,
-    }
+def _row(entry: Entry, record: Record) -> tuple[Any, ...]:
+    """The values of `RECORDS`, in the order of its columns."""
+    place = (record.chain, record.sequence, entry.id, entry.event_id, entry.content["kind"], entry.at_ms)
+    return (*place, record.previous, record.content, record.content_hash, record.hash)
 
 
 def _portions(values: Iterable[Value], most: int = AT_ONCE) -> Iterator[Sequence[Value]]:

@@ -46,7 +46,8 @@ Shown = Callable[[Mapping[str, Any]], bool]
 
 def build(reader: Reader, chains: Sequence[str], *, about: str, now: str, shown: Shown, labels: Mapping[str, Any]) -> dict[str, Any]:
     """The proof of these chains; records that are not `shown` are there by their hash only. `labels` are names for people, and not part of what is proven."""
-    sections = [_chain(reader, chain, shown) for chain in chains]
+    every = [_chain(reader, chain, shown) for chain in chains]
+    sections = [section for section in every if any(record["content"] is not None for record in section["records"])]
     contents = [record["content"] for section in sections for record in section["records"] if record["content"] is not None]
     first_day = min((str(content.get("at", ""))[:10] for content in contents), default="")
     return {
@@ -61,7 +62,7 @@ def build(reader: Reader, chains: Sequence[str], *, about: str, now: str, shown:
             "archived_until": reader.fact("archived_until") or None,
             "not_recorded": list(NOT_RECORDED),
         },
-        **summarise(chains, contents),
+        **summarise([section["chain"] for section in sections], contents),
         "labels": dict(labels),
         "evidence": {"hash": "SHA-256", "chains": sections, "roots": [root_json(root) for root in reader.roots(first_day)]},
     }

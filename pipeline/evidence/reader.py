@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, or_, select
 
 from pipeline.evidence.merkle import DayRoot, Leaf, bucket_of, tree_path
 from pipeline.evidence.records import Record
@@ -55,8 +55,9 @@ class Reader:
         return own, tree_path(leaves, chain, roots)
 
     def roots(self, since_day: str = "") -> list[DayRoot]:
-        """The day roots from a day on, in order."""
-        query = select(ROOTS).where(ROOTS.c.day >= since_day).order_by(ROOTS.c.number)
+        """The day roots from a day on, in order; always the last one, which may cover what came early on the day after its own."""
+        last = select(func.max(ROOTS.c.number)).scalar_subquery()
+        query = select(ROOTS).where(or_(ROOTS.c.day >= since_day, ROOTS.c.number == last)).order_by(ROOTS.c.number)
         return [_root(row) for row in self._connection.execute(query)]
 
     def counts(self) -> dict[str, int]:

@@ -23,6 +23,7 @@ KINDS: Final[Mapping[str, str]] = {
     "planned": "the destinations to be told were decided, by this version of the routing",
     "superseded": "a newer word of the same person came first; where a destination is named, it was not told",
     "told": "a request was sent to the destination",
+    "asked": "a request was sent to the destination to ask what it holds",
     "answered": "what came of telling the destination",
     "unanswered": "a worker took the delivery up and never reported: the destination may have been told",
     "skipped": "the destination was not told, for the reason given",

@@ -19,11 +19,12 @@ from pipeline.ingest.committer import GroupCommitter
 from pipeline.ingest.docs_page import render_page
 from pipeline.ingest.openapi import build_document
 from pipeline.ingest.outcomes import refusal_of
-from pipeline.ingest.ports import Acceptor, IngestLimits, Ledger, Readiness
+from pipeline.ingest.ports import Acceptor, IngestLimits, Ledger, Prover, Readiness
 from pipeline.ingest.problems import MEDIA_TYPE, Kind, failure_of, from_status, problem, write
 from pipeline.ingest.reading import Reader
 from pipeline.ingest.resources_dead_letters import DeadLetters, Replay
 from pipeline.ingest.resources_events import Batch, Event, Events
+from pipeline.ingest.resources_proofs import EventProof, SubjectProof
 from pipeline.ingest.resources_service import Document, Live, Metrics, Ready, Root
 from pipeline.ingest.resources_sources import SourceAddress, SourceEvents
 from pipeline.ingest.resources_subjects import SubjectStatus
@@ -74,10 +75,11 @@ def build_application(
     readiness: Callable[[], Readiness],
     limits: IngestLimits = IngestLimits(),  # noqa: B008 - frozen
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    prover: Prover | None = None,
 ) -> Application:
     """The application; the server must run its lifespan, which starts and, after the last request, drains the group commit.
 
-    `routing` is asked on every request, so a reload takes effect at once.
+    `routing` is asked on every request, so a reload takes effect at once. Without a `prover` no evidence is kept.
     """
     services = Services(
         routing=routing,
@@ -91,6 +93,7 @@ def build_application(
         limits=limits,
         now=now,
         readiness=readiness,
+        prover=prover,
     )
     middleware: list[Any] = [_Lifespan(services), _Finish()]
     application = Application(middleware=middleware)
@@ -106,6 +109,8 @@ def _add_routes(application: Application, services: Services) -> None:
     application.add_route("/v1/consent-events", Events(services))
     application.add_route("/v1/consent-events/batch", Batch(services))
     application.add_route("/v1/consent-events/{event_id}", Event(services))
+    application.add_route("/v1/consent-events/{event_id}/proof", EventProof(services))
+    application.add_route("/v1/subjects/proof", SubjectProof(services))
     application.add_route("/v1/sources/{source}", SourceEvents(services))
     application.add_route("/v1/sources/{source}/{url_key}", SourceAddress(services))
     application.add_route("/v1/subjects/status", SubjectStatus(services))

@@ -10,7 +10,7 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema, fields
 
 from pipeline import VERSION
-from pipeline.answers import AcceptedSchema, BatchSchema, DeadLetterPageSchema, EventSchema, ProblemSchema, ReplayAnswerSchema, SubjectStatusSchema
+from pipeline.answers import AcceptedSchema, BatchSchema, DeadLetterPageSchema, EventSchema, ProblemSchema, ProofSchema, ReplayAnswerSchema, SubjectStatusSchema
 from pipeline.domain import IDENTIFIER_KINDS
 from pipeline.ingest import examples
 from pipeline.ingest.problems import BY_STATUS, MEDIA_TYPE, Kind, Problem
@@ -50,6 +50,7 @@ COMPONENTS: Final[Mapping[str, type[Schema]]] = {
     "Accepted": AcceptedSchema,
     "BatchAnswer": BatchSchema,
     "Event": EventSchema,
+    "Proof": ProofSchema,
     "SubjectRequest": SubjectRequestSchema,
     "SubjectStatus": SubjectStatusSchema,
     "DeadLetterPage": DeadLetterPageSchema,
@@ -74,7 +75,7 @@ def build_document() -> Json:
     for path, operations in _paths(plugin).items():
         spec.path(path, operations=operations)
     document = spec.to_dict()
-    document["tags"] = [{"name": name} for name in ("Events", "Sources", "Subjects", "Dead letters", "Operations")]
+    document["tags"] = [{"name": name} for name in ("Events", "Proofs", "Sources", "Subjects", "Dead letters", "Operations")]
     _close(document["components"]["schemas"])
     return document
 
@@ -97,7 +98,7 @@ def _close(schemas: Json) -> None:
 
 
 def _paths(plugin: MarshmallowPlugin) -> dict[str, dict[str, Json]]:
-    return {**_event_paths(), **_source_paths(), **_subject_paths(), **_dead_letter_paths(plugin), **_operation_paths()}
+    return {**_event_paths(), **_proof_paths(), **_source_paths(), **_subject_paths(), **_dead_letter_paths(plugin), **_operation_paths()}
 
 
 def _event_paths() -> dict[str, dict[str, Json]]:
@@ -115,6 +116,23 @@ def _event_paths() -> dict[str, dict[str, Json]]:
     )
     event["parameters"] = [_in_path("event_id", "As answered when the event was posted.")]
     return {"/v1/consent-events": {"post": single}, "/v1/consent-events/batch": {"post": batch}, "/v1/consent-events/{event_id}": {"get": event}}
+
+
+def _proof_paths() -> dict[str, dict[str, Json]]:
+    answers = {200: _proof(), **_refusals(401, 403, 404, 429, 503)}
+    event = _operation("getEventProof", "Proofs", "Prove what was done with one event", [READ], answers)
+    event["parameters"] = [_in_path("event_id", "As answered when the event was posted.")]
+    subject = _operation("postSubjectProof", "Proofs", "Prove everything about a person", [READ], {**answers, **_refusals(*POST_REFUSALS)})
+    subject["requestBody"] = _request({"application/json": ("SubjectRequest", {"subject": {"email": "ana@example.com"}})})
+    subject["description"] = "The person is named in the body, since addresses end up in logs. Records of other sources are there by their hash only."
+    return {"/v1/consent-events/{event_id}/proof": {"get": event}, "/v1/subjects/proof": {"post": subject}}
+
+
+def _proof() -> Json:
+    """The document, or the page of it for whoever asks for HTML."""
+    found = _json("The proof", "Proof", examples.PROOF)
+    found["content"]["text/html"] = {"schema": {"type": "string"}}
+    return found
 
 
 def _source_paths() -> dict[str, dict[str, Json]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.errors import ConsentRelayError, FieldError, InvalidInput, KeyReused, LedgerMismatch, LedgerUnavailable
+from pipeline.errors import ArchiveUnavailable, ConsentRelayError, FieldError, InvalidInput, KeyReused, LedgerMismatch, LedgerUnavailable
 from pipeline.ingest.committer import Outcome
 from pipeline.ingest.problems import BY_STATUS, Kind, Problem, errors_json, unavailable
 
@@ -25,6 +25,8 @@ def refusal_of(error: Exception) -> Problem | None:
         return Problem(Kind.KEY_REUSED, (KEY_REUSED,))
     if isinstance(error, LedgerUnavailable | LedgerMismatch):
         return unavailable("the ledger cannot confirm a write; sending the same event again is safe")
+    if isinstance(error, ArchiveUnavailable):
+        return unavailable("the evidence archive cannot be read now")
     return None
 
 

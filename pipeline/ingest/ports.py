@@ -87,6 +87,14 @@ class ReplayReport(Protocol):
     def skipped(self) -> Sequence[Mapping[str, str]]: ...
 
 
+class Prover(Protocol):
+    """Makes proofs; None where nothing is recorded that this source (None: any) may see. Raises ArchiveUnavailable."""
+
+    def event(self, event_id: str, source: str | None) -> Mapping[str, Any] | None: ...
+
+    def subject(self, subject: Subject, source: str | None) -> Mapping[str, Any] | None: ...
+
+
 class Ledger(Protocol):
     """The reading side of the ledger, and replay. Every call raises LedgerUnavailable if the server cannot answer.
 

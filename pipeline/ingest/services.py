@@ -12,7 +12,7 @@ import orjson
 from pipeline.ingest.authentication import Doorkeeper
 from pipeline.ingest.blocking import BlockingCalls
 from pipeline.ingest.committer import GroupCommitter
-from pipeline.ingest.ports import Acceptor, IngestLimits, Ledger, Readiness
+from pipeline.ingest.ports import Acceptor, IngestLimits, Ledger, Prover, Readiness
 from pipeline.ingest.reading import Reader
 from pipeline.routing import Routing
 
@@ -32,6 +32,7 @@ class Services:
     limits: IngestLimits
     now: Callable[[], datetime]
     readiness: Callable[[], Readiness]
+    prover: Prover | None
 
     def start(self) -> None:
         self.reads.start()

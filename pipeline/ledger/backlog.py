@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.ledger.deliveries import Leased, Row
 from pipeline.ledger.keys import Keys
+from pipeline.ledger.outbox import Outbox
 from pipeline.ledger.store import Store, pairs_of, text
 
 
@@ -22,8 +24,8 @@ class Place:
 class Backlog:
     """The deliveries of destinations that nobody has in hand: `due:<lane>` waits, `out:<lane>` was pushed. One destination, one slot."""
 
-    def __init__(self, store: Store, keys: Keys) -> None:
-        self._store, self._keys = store, keys
+    def __init__(self, store: Store, keys: Keys, outbox: Outbox) -> None:
+        self._store, self._keys, self._outbox = store, keys, outbox
 
     def is_held(self, destination: str, account: str, now_ms: int) -> bool:
         """Whether a destination takes nothing now: its account's gate is closed or on trial, or a person has paused it."""
@@ -51,5 +53,7 @@ class Backlog:
     def overtake(self, destination: str, lane: str, results: Sequence[tuple[str, str]], counter: str) -> list[bool]:
         """End deliveries (event id, encoded result) and count them as `counter`; False for one that somebody has in hand or that has ended."""
         names = [self._keys.destination(destination, suffix) for suffix in (f"due:{lane}", f"out:{lane}", "lease", "row", "result", "untold", "n")]
-        arguments = [counter, *(value for result in results for value in result)]
+        arguments: list[Any] = [counter, *(value for result in results for value in result)]
+        names += self._outbox.of_destination(destination)
+        arguments += self._outbox.said("settle", [(event_id, result, "", (), "") for event_id, result in results])
         return [bool(value) for value in self._store.call("overtake", names, arguments)]

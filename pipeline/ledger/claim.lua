@@ -1,20 +1,22 @@
 -- Leases deliveries to one worker: those pushed and not leased, those whose lease ran out, and those whose waiting is over.
--- KEYS  out index, due index, leases, rows, flags
+-- KEYS  out index, due index, leases, rows, flags, outbox (only if evidence is kept)
 -- ARGV  token, lease in ms, event ids
 -- Returns {now in ms, 1 if the destination is paused, then event id and row ("" if it has none) of each leased delivery}
 -- Uses many.lua
+-- Uses evidence.lua
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local paused = redis.call('HEXISTS', KEYS[5], 'paused')
 local ids = {}
 for i = 3, #ARGV do ids[i - 2] = ARGV[i] end
 local pushed, leases, rest = look('ZMSCORE', KEYS[1], ids), look('HMGET', KEYS[3], ids), {}
-local taken, held_back, unleased, seen = {}, {}, {}, {}
+local taken, held_back, unleased, seen, lost = {}, {}, {}, {}, {}
 for i, id in ipairs(ids) do
   if seen[id] then
     -- Named twice in one message: once is enough.
   elseif pushed[i] then
     if not leases[i] or leases[i] == ARGV[1] or tonumber(pushed[i]) <= now then
+      if leases[i] and leases[i] ~= ARGV[1] then lost[#lost + 1] = id end
       if paused == 1 then
         unleased[#unleased + 1] = id
         held_back[#held_back + 1] = now
@@ -52,4 +54,5 @@ if #taken > 0 then
   all('ZADD', KEYS[1], until_ms)
   all('HSET', KEYS[3], holders)
 end
+note_found(KEYS[6], 'lost', lost)
 return answer

@@ -7,88 +7,25 @@ look at it again: `due` (waiting) or `out` (pushed to a queue or leased to a wor
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from pipeline.domain import DeliveryStatus
-from pipeline.ledger.events import DeliveryResult, Lifetimes
+from pipeline.ledger.events import DeliveryResult
+from pipeline.ledger.identity import Lifetimes
 from pipeline.ledger.keys import DESTINATIONS, LANES, Keys
+from pipeline.ledger.outbox import Outbox
+from pipeline.ledger.rows import DeadLetter, Leased, Row, Settlement, Verb
 from pipeline.ledger.store import Store, pairs_of, scores_of, text
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """What is known of a delivery that did not end at once; absent for a fresh one. Times are milliseconds.
-
-    `since_ms` is when it was replayed or backfilled: patience and latency count from then, not from the receipt of an event that may be old. `cause` stays as its reason when told.
-    """
-
-    attempts: int = 0
-    outcome: str = ""
-    reason: str = ""
-    updated_ms: int = 0
-    awaiting: bool = False
-    retell: bool = False
-    vendor_reference: str = ""
-    state: str = ""
-    source: str = ""
-    since_ms: int = 0
-    cause: str = ""
-
-    def encode(self) -> bytes:
-        return orjson.dumps([getattr(self, name) for name in self.__slots__])
-
-    @classmethod
-    def decode(cls, value: bytes) -> Row:
-        return cls(**dict(zip(cls.__slots__, orjson.loads(value), strict=False))) if value else cls()
-
-
-class Verb(StrEnum):
-    """What a worker may say of a delivery it leased."""
-
-    FINAL = "F"
-    DEAD = "X"
-    WAIT = "W"
-    GIVE_BACK = "B"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
-    """The end of one leased delivery: `at_ms` is when it died or when to look again (negative: milliseconds from now)."""
-
-    event_id: str
-    verb: Verb
-    at_ms: int = 0
-    row: Row = Row()
-    result: DeliveryResult | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leased:
-    """A delivery leased to this worker."""
-
-    event_id: str
-    row: Row
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
-    """A delivery that needs a person."""
-
-    event_id: str
-    destination: str
-    row: Row
-    died_ms: int
+__all__ = ["DeadLetter", "Deliveries", "Leased", "Row", "Settlement", "Verb", "read_claim"]
 
 
 class Deliveries:
     """The delivery part of the ledger. All methods take chunks of one destination and need one round trip."""
 
-    def __init__(self, store: Store, keys: Keys, lifetimes: Lifetimes) -> None:
-        self._store, self._keys, self._lifetimes = store, keys, lifetimes
+    def __init__(self, store: Store, keys: Keys, lifetimes: Lifetimes, outbox: Outbox) -> None:
+        self._store, self._keys, self._lifetimes, self._outbox = store, keys, lifetimes, outbox
 
     def plan(self, destination: str, lane: str, events: Sequence[tuple[str, int]], row: Row | None = None) -> list[bool]:
         """Plan deliveries of events (id, owed since in ms); True for those that are new.
@@ -103,7 +40,11 @@ class Deliveries:
         for (destination, lane), events in wanted.items():
             names = [*self._lane(destination, lane), *self._names(destination, "dead", "result", "untold", "n", "row")]
             arguments: list[Any] = [self._lifetimes.push_rescue_ms, int(lane == LANES[0]), row.encode() if row else ""]
-            commands.append(self._store.script("plan", names, arguments + [value for event in events for value in event]))
+            arguments += [value for event in events for value in event]
+            if row:  # what fan-out plans is recorded when it is noted in the event's record
+                names += self._outbox.of_destination(destination)
+                arguments += self._outbox.said("again", [event_id for event_id, _ in events], reason=row.reason)
+            commands.append(self._store.script("plan", names, arguments))
         if wanted:
             commands.append(("SADD", DESTINATIONS, *sorted({destination for destination, _ in wanted})))
         return [[bool(value) for value in planned] for planned in self._store.run(commands, replicated=True)[: len(wanted)]]
@@ -114,7 +55,7 @@ class Deliveries:
 
     def claim_command(self, destination: str, lane: str, token: str, lease_ms: int, event_ids: Sequence[str]) -> tuple[Any, ...]:
         """What `claim` sends, for a round trip with other commands; `read_claim` reads its answer."""
-        names = [*self._lane(destination, lane), *self._names(destination, "lease", "row", "flags")]
+        names = [*self._lane(destination, lane), *self._names(destination, "lease", "row", "flags"), *self._outbox.of_destination(destination)]
         return self._store.script("claim", names, [token, lease_ms, *event_ids])
 
     def renew(self, destination: str, lane: str, token: str, lease_ms: int, event_ids: Sequence[str]) -> set[str]:
@@ -134,11 +75,14 @@ class Deliveries:
             row = settlement.row
             result = settlement.result.encode() if settlement.result else ""
             arguments += [settlement.event_id, settlement.verb.value, settlement.at_ms, row.encode(), result, f"{row.state}|{row.reason}"]
+        if any(settlement.is_recorded for settlement in settlements):
+            names += self._outbox.of_destination(destination)
+            arguments += self._outbox.said("settle", [settlement.said() for settlement in settlements])
         return self._store.script("settle", names, arguments)
 
     def release(self, destination: str, lane: str, most: int, *, rescue: bool) -> tuple[list[Leased], list[str]]:
         """Take what is due to be pushed, and (if allowed) rescue what was pushed or leased too long ago."""
-        names = [*self._lane(destination, lane), *self._names(destination, "lease", "row", "n", "flags")]
+        names = [*self._lane(destination, lane), *self._names(destination, "lease", "row", "n", "flags"), *self._outbox.of_destination(destination)]
         due, rows, rescued = self._store.call("release", names, [most, self._lifetimes.push_rescue_ms, int(rescue)])
         return [Leased(event_id=text(i), row=Row.decode(row)) for i, row in zip(due, rows, strict=True)], [text(i) for i in rescued]
 
@@ -148,13 +92,17 @@ class Deliveries:
         arguments: list[Any] = [int(only_dead), int(lane == LANES[0]), row.encode()]
         for event_id, received_ms, reason in events:
             arguments += [event_id, received_ms, f"{row.state}|{reason}"]
+        names += self._outbox.of_destination(destination)
+        arguments += self._outbox.said("again", [event_id for event_id, _, _ in events], reason=row.reason)
         return [bool(value) for value in self._store.call("reopen", names, arguments)]
 
     def discard(self, destination: str, letters: Sequence[DeadLetter], result: DeliveryResult, counter: str) -> list[bool]:
         """Close dead letters with a result, and count them as `counter`; False for one that is not dead."""
         names = self._names(destination, "dead", "row", "result", "untold", "n", "dead_counts")
         closed = [(letter.event_id, result.encode(), f"{letter.row.state}|{letter.row.reason}") for letter in letters]
-        arguments = [counter, *(value for values in closed for value in values)]
+        arguments: list[Any] = [counter, *(value for values in closed for value in values)]
+        names += self._outbox.of_destination(destination)
+        arguments += self._outbox.said("close", [(event_id, result_text) for event_id, result_text, _ in closed])
         return [bool(value) for value in self._store.call("discard", names, arguments)]
 
     def results(self, destination: str, most: int) -> list[tuple[str, str]]:

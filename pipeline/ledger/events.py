@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.domain import FINAL_STATUSES, DeliveryStatus, State, Word
+from pipeline.ledger.identity import Lifetimes
 from pipeline.ledger.keys import Keys
 from pipeline.ledger.lookout import Lookout
+from pipeline.ledger.outbox import Outbox
 from pipeline.ledger.store import Durability, Store, pairs_of, text
 
 _LETTERS = {
@@ -88,7 +90,7 @@ class DeliveryResult:
 class NewEvent:
     """An event about to be accepted: `content_hash` tells a duplicate from a reused key, `payload` is sealed.
 
-    `record_ms` and `payload_ms` are lifetimes after completion that differ from the ledger's; a payload of 0 is erased at once.
+    `record_ms` and `payload_ms` are lifetimes after completion that differ from the ledger's; a payload of 0 is erased at once. `other_keys` are those of identifiers beside the subject key.
     """
 
     event_id: str
@@ -97,6 +99,7 @@ class NewEvent:
     payload: bytes
     record_ms: int | None = None
     payload_ms: int | None = None
+    other_keys: tuple[str, ...] = ()
 
     def lifetimes(self) -> str:
         if self.record_ms is None and self.payload_ms is None:
@@ -137,22 +140,11 @@ class StoredEvent:
         return "superseded" if self.superseded_by else "accepted"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lifetimes:
-    """How long things are kept or wait, in milliseconds; `record_ms` is also how long an idempotency key is known."""
-
-    record_ms: int
-    payload_ms: int
-    fan_out_rescue_ms: int
-    audit_ms: int
-    push_rescue_ms: int
-
-
 class Events:
     """The event part of the ledger. All methods take chunks and need one round trip."""
 
-    def __init__(self, store: Store, keys: Keys, lifetimes: Lifetimes, lookout: Lookout) -> None:
-        self._store, self._keys, self._lifetimes, self._lookout = store, keys, lifetimes, lookout
+    def __init__(self, store: Store, keys: Keys, lifetimes: Lifetimes, lookout: Lookout, outbox: Outbox) -> None:
+        self._store, self._keys, self._lifetimes, self._lookout, self._outbox = store, keys, lifetimes, lookout, outbox
 
     def commit(self, events: Sequence[NewEvent], durability: Durability) -> list[Facts | bool]:
         """Accept events: True if new, the facts first accepted if it is a duplicate, False if its id stands for other content.
@@ -164,10 +156,12 @@ class Events:
         for partition, positions in groups.items():
             keys = [self._keys.event(partition, "open"), self._keys.event(partition, "n")]
             arguments: list[Any] = [self._lifetimes.fan_out_rescue_ms]
-            for position in positions:
-                event = events[position]
+            chosen = [events[position] for position in positions]
+            for event in chosen:
                 keys += [self._keys.event(partition, f"e:{event.event_id}"), self._keys.event(partition, f"p:{event.event_id}")]
                 arguments += [event.event_id, *event.facts.encode(apart=self._lookout.facts_apart), event.content_hash, event.payload, event.lifetimes()]
+            keys += self._outbox.of_partition(partition)
+            arguments += self._outbox.said("commit", [(each.event_id, "|".join(each.facts.encode()), each.content_hash, each.other_keys) for each in chosen])
             commands.append(self._store.script("commit", keys, arguments))
         commands += [("HGET", self._keys.event(partition, "n"), "accepted") for partition in groups]
         replies = self._store.run(commands, durability=durability)
@@ -259,6 +253,8 @@ class Events:
                 event_id, values = items[position]
                 keys += [self._keys.event(partition, f"e:{event_id}"), self._keys.event(partition, f"p:{event_id}")]
                 arguments += [event_id, *values]
+            keys += self._outbox.of_partition(partition)
+            arguments += self._outbox.said("plan", [(items[position][0], *items[position][1]) for position in positions]) if script == "mark_fanned" else []
             commands.append(self._store.script(script, keys, arguments))
         return commands
 

@@ -1,8 +1,9 @@
 -- Copies what became of deliveries into their events' records; an older result never overwrites a newer one, so it may be repeated.
 -- A result is "letter|updated_ms|...": D delivered, K skipped, S superseded, X dead are final; W waiting and A awaiting confirmation reopen the event.
--- KEYS  open index, counters, then for each result: record, payload
+-- KEYS  open index, counters, then for each result: record, payload; at the end the outbox, if evidence is kept
 -- ARGV  audit in ms, record lifetime in ms, payload lifetime in ms, then for each result: event id, destination, result
 -- Returns for each result: 1 if the event is complete now
+-- Uses evidence.lua
 -- Also while memory is full
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -26,9 +27,11 @@ local function set_lifetime(record, payload, own)
   local own_record, own_payload = string.match(own or '', '^(%d*),(%d*)$')
   redis.call('PEXPIRE', record, tonumber(own_record) or ARGV[2])
   redis.call('PEXPIRE', payload, tonumber(own_payload) or ARGV[3])
+  return tonumber(own_payload) or tonumber(ARGV[3])
 end
-local answers, closed = {}, {}
-for i = 1, (#KEYS - 2) / 2 do
+local outbox = #KEYS % 2 == 1 and KEYS[#KEYS]
+local answers, closed, complete = {}, {}, {}
+for i = 1, math.floor((#KEYS - 2) / 2) do
   local record, payload, a = KEYS[2 * i + 1], KEYS[2 * i + 2], 3 * i + 1
   local field, result = 'd:' .. ARGV[a + 1], ARGV[a + 2]
   local held, is_finished, final, planned, facts, own = unpack(redis.call('HMGET', record, field, 'z', 'k', 'n', 'f', 'r'))
@@ -57,7 +60,7 @@ for i = 1, (#KEYS - 2) / 2 do
         redis.call('HSET', record, field, result, 'z', 1)
         redis.call('HDEL', record, 'k', 'n')
         closed[ARGV[a]] = true
-        set_lifetime(record, payload, own)
+        complete[#complete + 1] = {ARGV[a], set_lifetime(record, payload, own) or -1}
         answers[i] = 1
       else
         redis.call('HSET', record, field, result, 'k', ended, 'n', planned)
@@ -72,4 +75,5 @@ local ids = {}
 for id in pairs(closed) do ids[#ids + 1] = id end
 for first = 1, #ids, 1000 do redis.call('ZREM', KEYS[1], unpack(ids, first, math.min(first + 999, #ids))) end
 if #ids > 0 then redis.call('HINCRBY', KEYS[2], 'finished', #ids) end
+note_found(outbox, 'done', complete)
 return answers

@@ -137,6 +137,17 @@ def read(store: Store) -> Identity | None:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetimes:
+    """How long things are kept or wait, in milliseconds; `record_ms` is also how long an idempotency key is known."""
+
+    record_ms: int
+    payload_ms: int
+    fan_out_rescue_ms: int
+    audit_ms: int
+    push_rescue_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     """How the server keeps what it is given; None where it does not tell (managed services forbid CONFIG)."""

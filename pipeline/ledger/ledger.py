@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -19,11 +19,13 @@ from pipeline.ledger.backlog import Backlog
 from pipeline.ledger.clock import Clock
 from pipeline.ledger.copies import Copies
 from pipeline.ledger.deliveries import Deliveries, Leased, read_claim
-from pipeline.ledger.events import Events, Lifetimes, StoredEvent
+from pipeline.ledger.events import Events, StoredEvent
 from pipeline.ledger.keys import BEAT, COUNTERS, META, OLD_STALE, Keys
 from pipeline.ledger.letters import Letters
-from pipeline.ledger.lookout import InMemory, Lookout, Marks, Quarantine
+from pipeline.ledger.lookout import Lookout, Quarantine
 from pipeline.ledger.nodes import Nodes
+from pipeline.ledger.options import LedgerOptions
+from pipeline.ledger.outbox import Outbox
 from pipeline.ledger.polls import Polls, Shown
 from pipeline.ledger.seals import Seals
 from pipeline.ledger.standings import Records, Standings
@@ -36,30 +38,6 @@ from pipeline.vault import Vault
 
 QUARANTINED = "quarantined"
 """Reason of a `given` that waits because the ledger may have forgotten withdrawals."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerOptions:
-    """How a ledger is opened: `expected_id` is the id seen last time (None: a new one is fine, and is made if we `may_make` it); times are in seconds.
-
-    `marks` keep how far it was seen.
-
-    Without `needs_vault_keys` it opens even if a key is missing that sealed something, for those who look after the keys.
-    """
-
-    partitions: int
-    pepper_fingerprint: str
-    expected_id: str | None = None
-    may_make: bool = True
-    durability: str = "auto"
-    wait_aof_milliseconds: int = 1000
-    dedup_days: float = 90
-    payload_days: float = 30
-    fan_out_rescue_seconds: float = 5
-    audit_seconds: float = 60
-    push_rescue_seconds: float = 15
-    needs_vault_keys: bool = True
-    marks: Marks = field(default_factory=InMemory)
 
 
 class Ledger:
@@ -80,7 +58,7 @@ class Ledger:
         self.store = Store(self._looking.nodes, check=self.check, wait_milliseconds=options.wait_aof_milliseconds)
         self.clock = Clock(self.store)
         self.keys = Keys(self.identity.partitions)
-        lifetimes = Lifetimes(
+        lifetimes = identity.Lifetimes(
             record_ms=int(options.dedup_days * 86_400_000),
             payload_ms=int(options.payload_days * 86_400_000),
             fan_out_rescue_ms=int(options.fan_out_rescue_seconds * 1000),
@@ -89,16 +67,21 @@ class Ledger:
         )
         self.lookout = Lookout(self._looking, self.keys, self.identity.ledger_id, self.identity.created_seconds, options.marks)
         self.lookout.look()
-        self.events = Events(self.store, self.keys, lifetimes, self.lookout)
+        self.outbox = Outbox(self.store, self.keys, options.evidence)
+        self.events = Events(self.store, self.keys, lifetimes, self.lookout, self.outbox)
         self.standings = Standings(self.store, self.keys, vault)
-        self.deliveries = Deliveries(self.store, self.keys, lifetimes)
+        self.deliveries = Deliveries(self.store, self.keys, lifetimes, self.outbox)
         self.copies = Copies(self.store, self.deliveries, self.events)
         self.accounts = Accounts(self.store, self.keys, vault)
         self.seals = Seals(self.store, self.keys, vault)
         self.alerts, self.upkeep = AlertBook(self.store), Upkeep(self.store, self.keys, self.lookout)
         self.letters = Letters(self.deliveries, self.events)
-        self.backlog, self.steps_back, self.push_rescue_ms = Backlog(self.store, self.keys), StepsBack(self.store, self.keys), lifetimes.push_rescue_ms
-        self.polls, self.shown = Polls(self.store, self.keys), Shown(self.store, self.keys)
+        self.backlog, self.steps_back, self.push_rescue_ms = (
+            Backlog(self.store, self.keys, self.outbox),
+            StepsBack(self.store, self.keys),
+            lifetimes.push_rescue_ms,
+        )
+        self.polls, self.shown = Polls(self.store, self.keys), Shown(self.store, self.keys, self.outbox)
         self.walks, self.sweeps = Walks(self.store, self.keys), Sweeps(self.store, self.keys)
         if options.needs_vault_keys:
             self.seals.refuse_missing()

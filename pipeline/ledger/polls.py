@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.domain import State
 from pipeline.ledger.events import DeliveryResult
 from pipeline.ledger.keys import Keys
+from pipeline.ledger.outbox import Outbox
 from pipeline.ledger.store import Store, text
 
 GIVEN_KEPT_MS = 7 * 86_400_000
@@ -70,8 +72,8 @@ class Polls:
 class Shown:
     """What a destination's vendor showed or was told, which contacts await a confirmation there, and whom it was told to have consented; one destination, one slot."""
 
-    def __init__(self, store: Store, keys: Keys) -> None:
-        self._store, self._keys = store, keys
+    def __init__(self, store: Store, keys: Keys, outbox: Outbox) -> None:
+        self._store, self._keys, self._outbox = store, keys, outbox
 
     def states(self, destination: str, things: Sequence[str]) -> list[tuple[str, int]]:
         """The state in which each thing was seen or told last, and when (ms); "" and 0 if never."""
@@ -113,7 +115,9 @@ class Shown:
         """End deliveries that await a confirmation, because the vendor has told of it by itself."""
         names = [self._keys.destination(destination, suffix) for suffix in (f"due:{lane}", "row", "result", "n", "awaiting")]
         encoded = result.encode()
-        arguments = [f"o|{result.outcome}|{lane}", *(value for event_id in event_ids for value in (event_id, encoded))]
+        arguments: list[Any] = [f"o|{result.outcome}|{lane}", *(value for event_id in event_ids for value in (event_id, encoded))]
+        names += self._outbox.of_destination(destination)
+        arguments += self._outbox.said("confirm", [(event_id, encoded) for event_id in event_ids])
         return [bool(value) for value in self._store.call("confirm", names, arguments)]
 
     def _awaiting(self, destination: str) -> list[str]:

@@ -1,10 +1,11 @@
 -- Ends what a worker did with its leased deliveries: final, dead, waiting with a time, or given back untouched.
 -- A delivery whose lease went to somebody else is left alone; one whose lease was merely dropped still takes a final answer.
--- KEYS  out index, due index, leases, rows, results, dead index, untold withdrawals, counters, dead counters
--- ARGV  token, number of counter steps, then field and step of each, then for each delivery: event id, verb, time in ms, row, result, dead counter
+-- KEYS  out index, due index, leases, rows, results, dead index, untold withdrawals, counters, dead counters, outbox (only if evidence is kept)
+-- ARGV  token, number of counter steps, then field and step of each, then for each delivery: event id, verb, time in ms, row, result, dead counter; at the end what is to be recorded
 --       verbs: F final, X dead, W wait (row replaced), B give back (row kept); a negative time means that many ms from now
 -- Returns for each delivery: 1 settled, 0 lost
 -- Uses many.lua
+-- Uses evidence.lua
 -- Also while memory is full
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -14,8 +15,9 @@ local function push(list, ...)
   for _, value in ipairs({...}) do list[#list + 1] = value end
 end
 local answers, first, done = {}, 3 + 2 * steps, 0
+local held_places = {}
 local settled, told, forgotten, results, rows, dead, due, seen = {}, {}, {}, {}, {}, {}, {}, {}
-for i = 1, (#ARGV - first + 1) / 6 do
+for i = 1, math.floor((#ARGV - first + 1) / 6) do
   local a = first + 6 * (i - 1)
   local id, verb, at, row, result = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 3], ARGV[a + 4]
   if at < 0 then at = now - at end
@@ -28,6 +30,7 @@ for i = 1, (#ARGV - first + 1) / 6 do
     answers[i] = 1
     seen[id] = true
     settled[#settled + 1] = id
+    held_places[#held_places + 1] = i
     if is_final then
       done = done + 1
       push(results, id, result)
@@ -54,4 +57,5 @@ all('ZADD', KEYS[6], dead)
 all('ZADD', KEYS[2], due)
 all('ZREM', KEYS[7], told)
 if done > 0 then redis.call('HINCRBY', KEYS[8], 'done', done) end
+note(KEYS[10], ARGV[#ARGV], held_places)
 return answers

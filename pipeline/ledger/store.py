@@ -38,7 +38,8 @@ _MOVING: Sequence[tuple[type[Exception], str]] = (
     (exceptions.ClusterDownError, "the cluster is down or a failover is under way"),
 )
 
-USES_SHARED = "-- Uses many.lua\n"
+_SHARED = ("many", "evidence")
+"""Files that are no scripts: what others say that they use (`-- Uses many.lua`) is prepended to them."""
 ALLOW_OOM = "#!lua flags=allow-oom\n"
 ALSO_WHEN_FULL = "-- Also while memory is full\n"
 """What a script says that ends work under way: were it refused, what vendors were told would be forgotten and told again."""
@@ -64,8 +65,8 @@ class Script:
 def load_scripts() -> dict[str, Script]:
     """All scripts of this folder by name."""
     texts = {path.stem: path.read_text() for path in Path(__file__).parent.glob("*.lua")}
-    shared = texts.pop("many")
-    texts = {name: shared + text if USES_SHARED in text else text for name, text in texts.items()}
+    shared = {name: texts.pop(name) for name in _SHARED}
+    texts = {name: "".join(part for used, part in shared.items() if f"-- Uses {used}.lua\n" in text) + text for name, text in texts.items()}
     texts = {name: ALLOW_OOM + text if ALSO_WHEN_FULL in text else text for name, text in texts.items()}
     return {name: Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()) for name, text in texts.items()}
 

@@ -6,8 +6,9 @@ Vendors are played by `Vendor`: it keeps every state it was ever told, and can b
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, ClassVar
@@ -29,6 +30,7 @@ from pipeline.ledger import Ledger, LedgerOptions
 from pipeline.limits import Bulkhead, DeliverOptions, LimitOptions
 from pipeline.listen import Listen, ListenOptions
 from pipeline.metrics import MetricsSnapshot
+from pipeline.outgoing import Fingerprint, Sent
 from pipeline.prepare import Preparer
 from pipeline.release import Release
 from pipeline.routing import Conditions, Destination, Purpose, RetryPolicy, Routing, Source, Trigger, with_partners
@@ -108,13 +110,24 @@ class Vendor:
 
 
 class DirectExchange:
-    """Drives each dialogue at once, on the caller's thread."""
+    """Drives each dialogue at once, on the caller's thread; with a `fingerprint` it tells of each request as the real one does."""
 
-    def __init__(self, vendors: Mapping[str, Vendor]) -> None:
-        self.vendors = vendors
+    def __init__(self, vendors: Mapping[str, Vendor], fingerprint: Fingerprint | None = None) -> None:
+        self.vendors, self.fingerprint = vendors, fingerprint
         self.before: Callable[[Work], None] = lambda _: None
 
     def start(self, work: Work, on_done: Callable[[Work, WorkResult], None]) -> None:
+        if self.fingerprint is None:
+            return self._drive(work, [], on_done)
+        sent: list[Sent] = []
+        return self._drive(work, sent, lambda done, result: on_done(done, replace(result, sent=tuple(sent))))
+
+    def _note(self, sent: list[Sent], work: Work, request: VendorRequest, response: VendorResponse | None) -> None:
+        if self.fingerprint:
+            request_hmac = self.fingerprint(request.method, work.adapter.address + request.path, request.body)
+            sent.append((int(time.time() * 1000), request.operation, request_hmac, response.status if response else 0))
+
+    def _drive(self, work: Work, sent: list[Sent], on_done: Callable[[Work, WorkResult], None]) -> None:
         self.before(work)
         response: VendorResponse | None = None
         calls = 0
@@ -123,6 +136,7 @@ class DirectExchange:
             while True:
                 calls += 1
                 response = self.vendors[work.account].receive(request.body)
+                self._note(sent, work, request, response)
                 if response is None:
                     lost = VendorResult(outcome=Outcome.UNAVAILABLE, reason="timed_out", definite=False)
                     return on_done(work, WorkResult(results=(lost,) * work.size, calls=calls, definite=False))
@@ -203,18 +217,24 @@ class Relay:
         limits: Mapping[str, Any] | None = None,
         exchange: Exchange | None = None,
         vault: Vault | None = None,
+        evidence: bool = False,
     ) -> None:
         """With an `exchange` vendors are talked to for real; else each is played by a `Vendor`."""
         self.rules = with_partners(rules)
         self.clock_offset = timedelta()
         self.hasher, self.vault = Hasher(PEPPER), vault or Vault([b"k" * 32])
         options = LedgerOptions(
-            partitions=4, pepper_fingerprint=self.hasher.fingerprint(), fan_out_rescue_seconds=seconds, audit_seconds=seconds, push_rescue_seconds=seconds
+            partitions=4,
+            pepper_fingerprint=self.hasher.fingerprint(),
+            fan_out_rescue_seconds=seconds,
+            audit_seconds=seconds,
+            push_rescue_seconds=seconds,
+            evidence=(lambda: self.rules.version_hash) if evidence else None,
         )
         self.ledger = Ledger(client, self.vault, options)
         self.queue = Queue()
         self.vendors = {each.account: Vendor() for each in rules.destinations.values()}
-        self.exchange: Any = exchange or DirectExchange(self.vendors)
+        self.exchange: Any = exchange or DirectExchange(self.vendors, self.hasher.request_hmac if evidence else None)
         self.limits = LimitOptions(
             **{
                 "total_timeout_seconds": seconds / 2,

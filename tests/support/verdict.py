@@ -14,6 +14,7 @@ from typing import Any
 
 import requests
 
+from tests.support.accounting import evidence_gaps
 from tests.support.load import Arrival, Sent, corrections, stale_arrivals, standing
 from tests.support.stack import Stack, wait_until
 from tests.support.world import LATENCY_SECONDS, PURPOSES_OF
@@ -27,7 +28,7 @@ class Verdict:
     """What became of events once the relay was given time to end: `lost` are the ids of those that did not, `wrong` (vendor, about, wanted, held).
 
     `lags` are the seconds after a withdrawal's 202 at which a `given` still arrived, `corrections` the seconds until each was corrected, `late` (202, arrival) of
-    those that had not begun before, and `uncounted` how many of these were not counted in `stale_sends`.
+    those that had not begun before, and `uncounted` how many of these were not counted in `stale_sends`. `gaps` is what the evidence does not account for.
     """
 
     events: int
@@ -44,6 +45,7 @@ class Verdict:
     uncounted: int
     several_ids: int
     accepted: int
+    gaps: Sequence[str]
 
     def problems(self, *, doubled_share: float) -> list[str]:
         """What a test fails with; empty if every promise was kept."""
@@ -55,6 +57,7 @@ class Verdict:
             f"{self.uncounted} stale sends begun after a withdrawal's 202 were not counted": self.uncounted,
             f"{self.several_ids} events were told several ids": self.several_ids,
             f"{self.accepted} events in the ledger for {self.events} accepted": self.accepted != self.events,
+            f"not on record: {self.gaps[:5]}": self.gaps,
             f"{self.doubled} of {self.calls} calls had been made before": self.doubled > doubled_share * self.calls,
         }
         return [text for text, is_wrong in found.items() if is_wrong]
@@ -103,6 +106,7 @@ def judge(
         uncounted=max(0, len(late) - (now.stale_sends - before.stale_sends)),
         several_ids=sum(len(set(sent.ids)) > 1 for sent in events),
         accepted=now.accepted - before.accepted,
+        gaps=evidence_gaps(stack, events),
     )
 
 
@@ -207,4 +211,5 @@ def check_end(stack: Stack, events: Sequence[Sent], *, seconds: float) -> None:
     assert stack.metric("consent_dead_letters") == 0
     assert stack.get("/v1/dead-letters").json()["items"] == []
     assert '"task_failed"' not in stack.log()
+    assert evidence_gaps(stack, events) == []
     assert wrong_states(stack, events) == []

@@ -166,7 +166,7 @@ class Relay:
         return self.call("GET", path, **options)
 
 
-def make_relay(*, acceptor=None, ledger=None, limits=None, routing=None, readiness=None, now=lambda: NOW) -> Relay:
+def make_relay(*, acceptor=None, ledger=None, limits=None, routing=None, readiness=None, now=lambda: NOW, prover=None) -> Relay:
     acceptor, ledger, table = acceptor or FakeAcceptor(), ledger or FakeLedger(), routing or make_routing()
     application = build_application(
         routing=table if callable(table) else lambda: table,
@@ -175,6 +175,7 @@ def make_relay(*, acceptor=None, ledger=None, limits=None, routing=None, readine
         readiness=readiness or (lambda: Readiness(ready=True)),
         limits=limits or IngestLimits(),
         now=now,
+        prover=prover,
     )
     return Relay(application, acceptor, ledger)
 

@@ -20,10 +20,13 @@ from pipeline.evidence import engine
 from pipeline.evidence.archive import Archive
 from pipeline.evidence.document import build
 from pipeline.evidence.reader import Reader
+from pipeline.evidence.records import KINDS
 from pipeline.evidence.tables import CHAINS, METADATA, RECORDS, ROOTS
 from pipeline.evidence.verify import verify
 from tests.support.evidence import ANA, BRUNO, entry, one_of_each, proof
 from tests.support.postgres import postgres_server
+
+COUNT = len(KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +59,14 @@ def faults(document: Any) -> list[str]:
 def test_what_was_written_is_proven(archive: Archive) -> None:
     """Records of several people, in several batches, each in a chain of its own; a day root covers them all."""
     with archive.writing() as writer:
-        assert writer.append(one_of_each(ANA)) == 16
-        assert writer.append([*one_of_each(BRUNO), entry(50)]) == 17
+        assert writer.append(one_of_each(ANA)) == COUNT
+        assert writer.append([*one_of_each(BRUNO), entry(50)]) == COUNT + 1
         made = writer.anchor("2026-01-05", 1)
     assert made is not None
-    assert (made.number, made.chains, made.records, made.previous) == (1, 2, 33, "0" * 64)
+    assert (made.number, made.chains, made.records, made.previous) == (1, 2, 2 * COUNT + 1, "0" * 64)
     document = proof(archive, [ANA, BRUNO])
     assert verify(document) == []
-    assert [(chain["chain"], chain["length"]) for chain in document["evidence"]["chains"]] == [(ANA, 17), (BRUNO, 16)]
+    assert [(chain["chain"], chain["length"]) for chain in document["evidence"]["chains"]] == [(ANA, COUNT + 1), (BRUNO, COUNT)]
 
 
 def test_a_batch_that_comes_twice_changes_nothing(archive: Archive) -> None:
@@ -92,7 +95,7 @@ def test_a_batch_that_is_lost_leaves_nothing(archive: Archive) -> None:
         write_and_die()
     with archive.writing() as writer:
         assert writer.positions() == {}
-        assert writer.append(one_of_each(ANA)) == 16
+        assert writer.append(one_of_each(ANA)) == COUNT
         writer.move({"e0": "5-0", "d:crm": "7-1"})
         writer.move({"e0": "6-0"})
     with archive.writing() as writer:
@@ -154,9 +157,9 @@ def test_a_reader_sees_one_moment(archive: Archive) -> None:
         before = Reader(connection).head(ANA)
         with archive.writing() as writer:
             writer.append([entry(60)])
-        assert len(Reader(connection).records(ANA)) == before[0] == 16
+        assert len(Reader(connection).records(ANA)) == before[0] == COUNT
     with archive.reading() as connection:
-        assert len(Reader(connection).records(ANA)) == 17
+        assert len(Reader(connection).records(ANA)) == COUNT + 1
 
 
 def test_each_root_follows_the_one_before(archive: Archive) -> None:
@@ -174,7 +177,7 @@ def test_each_root_follows_the_one_before(archive: Archive) -> None:
     assert second
     assert third
     assert (second.previous, third.previous) == (first.hash(), second.hash())
-    assert (second.chains, second.records, third.tree) == (301, 316, second.tree)
+    assert (second.chains, second.records, third.tree) == (301, COUNT + 300, second.tree)
     for chain in (ANA, f"p{7:024}"):
         document = proof(archive, [chain])
         assert verify(document) == []
@@ -209,7 +212,7 @@ def test_what_is_changed_in_the_database_is_found(archive: Archive) -> None:
         head = connection.execute(RECORDS.select().where(own, RECORDS.c.sequence == 14)).one().hash
         connection.execute(delete(RECORDS).where(own, RECORDS.c.sequence > 14))
         connection.execute(update(CHAINS).where(CHAINS.c.chain == ANA).values(length=14, head=head))
-        assert faults(proof_of(connection)) == ["records 15 to 16 were removed at the end: the last day root covers 16"]
+        assert faults(proof_of(connection)) == [f"records 15 to {COUNT} were removed at the end: the last day root covers {COUNT}"]
     with tampered(archive) as connection:
         connection.execute(update(ROOTS).values(tree="f" * 64))
         assert faults(proof_of(connection)) == ["its place in the tree does not lead to the last day root"]

@@ -1,0 +1,147 @@
+"""Archives the evidence that waits in the ledger's outbox, makes the day roots, and says aloud when too much waits.
+
+Two may do it at once, and either may die at any moment: what is archived, and how far, is one transaction, and only then is the outbox trimmed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pipeline.domain import State, format_time, utc_from_us
+from pipeline.errors import ArchiveMismatch, ArchiveUnavailable
+from pipeline.evidence.archive import Archive, Writer
+from pipeline.evidence.merkle import DayRoot
+from pipeline.evidence.records import Entry
+from pipeline.evidence.rows import entries_of, facts_in, named_in
+from pipeline.ledger import Ledger
+from pipeline.ledger.events import Facts
+from pipeline.ledger.outbox import OutboxEntry
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 200
+"""Entries of one stream in one transaction; each holds what one step did to a whole chunk."""
+MOST_ROUNDS = 50
+"""Rounds of one run at the most; what is left waits for the next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiverOptions:
+    """When too much waits: the age of the oldest entry, and the memory that all take."""
+
+    alert_seconds: float = 300.0
+    alert_megabytes: float = 256.0
+
+
+class Archiver:
+    """Moves evidence from the ledger to the archive; safe to share between threads and processes."""
+
+    def __init__(self, ledger: Ledger, archive: Archive, options: ArchiverOptions) -> None:
+        self._ledger, self._archive, self._options = ledger, archive, options
+
+    def run(self) -> int:
+        """Archive what waits, make the root of a day that is over, and look whether too much waits; returns how many records were added.
+
+        An archive that is away, or not the one it was, raises the alert: what waits stays in the ledger. Raises LedgerUnavailable.
+        """
+        added = 0
+        try:
+            for _ in range(MOST_ROUNDS):
+                read, some = self._round()
+                added += some
+                if not read:
+                    break
+            self._anchor_yesterday()
+        except (ArchiveUnavailable, ArchiveMismatch) as error:
+            log.error("alert", extra={"alert": "evidence_not_archived", "reason": str(error)})  # noqa: TRY400 - the text is the whole story
+        self._watch()
+        return added
+
+    def anchor(self) -> DayRoot | None:
+        """Make a root over all chains now."""
+        now_ms = self._ledger.now_ms()
+        with self._archive.writing() as writer:
+            return self._anchor(writer, format_time(utc_from_us(now_ms * 1000))[:10], now_ms)
+
+    def accept(self) -> str:
+        """Go on with this archive, whatever the ledger wrote to before; returns its id."""
+        with self._archive.writing() as writer:
+            archive_id = writer.archive_id()
+        self._ledger.outbox.accept(archive_id)
+        return archive_id
+
+    def _round(self) -> tuple[int, int]:
+        """Archive some entries of every stream; returns how many were read, and how many records they made."""
+        outbox, ledger_id = self._ledger.outbox, self._ledger.identity.ledger_id
+        with self._archive.writing() as writer:
+            positions = {name.removeprefix(f"{ledger_id}/"): entry for name, entry in writer.positions().items() if name.startswith(f"{ledger_id}/")}
+            outbox.check(writer.archive_id(), positions)
+            now_ms = self._ledger.now_ms()
+            # Those of events last: whatever a delivery's evidence is about was accepted before it.
+            read = [entry for stream in reversed(outbox.streams()) for entry in outbox.read(stream, positions.get(stream, ""), AT_ONCE)]
+            entries = self._entries(writer, read)
+            added = writer.append(entries)
+            if entries and not writer.fact("first_day"):
+                writer.know("first_day", entries[0].content["at"][:10])
+            reached = {entry.stream: entry.entry for entry in read}
+            writer.move({f"{ledger_id}/{stream}": entry for stream, entry in reached.items()})
+            if all(sum(1 for entry in read if entry.stream == stream) < AT_ONCE for stream in reached):
+                writer.know("archived_until", format_time(utc_from_us(now_ms * 1000)))
+        outbox.trim({**positions, **reached})
+        return len(read), added
+
+    def _entries(self, writer: Writer, read: Sequence[OutboxEntry]) -> list[Entry]:
+        """What the entries say, in the order in which it happened."""
+        facts: dict[str, Facts] = {}
+        for entry in read:
+            facts |= facts_in(entry)
+        wanted = {event_id for entry in read for event_id in named_in(entry)} - facts.keys()
+        facts |= self._facts(writer, wanted)
+        ledger_id = self._ledger.identity.ledger_id
+        events_first = sorted(read, key=lambda entry: entry.stream.startswith("d:"))  # within a millisecond
+        made = [found for entry in events_first for found in entries_of(entry, ledger_id, facts)]
+        return sorted(made, key=lambda entry: entry.at_ms)
+
+    def _facts(self, writer: Writer, event_ids: Iterable[str]) -> dict[str, Facts]:
+        """What is known of events that were accepted earlier: by their record of receipt, or else by the ledger."""
+        found = {event_id: _facts_of(content) for event_id, content in writer.received(event_ids).items()}
+        missing = sorted(set(event_ids) - found.keys())
+        stored = self._ledger.events.load(missing, payloads=False) if missing else []
+        return found | {event.event_id: event.facts for event in stored if event is not None}
+
+    def _anchor_yesterday(self) -> None:
+        now_ms = self._ledger.now_ms()
+        yesterday = (utc_from_us(now_ms * 1000) - timedelta(days=1)).date().isoformat()
+        with self._archive.writing() as writer:
+            if writer.last_root_day() < yesterday and "" < writer.fact("first_day") <= yesterday:
+                self._anchor(writer, yesterday, now_ms)
+
+    @staticmethod
+    def _anchor(writer: Writer, day: str, now_ms: int) -> DayRoot | None:
+        root = writer.anchor(day, now_ms)
+        if root is not None:
+            log.info("evidence_root", extra={"day": root.day, "number": root.number, "root": root.hash(), "chains": root.chains, "records": root.records})
+        return root
+
+    def _watch(self) -> None:
+        """The outbox is never shortened by dropping: when it grows too old or too large, a person has to act."""
+        waiting = self._ledger.outbox.waiting()
+        if waiting.oldest_seconds >= self._options.alert_seconds or waiting.megabytes >= self._options.alert_megabytes:
+            figures = {"seconds": int(waiting.oldest_seconds), "megabytes": round(waiting.megabytes, 1), "entries": waiting.entries}
+            log.error("alert", extra={"alert": "evidence_waits", **figures})
+
+
+def _facts_of(content: Mapping[str, str]) -> Facts:
+    """Facts, as far as evidence needs them, from a record of receipt."""
+    return Facts(
+        source=content["source"],
+        subject_key=content["subject_key"],
+        purpose=content["purpose"],
+        state=State(content["state"]),
+        event_us=0,
+        order_us=0,
+        received_us=0,
+    )

@@ -1,0 +1,38 @@
+"""A proof as a page for people: it stands alone, loads nothing, and prints well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, StrictUndefined
+
+from pipeline.evidence.records import KINDS
+from pipeline.evidence.verify import Finding, NoProof, verify
+
+_TEMPLATE: Final = Path(__file__).with_name("page.html.j2")
+_WORDS: Final = {"dpv:ConsentGiven": "given", "dpv:ConsentWithdrawn": "withdrawn", "dpv:ConsentUnknown": "unknown"}
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """The page of a proof, with what checking it says."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(moment=_moment, word=lambda state: _WORDS.get(state, state), short=lambda text: text[:12])
+    findings = _checked(document)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        proof=document, kinds=KINDS, faults=[finding for finding in findings if not finding.is_note], notes=[finding for finding in findings if finding.is_note]
+    )
+
+
+def _checked(document: Mapping[str, Any]) -> list[Finding]:
+    try:
+        return verify(document)
+    except NoProof as error:
+        return [Finding(code="no_proof", where="", text=str(error))]
+
+
+def _moment(text: str | None) -> str:
+    """A time as people read it; the zone is said once, at the top."""
+    return text[:19].replace("T", " ") if text else "-"
