@@ -64,11 +64,11 @@ class Meter:
         work()
         self.own_us[name] = (time.process_time() - began - self._looking_seconds) * 1e6
 
-    def _run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def _run(self, commands: Sequence[tuple[Any, ...]], **options: Any) -> list[Any]:
         if not commands:
             return []
         before = self._usage()
-        replies: list[Any] = self._send(commands)
+        replies: list[Any] = self._send(commands, **options)
         spent = self._usage() - before
         kinds = sorted({self._names.get(command[1], "") if command[0] == "EVALSHA" else str(command[0]) for command in commands})
         self.server_us[self._stage]["+".join(kinds)] += spent
