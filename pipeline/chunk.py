@@ -120,8 +120,8 @@ class ChunkWorker:
         """Write endings down: many at once while dialogues are under way, but never long after they came."""
         now = time.monotonic()
         if chunk.endings and (not chunk.flying or len(chunk.endings) >= SETTLE_AT_ONCE or now >= chunk.settle_at):
-            self._settler.settle(chunk.destination, chunk.lane, chunk.token, chunk.endings)
-            chunk.endings = []
+            self._settler.settle(chunk.destination, chunk.lane, chunk.token, chunk.endings, chunk.settling_at(self._ledger.clock_ms()))
+            chunk.settled()
             ended = time.monotonic()
             chunk.settle_at = ended + min(SETTLE_SECONDS, SETTLE_REST * (ended - now))
 

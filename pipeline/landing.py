@@ -48,6 +48,7 @@ class Chunk:
     turn_seconds: float = 0.0
     moved: bool = False
     held_until: float | None = None
+    settling_ms: int = 0
     arrived: list[tuple[Flight, WorkResult]] = field(default_factory=list)
     permits: Any = field(default_factory=itertools.count)
     flying: dict[int, Flight] = field(default_factory=dict)
@@ -57,6 +58,15 @@ class Chunk:
     def most(self) -> int:
         """As many deliveries as can be under way at once."""
         return self.traffic.concurrent * self.traffic.batch_size
+
+    def settling_at(self, now_ms: int) -> int:
+        """The time of the settlement that is being tried: the same until it is known to be done."""
+        self.settling_ms = self.settling_ms or now_ms
+        return self.settling_ms
+
+    def settled(self) -> None:
+        """All endings are written down."""
+        self.endings, self.settling_ms = [], 0
 
     def add(self, tasks: Sequence[Task], endings: Sequence[Ending]) -> None:
         """Take in what was leased, but for what is in hand already: hints come twice. Where options differ by purpose, those of one place stand together."""

@@ -52,7 +52,7 @@ class Retelling:
         row = Row(state=word.state.value, source=source, reason=reason, since_ms=now_ms, cause=cause)
         if stored and destination in stored.destinations:
             known = stored.results.get(destination)
-            letter = DeadLetter(event_id=event_id, destination=destination, row=row, died_ms=known.updated_ms if known else 0)
+            letter = DeadLetter(event_id=event_id, destination=destination, row=row, died_ms=known.updated_ms if known else now_ms)
             planned = bool(self._ledger.letters.reopen([letter], only_dead=False, reason=reason))
         else:
             planned = self._ledger.deliveries.plan(destination, word.state.value, [(event_id, now_ms)], row)[0]

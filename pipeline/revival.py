@@ -10,6 +10,7 @@ from pipeline.domain import ConsentEvent, DeliveryStatus, delivery_id, split_del
 from pipeline.envelope import open_if_readable
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import DeadLetter, Row
+from pipeline.ledger.events import DeliveryResult
 from pipeline.ledger.letters import LetterFilter
 from pipeline.routing import Destination, Routing
 from pipeline.subjects import COMPLETION_DEPTH, NEED_A_LINK, complete
@@ -45,12 +46,15 @@ class Revival:
             self._revive(self._ledger.letters.find(LetterFilter(reason=reason, since=since), most=AT_ONCE))
 
     def retell(self, event_ids: Iterable[str]) -> None:
-        """Have withdrawals told again wherever they were told: a link that was just learned gives them more identifiers."""
+        """Have withdrawals told again wherever they were told, or are being told: a link that was just learned gives them more identifiers."""
         for stored in self._ledger.events.load(sorted(event_ids)):
             if stored is not None and open_if_readable(stored, self._vault) is not None:
                 row = Row(state=stored.facts.state.value, source=stored.facts.source)
-                told = [name for name, result in stored.results.items() if result.status is DeliveryStatus.DELIVERED and name in self._routing().destinations]
-                letters = [DeadLetter(event_id=stored.event_id, destination=name, row=row, died_ms=stored.results[name].updated_ms) for name in told]
+                now_ms = self._ledger.clock_ms()
+                # One without a result may be on its way there, or told and not copied yet: the ledger takes it from whoever tells it.
+                told = [name for name in stored.destinations if name in self._routing().destinations and _may_be_told(stored.results.get(name))]
+                died = {name: stored.results[name].updated_ms if name in stored.results else now_ms for name in told}
+                letters = [DeadLetter(event_id=stored.event_id, destination=name, row=row, died_ms=died[name]) for name in told]
                 self._reopen(letters, only_dead=False)
 
     def _revive(self, letters: Sequence[DeadLetter]) -> None:
@@ -80,3 +84,7 @@ class Revival:
         """Whether a delivery is unfinished or dead: a later link must still find the note of it."""
         event_id, destination = split_delivery_id(name)
         return self._ledger.deliveries.is_known(destination, [event_id])[0]
+
+
+def _may_be_told(result: DeliveryResult | None) -> bool:
+    return result is None or result.status is DeliveryStatus.DELIVERED

@@ -230,9 +230,8 @@ class Settler:
     def __init__(self, ledger: Ledger, publisher: Publisher, sightings: Sightings, options: SettleOptions, random: Random) -> None:
         self._ledger, self._publisher, self._sightings, self._options, self._random = ledger, publisher, sightings, options, random
 
-    def settle(self, destination: Destination, lane: str, token: str, endings: Sequence[Ending]) -> None:
-        """End leased deliveries of one chunk in one step; `finish` copies what is left to copy into the events' records."""
-        now_ms = self._ledger.clock_ms()
+    def settle(self, destination: Destination, lane: str, token: str, endings: Sequence[Ending], now_ms: int) -> None:
+        """End leased deliveries of one chunk in one step, at `now_ms`: to try again after an outage, come with the same time, so that what was settled is recognised."""
         decisions = [decide(ending, destination, now_ms=now_ms, random=self._random, options=self._options) for ending in endings]
         tally = Tally()
         for ending in endings:

@@ -35,8 +35,9 @@ if calls > 0 then
   narrow(math.floor(left / cost), at, 'rate')
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now)
-local others = redis.call('ZCARD', KEYS[5]) - (redis.call('ZSCORE', KEYS[5], token) and 1 or 0)
-if others > 0 then narrow(math.ceil(concurrent / (others + 1)) - tonumber(ARGV[16]), now, 'concurrency') end
+local is_hungry = redis.call('ZSCORE', KEYS[5], token)
+local others = redis.call('ZCARD', KEYS[5]) - (is_hungry and 1 or 0)
+if others > 0 then narrow(math.max(0, math.max(1, math.ceil((concurrent - reserved) / (others + 1))) - tonumber(ARGV[16])), now, 'concurrency') end
 local gate = redis.call('HMGET', KEYS[1], 'until', 'open', 'probe', 'reason')
 if gate[1] and tonumber(gate[1]) > now then
   narrow(0, tonumber(gate[1]), gate[4] or 'paused')

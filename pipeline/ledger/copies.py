@@ -37,7 +37,7 @@ class Copies:
         commands += self._events.fold_commands([(event_id, destination, result) for event_id, result in settled])
         commands += [self._deliveries.unfold_command(destination, copied)] if copied else []
         try:
-            held = [bool(value) for value in self._store.run(commands)[0]]
+            held = [bool(value) for value in self._store.run(commands, replicated=True)[0]]
         except LedgerUnavailable:
             self._keep(destination, settled, copied)
             raise

@@ -200,7 +200,7 @@ class Events:
 
     def fold(self, results: Sequence[tuple[str, str, str]]) -> None:
         """Copy delivery results (event id, destination, encoded result) into their events' records."""
-        self._store.run(self.fold_commands(results))
+        self._store.run(self.fold_commands(results), replicated=True)
 
     def fold_commands(self, results: Sequence[tuple[str, str, str]]) -> list[tuple[Any, ...]]:
         """What `fold` sends, for a round trip with other commands."""

@@ -45,7 +45,7 @@ class StepsBack:
         self._store.call("earlier_fields", [gate], [step_ms, "", "probe"])
         self._earlier(window, step_ms, traffic.claim_ms + traffic.per_ms)
         self._earlier(flight, step_ms, hold_ms)
-        self._store.run([("DEL", wanted)])
+        self._store.run([("DEL", wanted, *(self._keys.account(traffic.account, f"hungry:{lane}") for lane in (*LANES, "ask")))])
         self._keys_of(traffic.account, "c:", step_ms, hold_ms)
         self._keys_of(traffic.account, "m:", step_ms, traffic.claim_ms + traffic.late_write_ms)
 

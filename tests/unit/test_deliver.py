@@ -448,11 +448,11 @@ def away_for(relay: Relay, monkeypatch: pytest.MonkeyPatch, times: int, script: 
     """So many round trips that carry a script fail as if the ledger were away."""
     run, sha, left = relay.ledger.store.run, relay.ledger.store._scripts[script].sha, [times]
 
-    def away(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def away(commands: Sequence[tuple[Any, ...]], **options: Any) -> list[Any]:
         if left[0] and any(sha in command for command in commands):
             left[0] -= 1
             raise LedgerUnavailable("away")
-        return run(commands)
+        return run(commands, **options)
 
     monkeypatch.setattr(relay.ledger.store, "run", away)
     monkeypatch.setattr(pipeline.chunk, "HOLD_LOOK_SECONDS", 0.01)

@@ -392,7 +392,7 @@ def test_a_confirmation_that_is_being_asked_about_is_left_to_its_answer(client: 
     assert [each.event_id for each in relay.ledger.deliveries.claim("crm", "given", "worker", 60_000, [event])] == [event]
     happen(relay, "given", 9, "crm-news")
     assert relay.deliveries(event)["crm"][0] == "awaiting_confirmation"
-    relay.settler.settle(relay.rules.destinations["crm"], "given", "worker", [_still_unconfirmed(relay, event)])
+    relay.settler.settle(relay.rules.destinations["crm"], "given", "worker", [_still_unconfirmed(relay, event)], relay.ledger.clock_ms())
     holds(relay, State.GIVEN)
     relay.beat()
     relay.drain()

@@ -304,6 +304,19 @@ def test_two_that_want_more_than_there_is_share(ledger: Ledger):
     assert ask("w1", contacts[10:12], permit=8) == 2
 
 
+def test_three_that_share_leave_the_reserve_alone(ledger: Ledger):
+    """Of four connections one is kept for withdrawals, so each of three that want more gets one."""
+    limits, contacts = traffic(concurrent=4, reserved_dialogues=1), people(12)
+
+    def ask(token: str, first: int, *, permit: int = 0, under_way: int = 0) -> int:
+        names = [[name] for name in contacts[first : first + 3]]
+        return ledger.accounts.admit(limits, GIVEN, token, permit, names, under_way=under_way).dialogues
+
+    assert (ask("w1", 0), ask("w2", 3), ask("w3", 6)) == (3, 0, 0)
+    leave(ledger, limits, *contacts[:2], permits=((0, 1), (1, 1)))
+    assert (ask("w1", 9, permit=3, under_way=1), ask("w2", 3), ask("w3", 6)) == (0, 1, 1)
+
+
 def test_concurrency_holds_under_threads(client: redis.Redis):
     """Sixteen threads never have more dialogues under way than allowed."""
     ledger, limits = open_ledger(client), traffic(concurrent=4)

@@ -59,7 +59,7 @@ def test_what_could_not_be_copied_is_copied_later(ledger: Ledger, monkeypatch: p
     """While the server is away the results stay with their destination, and in hand."""
     settle(ledger, ANNA)
 
-    def away(_commands):
+    def away(_commands, **_options):
         raise LedgerUnavailable("away")
 
     with monkeypatch.context() as patch:
