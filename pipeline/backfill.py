@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.domain import ConsentEvent, State, Word
-from pipeline.envelope import facts_of, open_if_readable, seal_event
+from pipeline.envelope import open_if_readable
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Row
 from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.standings import IdentifierRecord
-from pipeline.retelling import remade
+from pipeline.retelling import remade, restore
 from pipeline.routing import Routing
 from pipeline.vault import Vault
 
@@ -61,11 +61,11 @@ class Backfill:
         return BackfillReport(**counts)
 
     def _newest(self, state: State) -> Iterator[tuple[str, Rest]]:
-        """The events on which standings of this state rest, each once, with an identifier that knows of it."""
+        """The events on which standings of this state rest, each once, with an identifier that knows of it; of who was erased nobody new is told."""
         seen: set[str] = set()
         for record in self._ledger.standings.scan():
             for purpose, word in record.words.items():
-                if word.state is state and word.event_id not in seen:
+                if word.state is state and word.event_id not in seen and not record.is_erased(word.order_us):
                     seen.add(word.event_id)
                     yield word.event_id, Rest(record=record, purpose=purpose, word=word)
 
@@ -81,7 +81,7 @@ class Backfill:
             elif destination in routing.route(event):
                 wanted.append(event)
                 if not dry_run and (stored is None or stored.payload is None):
-                    self._ledger.events.restore(event.event_id, facts_of(event), seal_event(event, self._vault))
+                    restore(self._ledger, self._vault, event)
         counts[state.value] += len(wanted)
         if wanted and not dry_run:
             now_ms = self._ledger.clock_ms()  # before they can be told: no result of theirs is older

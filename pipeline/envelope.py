@@ -60,6 +60,23 @@ def open_if_readable(stored: StoredEvent | None, vault: Vault, *, alert: bool = 
         return None
 
 
+def nameless(stored: StoredEvent) -> ConsentEvent:
+    """What is left of an event whose personal part was erased: enough to end what it still had to tell."""
+    facts = stored.facts
+    return ConsentEvent(
+        event_id=stored.event_id,
+        source=facts.source,
+        subject=Subject(),
+        subject_key=facts.subject_key,
+        identifier_keys={},
+        purpose=facts.purpose,
+        state=facts.state,
+        event_time=utc_from_us(facts.event_us),
+        order_us=facts.order_us,
+        received_at=utc_from_us(facts.received_us),
+    )
+
+
 def facts_of(event: ConsentEvent) -> Facts:
     """What the ledger may know of an event without opening it."""
     return Facts(

@@ -59,9 +59,10 @@ class FanOut:
             return 0
         learned = self._learn(events, routing)
         settled = {each.event_id: each for each in stored}
-        plans = [self._plan(event, word, reach, routing) for event, (word, reach) in zip(events, learned, strict=True)]
+        erased = self._erased(events, learned)
+        plans = [self._plan(event, word, reach, routing) for event, (word, reach) in zip(events, learned, strict=True) if event.event_id not in erased]
         self._ledger.standings.note_told(entry for plan in plans for entry in told_entries(plan.event, plan.destinations, routing))
-        self._heard.answer([(plan.event, word) for plan, (word, _) in zip(plans, learned, strict=True)])
+        self._heard.answer([(event, word) for event, (word, _) in zip(events, learned, strict=True)])
         chunks = self._write(plans, settled)
         for (destination, lane), planned in chunks.items():
             publish_chunks(self._publisher, routing.destinations.get(destination), destination, lane, planned, 1, self._chunk_size, self._hand_over)
@@ -79,6 +80,13 @@ class FanOut:
             (max([word, *([newest] if (newest := reach.newest(event.purpose)) else [])], key=Word.encode), reach)
             for event, word, reach in zip(events, newest_by_event(events, merged), reaches, strict=True)
         ]
+
+    def _erased(self, events: Sequence[ConsentEvent], learned: Sequence[tuple[Word, Reach]]) -> set[str]:
+        """Erase what was said before its person was erased and came later: a `given` is not told (its id is returned), a withdrawal goes when it is."""
+        said = [event for event, (_, reach) in zip(events, learned, strict=True) if reach.is_erased(event.order_us)]
+        for event in said:
+            self._ledger.erasures.erase_events([(event.event_id, event.state is State.WITHDRAWN)], event.order_us)
+        return {event.event_id for event in said if event.state is State.GIVEN}
 
     def _merge_across(self, events: Sequence[ConsentEvent], reaches: Sequence[Reach], routing: Routing) -> None:
         """A link merges standings in both directions; a withdrawal is also merged into every identifier that completes it."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.domain import ConsentEvent, Outcome, State, VendorResult, Word
+from pipeline.ledger.letters import ERASED
 from pipeline.ledger.standings import Reach, newest_of
 from pipeline.routing import Destination
 
@@ -33,6 +34,8 @@ def judge(event: ConsentEvent, reach: Reach, destination: Destination, purposes:
 
     `purposes` are all that are routed to the destination: where the vendor keeps one state for a contact, they share it.
     """
+    if event.state is State.GIVEN and reach.is_erased(event.order_us):
+        return Judgement(result=VendorResult(outcome=Outcome.NOT_APPLICABLE, reason=ERASED))
     newest = reach.newest(event.purpose)
     unless_told_by = ""
     if newest is not None and newest.event_id != event.event_id and newest.encode() > event.word.encode():

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.domain import ConsentEvent, Instruction, Outcome, State, VendorResult, delivery_id
-from pipeline.envelope import open_if_readable
+from pipeline.envelope import nameless, open_if_readable
 from pipeline.fence import Judgement, judge
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Leased
 from pipeline.ledger.events import StoredEvent
+from pipeline.ledger.letters import ERASED
 from pipeline.ledger.standings import Merge, Reach
 from pipeline.routing import Destination, Routing
 from pipeline.settle import WRITTEN_RULES, Ending
@@ -108,6 +109,8 @@ class Preparer:
     def _open(self, leased: Leased, stored: StoredEvent | None) -> ConsentEvent | Ending:
         if stored is None:
             log.error("alert", extra={"alert": "event_missing", "event_id": leased.event_id})
+        elif stored.is_erased and stored.payload is None and stored.facts.state is State.GIVEN:
+            return _ending(leased, nameless(stored), Outcome.NOT_APPLICABLE, ERASED)
         event = open_if_readable(stored, self._vault, alert=True)
         return event or Ending(event=None, event_id=leased.event_id, row=leased.row, back_at_ms=-int(UNREADABLE_WAIT_SECONDS * 1000))
 

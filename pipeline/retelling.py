@@ -46,7 +46,7 @@ class Retelling:
             event_id, stored, is_open = self._find(derived_id(word.event_id, contact_key))
         if not is_open:
             again = _said_again(word, named, event_id, stored)
-            self._ledger.events.restore(event_id, facts_of(again), seal_event(again, self._vault))
+            restore(self._ledger, self._vault, again)
         now_ms = self._ledger.clock_ms()
         source = stored.facts.source if stored else named.source
         row = Row(state=word.state.value, source=source, reason=reason, since_ms=now_ms, cause=cause)
@@ -72,6 +72,15 @@ class Retelling:
             return True
         reach = self._ledger.standings.reach([event.identifier_keys.values()], depth=COMPLETION_DEPTH)[0]
         return contact_key in complete(event, reach, self._ledger.standings).event.identifier_keys.values()
+
+
+def restore(ledger: Ledger, vault: Vault, event: ConsentEvent) -> None:
+    """Give an event whose payload is gone one again; it goes as soon as it is told if its person was erased meanwhile, and at once for a `given`."""
+    ledger.events.restore(event.event_id, facts_of(event), seal_event(event, vault))
+    # Only now: an erasure that begins after this look finds the event.
+    reach = ledger.standings.reach([event.identifier_keys.values()], depth=0)[0]
+    if reach.is_erased(event.order_us):
+        ledger.erasures.erase_events([(event.event_id, event.state is State.WITHDRAWN)], event.order_us)
 
 
 def derived_id(event_id: str, contact_key: str) -> str:

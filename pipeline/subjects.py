@@ -88,5 +88,21 @@ def spread(records: Iterable[IdentifierRecord]) -> list[Merge]:
     ]
 
 
+def withdrawals_spread(records: Iterable[IdentifierRecord]) -> list[Merge]:
+    """The merges that bring the newest withdrawal for each purpose to all of some identifiers whose links are about to go: it fences all of them as before."""
+    known = list(records)
+    newest: dict[str, Word] = {}
+    for record in known:
+        for purpose, word in record.words.items():
+            if word.state is State.WITHDRAWN and (purpose not in newest or newest[purpose].encode() < word.encode()):
+                newest[purpose] = word
+    return [
+        Merge(identifier_key=record.key, purpose=purpose, word=word.encode())
+        for record in known
+        for purpose, word in newest.items()
+        if _older(record.words, purpose, word)
+    ]
+
+
 def _older(words: Mapping[str, Word], purpose: str, word: Word) -> bool:
     return purpose not in words or words[purpose].encode() < word.encode()

@@ -102,9 +102,8 @@ class NewEvent:
     other_keys: tuple[str, ...] = ()
 
     def lifetimes(self) -> str:
-        if self.record_ms is None and self.payload_ms is None:
-            return ""
-        return ",".join("" if value is None else str(value) for value in (self.record_ms, self.payload_ms))
+        values = (self.record_ms, self.payload_ms)
+        return "" if values == (None, None) else ",".join("" if value is None else str(value) for value in values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +117,7 @@ class StoredEvent:
     planned: tuple[str, ...] | None = None
     results: Mapping[str, DeliveryResult]
     finished: bool = False
+    is_erased: bool = False
 
     @property
     def fanned_out(self) -> bool:
@@ -135,7 +135,7 @@ class StoredEvent:
     @property
     def status(self) -> str:
         """`erased` once nothing personal of it is kept any more, whatever else became of it."""
-        if self.payload is None:
+        if self.payload is None or self.is_erased:
             return "erased"
         return "superseded" if self.superseded_by else "accepted"
 
@@ -288,4 +288,5 @@ def _stored(event_id: str, record: Any, payload: bytes | None) -> StoredEvent | 
         planned=tuple(name for name in text(planned).split(",") if name) if planned is not None else None,
         results=_Results({name[2:]: value for name, value in fields.items() if name.startswith("d:")}),
         finished="z" in fields,
+        is_erased="x" in fields,
     )

@@ -34,7 +34,8 @@ local answers, closed, complete = {}, {}, {}
 for i = 1, math.floor((#KEYS - 2) / 2) do
   local record, payload, a = KEYS[2 * i + 1], KEYS[2 * i + 2], 3 * i + 1
   local field, result = 'd:' .. ARGV[a + 1], ARGV[a + 2]
-  local held, is_finished, final, planned, facts, own = unpack(redis.call('HMGET', record, field, 'z', 'k', 'n', 'f', 'r'))
+  local held, is_finished, final, planned, facts, own, erased = unpack(redis.call('HMGET', record, field, 'z', 'k', 'n', 'f', 'r', 'x'))
+  if erased then result = string.match(result, '^[^S]|[^|]*|[^|]*|[^|]*|[^|]*|') or result end
   answers[i] = 0
   if facts and not (held and updated(held) > updated(result)) then
     if is_finished and not is_final(result) then

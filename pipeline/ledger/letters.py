@@ -17,6 +17,8 @@ from pipeline.domain import DeliveryStatus, Outcome, State, delivery_id, format_
 from pipeline.ledger.deliveries import DeadLetter, Deliveries, Row
 from pipeline.ledger.events import DeliveryResult, Events
 
+ERASED = "erased"
+"""Reason of a `given` that ended without being told, because its person was erased."""
 EXPORTED = "exported"
 """Reason of a withdrawal that reached the vendor by a file."""
 
@@ -141,6 +143,10 @@ class Letters:
         """Close dead withdrawals that the vendor took from a file: they are delivered. Returns the delivery ids that were dead."""
         result = DeliveryResult(status=DeliveryStatus.DELIVERED, updated_ms=now_ms, outcome=Outcome.APPLIED, reason=EXPORTED, attempts=1, vendor_reference=file)
         return self._close(letters, result, f"o|{Outcome.APPLIED}|{State.WITHDRAWN}")
+
+    def close_erased(self, letters: Sequence[DeadLetter], now_ms: int) -> list[str]:
+        """Close dead `given` of a person who was erased: nobody can tell them any more. Returns the delivery ids that were dead."""
+        return self._close(letters, DeliveryResult(status=DeliveryStatus.SKIPPED, updated_ms=now_ms, outcome=Outcome.NOT_APPLICABLE, reason=ERASED), ERASED)
 
     def _close(self, letters: Sequence[DeadLetter], result: DeliveryResult, counter: str) -> list[str]:
         closed: list[str] = []

@@ -44,7 +44,7 @@ class Merged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentifierRecord:
-    """One identifier's standings (purpose -> word), links and sealed value.
+    """One identifier's standings (purpose -> word), links and sealed value; what was said until `erased_us` was erased, 0 if nothing was.
 
     `told` are the (purpose, destination) pairs by which a `given` went out under a condition that its withdrawal need not meet.
     """
@@ -53,7 +53,12 @@ class IdentifierRecord:
     words: Mapping[str, Word]
     links: frozenset[str]
     told: frozenset[tuple[str, str]] = frozenset()
+    erased_us: int = 0
     value: bytes | None = field(default=None, repr=False)
+
+    def is_erased(self, order_us: int) -> bool:
+        """Whether what it says by a word of this order time was erased."""
+        return self.erased_us >= order_us
 
 
 Records = Mapping[str, IdentifierRecord]
@@ -73,6 +78,10 @@ class Reach:
     def told(self, purpose: str) -> set[str]:
         """The destinations that were told `given` for a purpose under a condition."""
         return {destination for ring in self.rings for record in ring for said, destination in record.told if said == purpose}
+
+    def is_erased(self, order_us: int) -> bool:
+        """Whether what its own identifiers say by a word of this order time was erased."""
+        return any(record.is_erased(order_us) for record in self.rings[0])
 
     def nearest(self, kind: str) -> tuple[IdentifierRecord, ...]:
         """The identifiers of a kind at the smallest distance at which there are any; more than one means that it is not clear who is meant."""
@@ -207,11 +216,13 @@ def _next_ring(levels: Sequence[tuple[str, ...]], known: Mapping[str, Identifier
 
 
 def _record(key: str, reply: Any) -> IdentifierRecord:
-    words, links, told, value = {}, set(), set(), None
+    words, links, told, value, erased_us = {}, set(), set(), None, 0
     for name, content in pairs_of(reply):
         field_name = text(name)
         if field_name == "v":
             value = content
+        elif field_name == "x":
+            erased_us = int(content)
         elif field_name[:2] == "p:":
             words[field_name[2:]] = Word.decode(text(content))
         elif field_name[:2] == "l:":
@@ -219,4 +230,4 @@ def _record(key: str, reply: Any) -> IdentifierRecord:
         elif field_name[:2] == "t:":
             purpose, _, destination = field_name[2:].rpartition(":")
             told.add((purpose, destination))
-    return IdentifierRecord(key=key, words=words, links=frozenset(links), told=frozenset(told), value=value)
+    return IdentifierRecord(key=key, words=words, links=frozenset(links), told=frozenset(told), erased_us=erased_us, value=value)
