@@ -153,6 +153,11 @@ class Alerts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    backup_days: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
     level: str
     format: str

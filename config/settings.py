@@ -55,6 +55,7 @@ class Settings:
     flower: sections.Flower
     sandbox: sections.Sandbox
     alerts: sections.Alerts
+    retention: sections.Retention
     log: sections.Log
 
     def routing_path(self) -> Path:

@@ -15,6 +15,7 @@ from pipeline.domain import FINAL_STATUSES, DeliveryStatus, Outcome, State, deli
 from pipeline.envelope import open_if_readable
 from pipeline.errors import ConsentRelayError
 from pipeline.ledger import Ledger
+from pipeline.ledger.append_log import begin_rewrite
 from pipeline.ledger.deliveries import DeadLetter, Row
 from pipeline.ledger.erasures import Begun, Erasure
 from pipeline.ledger.events import DeliveryResult, StoredEvent
@@ -104,9 +105,12 @@ class Erasing:
         return remaining
 
     def go_on(self) -> int:
-        """Go on with every erasure under way; returns how many are left. Run by beat."""
-        left = [begun for each in self._ledger.erasures.under_way() if (begun := self.advance(each)).event_ids]
-        return len({each.erasure.name for each in left})
+        """Go on with every erasure under way, and have the append-only file written anew after the end of any; returns how many are left. Run by beat."""
+        advanced = {each.erasure.name: self.advance(each) for each in self._ledger.erasures.under_way()}
+        left = sum(bool(each.event_ids) for each in advanced.values())
+        if left < len(advanced):
+            begin_rewrite(self._ledger.store)
+        return left
 
     def again(self, erasures: Sequence[Erasure], progress: Progress = lambda _: None) -> int:
         """Carry out former erasures in a ledger that may have forgotten them, with one walk for all; returns how many wait for a withdrawal to be told.

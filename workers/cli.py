@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from workers.commands import admin, backup, events, export, forward, ledger, processes, proof, reconcile, subject, vault, vendors
+from workers.commands import admin, backup, erase, events, export, forward, ledger, processes, proof, reconcile, subject, vault, vendors
 from workers.commands.check import check
 from workers.commands.common import Group
 
@@ -50,6 +50,7 @@ for command in (
     ledger.ledger,
     reconcile.reconcile,
     subject.subject,
+    erase.erase,
     backup.backup,
     backup.restore,
 ):

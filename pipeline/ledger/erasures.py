@@ -108,7 +108,3 @@ class Erasures:
             cursor = int(text(reply[0])) if isinstance(reply[0], bytes) else int(reply[0])
             if not cursor:
                 return
-
-    def count(self) -> int:
-        """How many erasures are not done."""
-        return int(self._store.run([("HLEN", ERASING)])[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,13 +49,18 @@ def backup(target: Path, rdb: Path | None, *, as_json: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only check the backup and the database.")
+@click.option(
+    "--erased", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The list of erasures, if it is not the one of CONSENT_STATE_DIR (erased.ndjson)."
+)
+@click.option("--even-expired", is_flag=True, help="Even if it is older than retention.backup_days.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-def restore(file: Path, *, is_sure: bool, dry_run: bool, as_json: bool) -> None:
+def restore(file: Path, *, is_sure: bool, dry_run: bool, erased: Path | None, even_expired: bool, as_json: bool) -> None:
     """Put a backup back into an empty database, quarantined.
 
     Refuses a database in which there is a ledger, a file that is not what its manifest says, and another pepper. The ledger is older than what people
     said since, so it tells withdrawals only, and `given` wait, until `consent ledger bring-forward`. Stop all processes of the relay first. Without CONSENT_REDIS_URL
     it goes to the embedded server of CONSENT_STATE_DIR, while no `consent up` runs there: move the folder `server` out of the way before.
+    Persons who were erased since are erased again, by the list of erasures.
     """
     from workers.backups import read_manifest
     from workers.borrowed import opened_anywhere
@@ -65,12 +71,13 @@ def restore(file: Path, *, is_sure: bool, dry_run: bool, as_json: bool) -> None:
         _print(shown)
     with opened_anywhere("restore") as parts:
         _refuse(parts, manifest)
+        _refuse_expired(parts, manifest, even_expired=even_expired)
         if dry_run:
             common.show({**shown, "restored": False}, as_json=as_json, pretty=lambda: click.echo("the backup is good and the database is empty"))
             return
         if not is_sure:
             click.confirm("Restore it?", abort=True, err=True)
-        report = _restore(parts, file, manifest)
+        report = {**_restore(parts, file, manifest), **_erase_again(parts, erased)}
     common.show({**shown, "restored": True, **report}, as_json=as_json, pretty=lambda: _print_restored(report))
 
 
@@ -101,8 +108,26 @@ def _restore(parts: Parts, file: Path, manifest: Manifest) -> dict[str, Any]:
     return {"quarantined_since": time_of(found.since_ms), "post_again_from": time_of(found.from_ms), "events": counts["accepted"], "unfinished": counts["open"]}
 
 
+def _refuse_expired(parts: Parts, manifest: Manifest, *, even_expired: bool) -> None:
+    """What was to be deleted by now may hold persons whose erasure nobody remembers."""
+    from pipeline.errors import LedgerMismatch
+
+    days = (time.time() - manifest.taken_at_ms / 1000) / 86_400
+    if days > parts.settings.retention.backup_days and not even_expired:
+        raise LedgerMismatch(f"the backup is {days:.0f} days old and was to be deleted after {parts.settings.retention.backup_days:g} (retention.backup_days): --even-expired restores it")
+
+
+def _erase_again(parts: Parts, erased: Path | None) -> dict[str, Any]:
+    from workers.erased import erase_again, list_of
+
+    with click.progressbar(length=parts.ledger.events.counts()["accepted"], label="looking for persons who were erased", file=sys.stderr) as bar:
+        count, waits = erase_again(parts, erased, bar.update)
+    return {"erasures": count, "erasures_waiting": waits, "erasures_list": str(list_of(parts, erased).path)}
+
+
 def _print_restored(report: dict[str, Any]) -> None:
     click.echo(f"restored {report['events']} events, {report['unfinished']} of them unfinished; quarantined: withdrawals are told, `given` wait")
+    click.echo(f"persons erased again: {report['erasures']}, of whom {report['erasures_waiting']} have withdrawals to be told first (list: {report['erasures_list']})")
     click.echo(f"start the relay, have every source post again what it said from {report['post_again_from']} on, then: consent ledger bring-forward")
 
 

@@ -44,6 +44,8 @@ def bring_forward(until: str | None, *, is_sure: bool, dry_run: bool, as_json: b
       consent ledger bring-forward
       consent ledger bring-forward --until 2026-01-05T13:00:00Z
     """  # noqa: D301 - click reads the backspace
+    from workers.erased import erase_again
+
     with common.opened("ledger", looks_only=True) as parts:
         found = parts.ledger.quarantine
         if found is None:
@@ -58,8 +60,9 @@ def bring_forward(until: str | None, *, is_sure: bool, dry_run: bool, as_json: b
             return
         if not is_sure:
             click.confirm("Lift the quarantine?", abort=True, err=True)
+        erased, _ = erase_again(parts, None, lambda _: None)  # a ledger that came back by itself was not restored by us
         lifted = parts.ledger.lift(found, until_ms)
-    common.show({**plan, "lifted": lifted}, as_json=as_json, pretty=lambda: click.echo("lifted: `given` are told again within seconds" if lifted else ""))
+    common.show({**plan, "lifted": lifted, "erasures": erased}, as_json=as_json, pretty=lambda: click.echo("lifted: `given` are told again within seconds" if lifted else ""))
     if not lifted:
         click.echo("consent: the quarantine has changed meanwhile; look at it again", err=True)
         sys.exit(common.FAILED)
