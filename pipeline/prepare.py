@@ -109,7 +109,7 @@ class Preparer:
     def _open(self, leased: Leased, stored: StoredEvent | None) -> ConsentEvent | Ending:
         if stored is None:
             log.error("alert", extra={"alert": "event_missing", "event_id": leased.event_id})
-        elif stored.is_erased and stored.payload is None and stored.facts.state is State.GIVEN:
+        elif stored.is_erased and stored.payload is None:  # nobody can tell it: a withdrawal that has to be told once more is dead, with an alert
             return _ending(leased, nameless(stored), Outcome.NOT_APPLICABLE, ERASED)
         event = open_if_readable(stored, self._vault, alert=True)
         return event or Ending(event=None, event_id=leased.event_id, row=leased.row, back_at_ms=-int(UNREADABLE_WAIT_SECONDS * 1000))

@@ -38,7 +38,8 @@ class Source:
     """Where events come from, and what its keys may do.
 
     `keys` and `url_keys` are the hex SHA-256 of the keys, never the keys. With `all_sources`, `read` and `replay` see every source.
-    `links` says whether its events may teach which identifiers belong to one person. `country` helps to read phone numbers. `dedup_days` None means the ledger's setting.
+    `links` says whether its events may teach which identifiers belong to one person. `country` helps to read phone numbers. `dedup_days` None means the ledger's setting,
+    and so does `payload_days`, unless the purpose has its own; the shortest counts.
     `origin` names the destinations for which it speaks: what they say is not told back to them. `partners` are kept equal with those as pairs.
     """
 
@@ -55,6 +56,8 @@ class Source:
     retention: str | None = None
     links: bool = True
     dedup_days: int | None = None
+    payload_days: float | None = None
+    payload_days_by_purpose: Mapping[str, float] = field(default_factory=dict)
     signing_secret: str | None = field(default=None, repr=False)
     origin: tuple[str, ...] = ()
     partners: tuple[str, ...] = ()
@@ -80,6 +83,13 @@ class Source:
         """Whether what is personal in its events is erased as soon as every delivery has ended."""
         return self.retention == FORWARD_AND_DELETE
 
+    def payload_ms(self, purpose: str) -> int | None:
+        """How long what is personal in its events is kept when all is told, in milliseconds; None: as long as the ledger says."""
+        if self.forgets:
+            return 0
+        days = [each for each in (self.payload_days, self.payload_days_by_purpose.get(purpose)) if each is not None]
+        return int(min(days) * 86_400_000) if days else None
+
     def settings(self, *, allowed_skew_seconds: float = DEFAULT_SKEW_SECONDS) -> SourceSettings:
         """What a vendor's `hear` may know of this source."""
         return SourceSettings(
@@ -100,6 +110,7 @@ class Purpose:
     name: str
     title: str
     tell_within_seconds: float = TELL_WITHIN_SECONDS
+    payload_days: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,7 @@ RETENTIONS: Final = (FORWARD_AND_DELETE,)
 
 _TOP: Final = ("version", "sources", "purposes", "destinations", "pairs", "triggers")
 _SOURCE: Final = (
-    *("kind", "keys", "url_keys", "scopes", "all_sources", "signing_secret", "links", "dedup_days"),
+    *("kind", "keys", "url_keys", "scopes", "all_sources", "signing_secret", "links", "dedup_days", "payload_days"),
     *("date_order", "time_zone", "country", "purposes", "retention", "origin", "poll"),
 )
 _POLL: Final = ("destination", "every_seconds", "credentials")
@@ -84,6 +84,7 @@ class _File:
 
     def routing(self) -> Routing:
         purposes = {name: self._purpose(name, node) for name, node in self.nodes["purposes"].items()}
+        self.payload_days = {name: each.payload_days for name, each in purposes.items() if each.payload_days is not None}
         triggers = tuple(self._trigger(node) for node in self.lines.items(self.top.get("triggers"), "triggers"))
         destinations = self.destination_reader.read(self.nodes["destinations"], triggers)
         sources = {name: self._source(name, node, destinations) for name, node in self.nodes["sources"].items()}
@@ -127,9 +128,10 @@ class _File:
         return found
 
     def _purpose(self, name: str, node: yaml.Node) -> Purpose:
-        parts = self.lines.mapping(node, f"purpose {name}", ("title", "tell_within_seconds"))
+        parts = self.lines.mapping(node, f"purpose {name}", ("title", "tell_within_seconds", "payload_days"))
         within = self.lines.number(parts.get("tell_within_seconds"), f"tell_within_seconds of {name}")
-        return Purpose(name=name, title=self.lines.text(parts.get("title"), f"title of {name}") or name, tell_within_seconds=within or TELL_WITHIN_SECONDS)
+        title, payload_days = self.lines.text(parts.get("title"), f"title of {name}"), self.lines.number(parts.get("payload_days"), f"payload_days of {name}")
+        return Purpose(name=name, title=title or name, tell_within_seconds=within or TELL_WITHIN_SECONDS, payload_days=payload_days)
 
     def _source(self, name: str, node: yaml.Node, destinations: Mapping[str, Destination]) -> Source:
         parts = self.lines.mapping(node, f"source {name}", _SOURCE)
@@ -152,6 +154,8 @@ class _File:
             retention=self.lines.choice(parts.get("retention"), f"retention of {name}", RETENTIONS),
             links=self.lines.flag(parts.get("links"), f"links of {name}", default=True),
             dedup_days=self.lines.whole(parts.get("dedup_days"), f"dedup_days of {name}", least=1),
+            payload_days=self.lines.number(parts.get("payload_days"), f"payload_days of {name}"),
+            payload_days_by_purpose=self.payload_days,
             signing_secret=self.lines.text(parts.get("signing_secret"), f"signing_secret of {name}") or None,
             origin=tuple(dict.fromkeys(origin)),
             poll=poll,

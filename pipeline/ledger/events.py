@@ -101,9 +101,11 @@ class NewEvent:
     payload_ms: int | None = None
     other_keys: tuple[str, ...] = ()
 
-    def lifetimes(self) -> str:
-        values = (self.record_ms, self.payload_ms)
-        return "" if values == (None, None) else ",".join("" if value is None else str(value) for value in values)
+    def lifetimes(self, usual: Lifetimes) -> str:
+        """Those that differ; no payload outlives its event's record, or the ledger's own lifetime of payloads."""
+        payload_ms = min(each for each in (usual.payload_ms, self.payload_ms, self.record_ms) if each is not None)
+        values = ("" if self.record_ms is None else str(self.record_ms), "" if payload_ms == usual.payload_ms else str(payload_ms))
+        return ",".join(values) if any(values) else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +161,8 @@ class Events:
             chosen = [events[position] for position in positions]
             for event in chosen:
                 keys += [self._keys.event(partition, f"e:{event.event_id}"), self._keys.event(partition, f"p:{event.event_id}")]
-                arguments += [event.event_id, *event.facts.encode(apart=self._lookout.facts_apart), event.content_hash, event.payload, event.lifetimes()]
+                said, own = event.facts.encode(apart=self._lookout.facts_apart), event.lifetimes(self._lifetimes)
+                arguments += [event.event_id, *said, event.content_hash, event.payload, own]
             keys += self._outbox.of_partition(partition)
             arguments += self._outbox.said("commit", [(each.event_id, "|".join(each.facts.encode()), each.content_hash, each.other_keys) for each in chosen])
             commands.append(self._store.script("commit", keys, arguments))

@@ -17,6 +17,7 @@ from pipeline.domain import Outcome, Subject, VendorResult
 from pipeline.envelope import open_if_readable
 from pipeline.erasing import Erasing, Found, NotOnePerson
 from pipeline.identifiers import normalise_subject
+from pipeline.ledger.deliveries import DeadLetter, Row
 from pipeline.ledger.erasures import Begun
 from pipeline.retelling import Retelling
 from pipeline.routing import Source
@@ -291,6 +292,20 @@ def test_a_given_in_hand_is_waited_for(relay: Relay, client: redis.Redis) -> Non
     assert personal(client) == []
     assert relay.deliveries(event_id)["mail"][0] == "delivered"
     assert b"member-7" not in b"".join(client.hvals(relay.ledger.keys.record(event_id)))
+
+
+def test_a_withdrawal_that_has_to_be_told_once_more_is_dead(relay: Relay) -> None:
+    """A stale write of a process that slept through the erasure cannot be corrected any more: a person is told, and can discard it."""
+    withdrawn = relay.event("withdrawn", 1, email=ANA)
+    relay.drain()
+    erase(relay, email=ANA)
+    letter = DeadLetter(event_id=withdrawn, destination="mail", row=Row(state="withdrawn"), died_ms=relay.ledger.clock_ms())
+    relay.ledger.letters.reopen([letter], only_dead=False, reason="late_write")
+    relay.again()
+    assert relay.deliveries(withdrawn) == {"mail": ("dead", "erased")}
+    desk = Desk(relay.ledger, relay.vault, lambda: relay.rules, relay.hasher)
+    assert desk.discard([f"{withdrawn}.mail"], "told by phone") == [f"{withdrawn}.mail"]
+    assert event_status(relay, withdrawn) == ("erased", True)
 
 
 def test_a_given_posted_again_brings_nothing_back(relay: Relay, client: redis.Redis) -> None:

@@ -94,3 +94,35 @@ def test_a_source_keeps_its_idempotency_keys_as_long_as_it_says(client: redis.Re
     relay.drain()
     assert 1.9 * DAY_MS < client.pttl(relay.ledger.keys.record(mine)) <= 2 * DAY_MS
     assert 89 * DAY_MS < client.pttl(relay.ledger.keys.record(other)) <= 90 * DAY_MS
+
+
+def test_the_shortest_time_of_source_purpose_and_ledger_counts(client: redis.Redis) -> None:
+    """payload_days of a source or a purpose shorten the ledger's 30 days and never lengthen them; a payload does not outlive its record."""
+    sources = [
+        Source(name="plain"),
+        Source(name="short", payload_days=3),
+        Source(name="long", payload_days=300),
+        Source(name="both", payload_days=3, payload_days_by_purpose={"news": 2, "sms": 5}),
+        Source(name="forgets-keys", dedup_days=1),
+    ]
+    relay = Relay(client, routing([destination("mail")], sources=sources))
+    wanted = {("plain", "news"): 30, ("short", "news"): 3, ("long", "news"): 30, ("both", "news"): 2, ("both", "sms"): 3, ("forgets-keys", "news"): 1}
+    for (source, purpose), days in wanted.items():
+        event_id = relay.event("given", 0, source=source, purpose=purpose, email="ana@example.org", key=f"{source} {purpose}")
+        relay.drain()
+        left = client.pttl(relay.ledger.keys.payload(event_id))
+        assert (days - 0.1) * DAY_MS < left <= days * DAY_MS, source
+        assert client.pttl(relay.ledger.keys.record(event_id)) >= left
+
+
+def test_a_payload_ends_by_itself_and_its_standing_stays(client: redis.Redis) -> None:
+    """After its time, with nobody at work: the event says `erased`, and its withdrawal still fences."""
+    relay = Relay(client, routing([destination("mail")], sources=[Source(name="web", payload_days_by_purpose={"news": 0.3 / 86_400})]))
+    withdrawal = relay.event("withdrawn", 5, email="ana@example.org")
+    relay.drain()
+    assert relay.ledger.event(withdrawal)["status"] == "accepted"
+    time.sleep(0.4)
+    assert relay.ledger.event(withdrawal)["status"] == "erased"
+    older = relay.accept("given", 4, email="ana@example.org")
+    relay.drain()
+    assert (older.status, [call["state"] for call in relay.vendors["mail"].calls]) == ("superseded", ["withdrawn"])

@@ -225,6 +225,8 @@ def test_a_limit_group_may_not_share_a_session():
         ("kind: native", "kind: native, country: Brazil", 3, "country of web must be an ISO 3166-1"),
         ("kind: native", "kind: native, links: yes", 3, "links of web must be true or false"),
         ("kind: native", "kind: native, dedup_days: 0", 3, "dedup_days of web must be a whole number, 1 or more"),
+        ("kind: native", "kind: native, payload_days: 0", 3, "payload_days of web must be a number above 0"),
+        ("  sms: {}", "  sms: {payload_days: short}", 6, "payload_days of sms must be a number above 0"),
         ("kind: native", "kind: native, purposes: {h: nws}", 3, "unknown purpose 'nws'; did you mean 'news'?"),
         ("  sms: {}", "  SMS: {}", 6, "the name 'SMS' in purposes is not usable"),
         ("  sms: {}", "  news: {}", 6, "purposes has 'news' twice"),
