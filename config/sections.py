@@ -155,6 +155,7 @@ class Alerts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     backup_days: float
+    identifier_days: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +174,7 @@ ZERO_ALLOWED = frozenset(
             "ingest.allowed_skew_seconds",
             "ingest.port",
         ),
-        *("reconcile.sample_every_seconds", "reconcile.full_every_days", "reconcile.settle_seconds"),
+        *("retention.identifier_days", "reconcile.sample_every_seconds", "reconcile.full_every_days", "reconcile.settle_seconds"),
     }
 )
 ONE_OF = {

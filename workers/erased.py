@@ -73,6 +73,14 @@ def erasing(parts: Parts) -> Erasing:
     return parts.built("_erasing", lambda: Erasing(parts.ledger, parts.vault, lambda: parts.routing))
 
 
+def look_after(parts: Parts) -> None:
+    """Beat's part: end erasures that were begun, and take what is personal from identifiers of whom nothing was said for long."""
+    from pipeline.quiet import Quiet
+
+    erasing(parts).go_on()
+    Quiet(parts.ledger, days=parts.settings.retention.identifier_days).run()
+
+
 def list_of(parts: Parts, path: Path | None = None) -> ErasedFile:
     """The list of the state directory, or another one."""
     return ErasedFile(path or parts.settings.state_path() / ERASED_FILE, parts.hasher.fingerprint())

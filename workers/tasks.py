@@ -14,7 +14,7 @@ from celery import Task, shared_task
 
 from config.logging import describe
 from workers import wiring
-from workers.erased import erasing
+from workers.erased import look_after
 from workers.reconciling import reconcile
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,6 @@ def sweep(destination: str, **_: Any) -> None:
 def audit(**_: Any) -> None:
     try:
         wiring.current().audit.run()
-        erasing(wiring.current()).go_on()
+        look_after(wiring.current())
     finally:
         wiring.current().alerts.run()

@@ -13,9 +13,12 @@ import orjson
 
 from pipeline.ledger.events import Lifetimes
 from pipeline.ledger.keys import PREFIX, Keys
+from pipeline.ledger.letters import ERASED
+from pipeline.ledger.outbox import Outbox
 from pipeline.ledger.store import Store, pairs_of, text
 
 ERASING = f"{PREFIX}:{{meta}}:erasing"
+QUIET = f"{PREFIX}:{{meta}}:quiet"
 AT_ONCE = 100
 
 
@@ -54,8 +57,8 @@ class Begun:
 class Erasures:
     """The erasing part of the ledger."""
 
-    def __init__(self, store: Store, keys: Keys, lifetimes: Lifetimes) -> None:
-        self._store, self._keys, self._lifetimes = store, keys, lifetimes
+    def __init__(self, store: Store, keys: Keys, lifetimes: Lifetimes, outbox: Outbox) -> None:
+        self._store, self._keys, self._lifetimes, self._outbox = store, keys, lifetimes, outbox
 
     def forbid(self, erasure: Erasure) -> None:
         """From now on nothing said until the erasure teaches values or links of its identifiers, and no `given` of theirs from before it is told."""
@@ -74,6 +77,8 @@ class Erasures:
             for place in places:
                 keys += [self._keys.record(event_ids[place]), self._keys.payload(event_ids[place])]
                 arguments += [event_ids[place], f"{at_us:016d}", int(events[place][1])]
+            keys += self._outbox.of_partition(partition)
+            arguments += self._outbox.said("erase", [(event_ids[place],) for place in places], reason=ERASED)
             commands.append(self._store.script("erase", keys, arguments))
         answers = [False] * len(events)
         for places, replies in zip(groups.values(), self._store.run(commands, replicated=True), strict=True):
@@ -81,14 +86,27 @@ class Erasures:
                 answers[place] = bool(reply)
         return answers
 
-    def strip(self, erasure: Erasure, neighbours: Mapping[str, Iterable[str]]) -> None:
-        """Take values and links from the identifiers, and the links to them from their neighbours (key -> keys it is linked to)."""
-        groups = self._keys.by_partition(erasure.keys).values()
+    def strip(self, erasure: Erasure, neighbours: Mapping[str, Iterable[str]], *, only_quiet: bool = False) -> list[str]:
+        """Take values and links from the identifiers, and the links to them from their neighbours (key -> keys it is linked to); returns the keys of those stripped.
+
+        With `only_quiet` one of which anything was said since the erasure's time is left alone.
+        """
+        groups = list(self._keys.by_partition(erasure.keys).values())
         names = [[name(erasure.keys[place]) for place in places for name in (self._keys.identifier, self._keys.missing)] for places in groups]
-        self._store.run([self._store.script("strip", each, []) for each in names], replicated=True)
-        ours = set(erasure.keys)
+        until = f"{erasure.at_us:016d}" if only_quiet else ""
+        replies = self._store.run([self._store.script("strip", each, [until]) for each in names], replicated=True)
+        stripped = [erasure.keys[place] for places, answers in zip(groups, replies, strict=True) for place, done in zip(places, answers, strict=True) if done]
+        ours = set(stripped)
         gone = {key: [f"l:{link}" for link in links if link in ours] for key, links in neighbours.items() if key not in ours}
         self._store.run([("HDEL", self._keys.identifier(key), *fields) for key, fields in gone.items() if fields])
+        return stripped
+
+    def quiet_cursor(self, cursor: int | None = None) -> int:
+        """Where the walk over quiet identifiers stands; with a `cursor` it stands there from now on."""
+        if cursor is not None:
+            self._store.run([("SET", QUIET, cursor)])
+            return cursor
+        return int(self._store.run([("GET", QUIET)])[0] or 0)
 
     def begin(self, begun: Sequence[Begun]) -> None:
         """Note erasures under way, so that whoever comes by ends them."""

@@ -7,10 +7,12 @@ import time
 import redis
 
 from pipeline.desk import Desk
-from pipeline.domain import Outcome, VendorResult
+from pipeline.domain import Outcome, Subject, VendorResult
+from pipeline.ledger.erasures import Erasure
+from pipeline.quiet import Quiet
 from pipeline.routing import Source
 from pipeline.vendors.base import VendorRequest
-from tests.support.relay import PlainAdapter, Relay, destination, routing
+from tests.support.relay import BASE_TIME, PlainAdapter, Relay, destination, routing
 
 DAY_MS = 86_400_000
 
@@ -126,3 +128,62 @@ def test_a_payload_ends_by_itself_and_its_standing_stays(client: redis.Redis) ->
     older = relay.accept("given", 4, email="ana@example.org")
     relay.drain()
     assert (older.status, [call["state"] for call in relay.vendors["mail"].calls]) == ("superseded", ["withdrawn"])
+
+
+def personal(client: redis.Redis, email: str, relay: Relay) -> set[bytes]:
+    return {field[:2] for field in client.hkeys(relay.ledger.keys.identifier(relay.hasher.identifier_keys(Subject(email=email))["email"]))} & {b"v", b"l:"}
+
+
+def test_quiet_persons_lose_values_and_links_and_keep_their_words(client: redis.Redis) -> None:
+    """After so many days without a word by any linked identifier; others keep theirs, and a later word teaches anew."""
+    relay = Relay(client, routing([destination("mail")]))
+    relay.event("given", 1, email="ana@example.org", phone="+5551900000001")
+    relay.event("withdrawn", 2, phone="+5551900000001")
+    relay.event("given", 1, email="ben@example.org", phone="+5551900000002")
+    relay.drain()
+    days = (relay.ledger.now() - BASE_TIME).total_seconds() / 86_400
+    assert Quiet(relay.ledger, days=0).run() == Quiet(relay.ledger, days=days + 1).run() == 0
+    relay.event("given", 60 * 24, email="ben@example.org")
+    relay.drain()
+    assert sum(Quiet(relay.ledger, days=days - 0.5).run() for _ in range(3)) == 2
+    assert (personal(client, "ana@example.org", relay), personal(client, "ben@example.org", relay)) == (set(), {b"v", b"l:"})
+    calls = len(relay.vendors["mail"].calls)
+    for subject in ({"email": "ana@example.org"}, {"phone": "+5551900000001"}):
+        assert relay.accept("given", 1.5, **subject).status == "superseded"
+        relay.accept("given", 3, purpose="sms", **subject)
+    relay.drain()
+    assert (len(relay.vendors["mail"].calls), personal(client, "ana@example.org", relay)) == (calls, set())
+    relay.event("given", 60 * 24 * 2, email="ana@example.org", phone="+5551900000001")
+    relay.drain()
+    assert (relay.vendors["mail"].held["ana@example.org", "news"], personal(client, "ana@example.org", relay)) == ("given", {b"v", b"l:"})
+    assert relay.figures().unaccounted == 0
+
+
+def test_whoever_is_still_to_be_told_of_is_not_quiet(client: redis.Redis) -> None:
+    """A dead withdrawal that a link may revive, and one that waits, keep what they need."""
+    relay = Relay(client, routing([destination("mail")]))
+    relay.vendors["mail"].answers = [400, 503]
+    relay.event("withdrawn", 1, email="ana@example.org")
+    relay.event("withdrawn", 1, email="ben@example.org")
+    relay.drain()
+    days = (relay.ledger.now() - BASE_TIME).total_seconds() / 86_400 - 1
+    assert sum(Quiet(relay.ledger, days=days).run() for _ in range(2)) == 0
+    relay.again()
+    assert sum(Quiet(relay.ledger, days=days).run() for _ in range(2)) == 1
+
+
+def test_a_word_in_between_saves_an_identifier(client: redis.Redis) -> None:
+    """Said between the look and the taking: value and links stay."""
+    relay = Relay(client, routing([destination("mail")]))
+    relay.event("withdrawn", 1, email="ana@example.org", phone="+5551900000001")
+    relay.drain()
+    forbid = relay.ledger.erasures.forbid
+    days = (relay.ledger.now() - BASE_TIME).total_seconds() / 86_400 - 1
+
+    def meanwhile(erasure: Erasure) -> None:
+        relay.event("given", 60 * 24 * 2, key="since", email="ana@example.org", phone="+5551900000001")
+        forbid(erasure)
+
+    relay.ledger.erasures.forbid = meanwhile
+    assert Quiet(relay.ledger, days=days).run() == 0
+    assert personal(client, "ana@example.org", relay) == {b"v", b"l:"}
