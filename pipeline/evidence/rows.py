@@ -13,6 +13,7 @@ from pipeline.ledger.rows import Row
 
 UNKNOWN: Final = "unknown"
 """The chain of what nobody can say any more whom it was about."""
+ERASED: Final = "erased"
 EXPORTED: Final = "exported"
 CONFIRMED: Final = "confirmed"
 REPAIRS: Final = frozenset({"late_write", "heard_given", "repaired", "reconciled", "drift"})
@@ -107,6 +108,9 @@ def _confirm(entry: OutboxEntry, row: Sequence[Any], _known: Facts | None) -> Ha
 def _close(entry: OutboxEntry, row: Sequence[Any], _known: Facts | None) -> Happened:
     """A dead letter was closed; the words of the person who discarded it stay in the ledger, as nobody knows what they say."""
     said, status = _outcome(row[1], "")
+    if said["reason"] == ERASED:
+        yield "skipped", entry.at_ms, {"destination": _destination(entry), **said, "status": status.value}
+        return
     is_exported = said["reason"] == EXPORTED
     said = {**said, "reason": "" if is_exported else "discarded", "status": status.value}
     yield "exported" if is_exported else "discarded", entry.at_ms, {"destination": _destination(entry), **said}

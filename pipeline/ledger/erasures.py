@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from pipeline.ledger.events import Lifetimes
+from pipeline.ledger.identity import Lifetimes
 from pipeline.ledger.keys import PREFIX, Keys
 from pipeline.ledger.letters import ERASED
 from pipeline.ledger.outbox import Outbox

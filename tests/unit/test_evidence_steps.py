@@ -16,7 +16,8 @@ import pytest
 import redis
 
 from pipeline.archiving import Archiver, ArchiverOptions
-from pipeline.domain import DeliveryStatus, Outcome, State
+from pipeline.domain import DeliveryStatus, Outcome, State, Subject
+from pipeline.erasing import Erasing
 from pipeline.errors import ArchiveMismatch
 from pipeline.evidence.archive import Archive, Writer
 from pipeline.evidence.reader import Reader
@@ -443,3 +444,23 @@ def test_evidence_of_events_from_before_it_was_kept(client: redis.Redis, tmp_pat
     assert [content["kind"] for content in records] == ["planned", "told", "answered", "completed"]
     assert {content["source"] for content in records} == {"web"}
     case.archive.close()
+
+
+def test_an_erasure_is_recorded_and_the_proof_still_holds(case: Case) -> None:
+    """Of each event that lost something; a dead `given` that it ends is skipped, not discarded by a person."""
+    relay = case.relay
+    told = relay.event("withdrawn", 1, email=CANARY)
+    relay.drain()
+    relay.vendors["crm"].answers = [400]
+    dead, fresh = relay.event("given", 2, email=CANARY), relay.event("given", 2, purpose="sms", email=CANARY)
+    relay.fan_out.run([dead])
+    relay.deliver.run("crm", "given", [dead])
+    eraser = Erasing(relay.ledger, relay.vault, lambda: relay.rules)
+    found = eraser.find(relay.hasher.identifier_keys(Subject(email=CANARY)).values())
+    assert eraser.advance(eraser.begin([found])[0]).event_ids == ()
+    assert case.kinds(told)[-1] == "erased"
+    assert case.kinds(fresh)[2:] == ["erased", "completed"]
+    assert [content["reason"] for content in case.records(dead) if content["kind"] in ("skipped", "erased")] == ["erased", "erased"]
+    assert "discarded" not in case.kinds(dead)
+    assert case.faults() == []
+    assert CANARY.encode() not in b"".join(map(orjson.dumps, case.records()))
