@@ -200,13 +200,13 @@ class Interleaved:
     def __exit__(self, *_: object) -> None:
         self._store.run = self._run
 
-    def _counted(self, commands):
+    def _counted(self, commands, **options):
         self.count += 1
         if self.count == self._at:
             self._store.run = self._run
             self._act()
             self._store.run = self._counted
-        return self._run(commands)
+        return self._run(commands, **options)
 
 
 def settle_down(relay: Relay, subject: dict[str, str]) -> None:
