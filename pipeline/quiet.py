@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pipeline.domain import DeliveryStatus
 from pipeline.ledger import Ledger
 from pipeline.ledger.erasures import Erasure
 from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.standings import Reach
 from pipeline.ledger.walks import END
 from pipeline.subjects import withdrawals_spread
-from pipeline.domain import DeliveryStatus
 
 PAGE = 500
 DAY_US = 86_400_000_000
@@ -58,6 +58,4 @@ def _is_quiet(reach: Reach, until_us: int) -> bool:
 def _is_open(reach: Reach, stored: Mapping[str, StoredEvent | None]) -> bool:
     """Whether anything of what was said last is still to be told, or dead."""
     events: Sequence[StoredEvent | None] = [stored[word.event_id] for ring in reach.rings for record in ring for word in record.words.values()]
-    return any(
-        not event.complete or any(result.status is DeliveryStatus.DEAD for result in event.results.values()) for event in events if event is not None
-    )
+    return any(not event.complete or any(result.status is DeliveryStatus.DEAD for result in event.results.values()) for event in events if event is not None)

@@ -50,7 +50,9 @@ def backup(target: Path, rdb: Path | None, *, as_json: bool) -> None:
 @click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only check the backup and the database.")
 @click.option(
-    "--erased", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The list of erasures, if it is not the one of CONSENT_STATE_DIR (erased.ndjson)."
+    "--erased",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The list of erasures, if it is not the one of CONSENT_STATE_DIR (erased.ndjson).",
 )
 @click.option("--even-expired", is_flag=True, help="Even if it is older than retention.backup_days.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
@@ -114,7 +116,9 @@ def _refuse_expired(parts: Parts, manifest: Manifest, *, even_expired: bool) -> 
 
     days = (time.time() - manifest.taken_at_ms / 1000) / 86_400
     if days > parts.settings.retention.backup_days and not even_expired:
-        raise LedgerMismatch(f"the backup is {days:.0f} days old and was to be deleted after {parts.settings.retention.backup_days:g} (retention.backup_days): --even-expired restores it")
+        raise LedgerMismatch(
+            f"the backup is {days:.0f} days old and was to be deleted after {parts.settings.retention.backup_days:g} (retention.backup_days): --even-expired restores it"
+        )
 
 
 def _erase_again(parts: Parts, erased: Path | None) -> dict[str, Any]:
@@ -127,7 +131,9 @@ def _erase_again(parts: Parts, erased: Path | None) -> dict[str, Any]:
 
 def _print_restored(report: dict[str, Any]) -> None:
     click.echo(f"restored {report['events']} events, {report['unfinished']} of them unfinished; quarantined: withdrawals are told, `given` wait")
-    click.echo(f"persons erased again: {report['erasures']}, of whom {report['erasures_waiting']} have withdrawals to be told first (list: {report['erasures_list']})")
+    click.echo(
+        f"persons erased again: {report['erasures']}, of whom {report['erasures_waiting']} have withdrawals to be told first (list: {report['erasures_list']})"
+    )
     click.echo(f"start the relay, have every source post again what it said from {report['post_again_from']} on, then: consent ledger bring-forward")
 
 

@@ -141,7 +141,9 @@ def _print_refused(report: dict[str, Any]) -> None:
             click.echo(f"  {name}")
         if len(untold) > NAMED:
             click.echo(f"  and {len(untold) - NAMED} more (--json names all)")
-        click.echo("nothing was erased. See `consent status EVENT_ID`, `consent dead replay` and `consent dead discard`; or --when-told erases as soon as all are told")
+        click.echo(
+            "nothing was erased. See `consent status EVENT_ID`, `consent dead replay` and `consent dead discard`; or --when-told erases as soon as all are told"
+        )
     else:
         click.echo("nothing stands in the way; nothing was erased")
 
@@ -152,5 +154,7 @@ def _print_done(report: dict[str, Any]) -> None:
     else:
         click.echo(f"noted: {len(report['waits_for'])} events have to be told, or to end, first; then beat erases the rest by itself")
     click.echo(LOG_WORDS[report["append_only_file"]])
-    click.echo(f"backups from before can be read with the vault keys until they are deleted: by {report['backups_readable_until']}, as retention.backup_days says")
+    click.echo(
+        f"backups from before can be read with the vault keys until they are deleted: by {report['backups_readable_until']}, as retention.backup_days says"
+    )
     click.echo("sooner: change the vault key (`consent vault --help`), and destroy the old one")

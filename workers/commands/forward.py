@@ -62,7 +62,11 @@ def bring_forward(until: str | None, *, is_sure: bool, dry_run: bool, as_json: b
             click.confirm("Lift the quarantine?", abort=True, err=True)
         erased, _ = erase_again(parts, None, lambda _: None)  # a ledger that came back by itself was not restored by us
         lifted = parts.ledger.lift(found, until_ms)
-    common.show({**plan, "lifted": lifted, "erasures": erased}, as_json=as_json, pretty=lambda: click.echo("lifted: `given` are told again within seconds" if lifted else ""))
+    common.show(
+        {**plan, "lifted": lifted, "erasures": erased},
+        as_json=as_json,
+        pretty=lambda: click.echo("lifted: `given` are told again within seconds" if lifted else ""),
+    )
     if not lifted:
         click.echo("consent: the quarantine has changed meanwhile; look at it again", err=True)
         sys.exit(common.FAILED)
