@@ -139,6 +139,7 @@ _READERS: Final[Mapping[str, tuple[str, str, tuple[Any, ...]]]] = {
     "hash": ("HSET", "HGETALL", ()),
     "set": ("SADD", "SMEMBERS", ()),
     "zset": ("ZADD", "ZRANGE", (0, -1, "WITHSCORES")),
+    "stream": ("XADD", "XRANGE", ("-", "+")),
 }
 """Kinds of keys that the ledger has: what writes one, and what reads it."""
 
@@ -164,6 +165,9 @@ def _parts(kind: str, value: Any) -> Iterator[list[Any]]:
     """The arguments that write a value, no more than some hundreds at a time."""
     if kind == "string":
         yield [value]
+        return
+    if kind == "stream":
+        yield from ([entry, *(part for pair in pairs_of(values) for part in pair)] for entry, values in value)
         return
     if kind == "set":
         items: list[list[Any]] = [[member] for member in value]

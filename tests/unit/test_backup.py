@@ -244,3 +244,16 @@ def test_a_snapshot_that_was_begun_for_somebody_else_is_not_taken(client: redis.
     monkeypatch.setattr(snapshot, "receive", receive)
     back_up(client, 0, tmp_path / "b.resp.gz", Progress())
     assert len(received) == 2
+
+
+def test_evidence_that_waits_is_put_back(client: redis.Redis, other: redis.Redis, tmp_path: Path):
+    """What is not archived yet stands in streams: entry by entry, with the ids by which the archiver goes on."""
+    relay = Relay(client, RULES, evidence=True)
+    for n in range(3):
+        relay.event("withdrawn", n, email=f"p{n}@example.org")
+    relay.drain()
+    streams = {name: client.xrange(name) for name in client.scan_iter("cr:*:evidence")}
+    assert sum(map(len, streams.values())) > 3
+    back_up(client, 0, tmp_path / "b.resp.gz", Progress())
+    put_back(other, tmp_path / "b.resp.gz")
+    assert {name: other.xrange(name) for name in other.scan_iter("cr:*:evidence")} == streams
