@@ -37,6 +37,7 @@ PLAIN = {name: value for name, value in os.environ.items() if not name.startswit
 def erase(stack: Stack, person: dict[str, str], *words: str) -> tuple[int, dict[str, Any]]:
     done = stack.consent("erase", "-", "--json", *words, input=json.dumps(person))
     assert not any(value in done.stdout + done.stderr for value in person.values())
+    assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
 
