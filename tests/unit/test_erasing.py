@@ -310,6 +310,23 @@ def test_a_withdrawal_that_has_to_be_told_once_more_is_dead(relay: Relay) -> Non
     assert event_status(relay, withdrawn) == ("erased", True)
 
 
+def test_a_given_that_a_worker_is_about_to_tell_is_not_told(relay: Relay, client: redis.Redis) -> None:
+    """Leased and opened before the erasure: the last look before the call finds the mark."""
+    event_id, turn, left = relay.event("given", 1, email=ANA), relay.ledger.turn, []
+
+    def after_erasing(*arguments, **options):
+        left.append(erase(relay, email=ANA).event_ids)
+        return turn(*arguments, **options)
+
+    relay.ledger.turn = after_erasing
+    relay.drain()
+    relay.ledger.turn = turn
+    assert left[0] == (event_id,), "somebody has it in hand"
+    assert relay.vendors["mail"].calls == []
+    assert relay.deliveries(event_id) == {"mail": ("skipped", "erased")}
+    assert (erasing(relay).go_on(), personal(client)) == (0, [])
+
+
 def test_a_given_posted_again_brings_nothing_back(relay: Relay, client: redis.Redis) -> None:
     """The same post as before the erasure is a duplicate, and teaches nothing."""
     first = relay.accept("given", 1, key="one", email=ANA, phone=PHONE)
