@@ -43,6 +43,8 @@ KINDS: Final[Mapping[str, str]] = {
     "vendor_looser": "a vendor holds consent that was withdrawn or never given; it is told again (`consent reconcile`)",
     "vendor_not_asked": "a vendor could not be compared with the standings",
     "clock_put_back": "the clock of the ledger's server was put back; what waited was brought forward",
+    "evidence_not_archived": "the archive of the evidence is away, or not the one it was; records wait in the ledger",
+    "evidence_waits": "records of evidence wait for too long, or too many of them (`consent evidence status`)",
     "ledger_older": "the ledger came back older than it was",
 }
 """Every alert there is, in words; another one that is logged is posted by its kind alone."""

@@ -16,7 +16,7 @@ from tests.support.serving import serving
 
 def test_nothing_that_is_posted_shows() -> None:
     """Plain, encoded or as an unkeyed hash, in the ledger, the broker's messages, the log, every answer and the command lines of all processes."""
-    environment = {**SETTINGS, "CONSENT_LOG_LEVEL": "debug", "CONSENT_SANDBOX_PORT": "1"}
+    environment = {**SETTINGS, "CONSENT_EVIDENCE_ENABLED": "off", "CONSENT_LOG_LEVEL": "debug", "CONSENT_SANDBOX_PORT": "1"}
     with watching_arguments() as arguments, serving(routing(), environment) as running:
         run = Run(running.url)
         assert len(run.accept_all()) >= len(canary_list.bodies())

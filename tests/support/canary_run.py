@@ -25,6 +25,8 @@ SETTINGS = {
     "CONSENT_VAULT_KEYS": "Y2FuYXJ5LXZhdWx0LWtleS1xN3gzdjktMzItYnl0ZXM=,b2xkZXItdmF1bHQta2V5LXE3eDN2OS0zMi1ieXRlcyE=",
     "CONSENT_FLOWER_LOGIN": f"operator:canary-flower-{MARK}",
     "CONSENT_ALERTS_URL": f"https://alerts.example.org/canary-alerts-{MARK}",
+    "CONSENT_EVIDENCE_URL": f"postgresql://canary:canary-evidence-{MARK}@127.0.0.1:9/canary",
+    "CONSENT_FLOWER_BROKER_API": f"http://canary:canary-broker-api-{MARK}@127.0.0.1:9/api/",
     "CONSENT_ALERTS_SECRET": "whsec_Y2FuYXJ5LWFsZXJ0cy1zZWNyZXQtcTd4M3Y5LWZvci10ZXN0cw==",
 }
 ALTERNATIVES: dict[str, list[set[tuple[str, str]]]] = {

@@ -78,7 +78,7 @@ def test_an_outage_is_no_fault_of_a_task():
 def test_every_broken_promise_is_a_problem():
     """A verdict without any has none."""
     good = {"events": 10, "calls": 100, "doubled": 1, "lost": (), "wrong": (), "unaccounted": 0.0, "dead": 0.0, "lags": (), "corrections": ()}
-    good |= {"late": (), "stale_sends": 0, "uncounted": 0, "several_ids": 0, "accepted": 10}
+    good |= {"late": (), "stale_sends": 0, "uncounted": 0, "several_ids": 0, "accepted": 10, "gaps": ()}
     assert Verdict(**good).problems(doubled_share=0.01) == []
     wrong = {
         "doubled": 2,
@@ -88,6 +88,7 @@ def test_every_broken_promise_is_a_problem():
         "dead": 1.0,
         "uncounted": 1,
         "several_ids": 1,
+        "gaps": ("an event that is not on record",),
         "accepted": 11,
     }
     for name, value in wrong.items():

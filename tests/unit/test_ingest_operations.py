@@ -244,6 +244,7 @@ def test_every_figure_has_its_contract_name():
             'consent_breaker_open{account="dinamize-news"} 1.0',
             'consent_events_total{status="accepted"} 8.0',
             'consent_key_expires_in_days{destination="dinamize-news"} -2.0',
+            "consent_evidence_waiting_seconds 0.0",
         ]
     )
 

@@ -10,6 +10,7 @@ import redis
 
 from pipeline.ledger.keys import META
 from pipeline.ledger.lookout import Mark, Quarantine, quarantine_now
+from pipeline.ledger.nodes import OneServer
 from pipeline.metrics import render_metrics
 from tests.support.parts import new_event, open_ledger
 from tests.support.relay import Relay, adapter, destination, routing
@@ -176,7 +177,7 @@ def test_a_failover_to_a_replica_that_lagged_is_noticed(client: redis.Redis):
         replica.replicaof("NO", "ONE")
         ledger.events.commit([new_event("b" * 24)], ledger.durability)
         assert ledger.quarantine is None
-        ledger.store.client = ledger._looking.client = replica
+        ledger.store.nodes = ledger._looking.nodes = OneServer(replica)
         assert ledger.events.commit([new_event("c" * 24)], ledger.durability) == [True]
         assert ledger.quarantine is not None
         assert (ledger.quarantine.reason, ledger.holds("given"), ledger.holds("withdrawn")) == ("older", True, False)

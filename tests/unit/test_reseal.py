@@ -108,7 +108,9 @@ def test_what_an_unknown_key_sealed_is_counted_and_kept(client: redis.Redis, rel
     content = redis_content(client, "")
     report = reseal(client, NEW, needs_vault_keys=False)
     assert report == ResealReport(locked={OLD_ID: 6})
-    assert redis_content(client, "") == content
+    assert {name: value for name, value in redis_content(client, "").items() if not name.endswith(":vault")} == {
+        name: value for name, value in content.items() if not name.endswith(":vault")
+    }  # but for the list of keys in use, which names the new one too
     assert reseal(client, NEW, OLD) == ResealReport(resealed=6, removable=(OLD_ID,))
 
 

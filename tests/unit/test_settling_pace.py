@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from types import SimpleNamespace
 
 import pytest
 
 import pipeline.chunk
 from pipeline.chunk import SETTLE_AT_ONCE, SETTLE_SECONDS, ChunkWorker
+from pipeline.landing import Chunk
 
 
 @pytest.mark.parametrize("takes,rests", [(0.002, 0.012), (0.010, 0.060), (0.5, SETTLE_SECONDS)])
@@ -17,12 +19,14 @@ def test_what_is_quick_to_write_is_written_soon(monkeypatch, takes, rests):
     monkeypatch.setattr(pipeline.chunk, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     written: list[int] = []
 
-    def settle(_destination, _lane, _token, endings) -> None:
+    def settle(_destination, _lane, _token, endings, _now_ms) -> None:
         written.append(len(endings))
         clock[0] += takes
 
-    worker = ChunkWorker(None, None, None, SimpleNamespace(settle=settle), None, None)
-    chunk = SimpleNamespace(endings=["first"], flying={1: "a dialogue"}, settle_at=100.0, destination=None, lane="given", token="t")
+    worker = ChunkWorker(SimpleNamespace(clock_ms=lambda: 1), None, None, SimpleNamespace(settle=settle), None, None)
+    times = {"stop_at": 200.0, "renew_at": 200.0, "settle_at": 100.0, "patience": 0}
+    chunk = Chunk(destination=None, lane="given", token="t", traffic=None, pending=deque(), endings=["first"], **times)
+    chunk.flying[1] = "a dialogue"
     worker._settle(chunk)
     ended = clock[0]
     chunk.endings = ["next"]
