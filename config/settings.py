@@ -75,12 +75,12 @@ class Settings:
 
     def ledger_url(self) -> str:
         """The ledger's URL; refuses where none is given."""
-        if not self.redis_url:
-            raise SettingsError("CONSENT_REDIS_URL is not set: a URL such as redis://127.0.0.1:6379/0 was expected (`consent up` runs its own server)")
         return self.ledger_address().url
 
     def ledger_address(self) -> Address:
         """The ledger's servers; refuses what names none."""
+        if not self.redis_url:
+            raise SettingsError("CONSENT_REDIS_URL is not set: a URL such as redis://127.0.0.1:6379/0 was expected (`consent up` runs its own server)")
         try:
             return parse(self.redis_url)
         except UnusableUrl as error:

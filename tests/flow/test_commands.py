@@ -125,7 +125,7 @@ def test_operators_commands_look_at_what_runs(up):
     assert dead["groups"] == [{"destination": "retargetly-audience", "state": "withdrawn", "reason": "cannot_express_withdrawn", "count": 2}]
     assert consent("dead", "discard", *(each["delivery_id"] for each in dead["items"]), "--reason", "removed by hand", **mine).returncode == 0
     found = consent("doctor", **mine)
-    assert (found.returncode, found.stdout.count("ok  ")) == (0, 13), found.stdout
+    assert (found.returncode, found.stdout.count("ok  ")) == (0, 14), found.stdout
     assert json.loads(consent("dead", "list", "--json", **mine).stdout) == {"items": [], "groups": [], "next_cursor": None}
     assert consent("destination", "pause", "crm-webhook", **mine).returncode == 0
     assert "note paused: deliveries wait at paused or disabled destinations: crm-webhook 0" in consent("doctor", **mine).stdout
