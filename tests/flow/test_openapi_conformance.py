@@ -48,6 +48,8 @@ OPERATIONS = (
     "postEvent",
     "postBatch",
     "getEvent",
+    "getEventProof",
+    "postSubjectProof",
     "postSource",
     "postSourceAddress",
     "probeSourceAddress",
