@@ -103,7 +103,9 @@ class Archiver:
         ledger_id = self._ledger.identity.ledger_id
         events_first = sorted(read, key=lambda entry: entry.stream.startswith("d:"))  # within a millisecond
         made = [found for entry in events_first for found in entries_of(entry, ledger_id, facts)]
-        return sorted(made, key=lambda entry: entry.at_ms)
+        return sorted(
+            made, key=lambda entry: (entry.at_ms, entry.content["kind"] == "completed")
+        )  # what completes an event comes after what its destinations did
 
     def _facts(self, writer: Writer, event_ids: Iterable[str]) -> dict[str, Facts]:
         """What is known of events that were accepted earlier: by their record of receipt, or else by the ledger."""
