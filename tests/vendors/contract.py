@@ -19,6 +19,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.vendors import adapter_class, base
 from pipeline.vendors.base import Adapter, Held, VendorResponse
 from tests.sandboxes import SandboxHandle, start_sandboxes
+from tests.support.stack import wait_until
 from tests.vendors.drivers import DRIVERS, make_driver, replay, results_of
 
 PERSON = Subject(external_id="person-4711", email="ana@example.org", phone="+5511912345678", national_id="12345678909", country="BR")
@@ -265,7 +266,8 @@ class VendorContract:
         results = self.tell(driver, adapter, *told)
         expected = [Outcome.NOT_APPLICABLE if size > 1 and number == 3 else Outcome.APPLIED for number in range(size)]
         assert [one.outcome for one in results] == expected
-        assert sandbox.state(self.vendor)["call_count"] - driver.sign_ins <= adapter.max_calls(self.word())
+        # A token is kept for others, and counted here as a sign-in, beside the dialogue that goes on with it.
+        wait_until(lambda: sandbox.state(self.vendor)["call_count"] - driver.sign_ins <= adapter.max_calls(self.word()), 5)
 
     @pytest.mark.parametrize("kind", ["hang", "reset", "redirect", "html", "empty", "cut_json", "lost_answer", "throttle"])
     def test_a_fault_heals_by_telling_again(self, sandbox: SandboxHandle, driver: Any, kind: str) -> None:
