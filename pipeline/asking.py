@@ -1,6 +1,7 @@
 """Asks a vendor about some people at once, within a share of its account's limits and under an exclusive claim of each contact, until `done`.
 
-While the claim stands nobody tells the vendor anything about them, so what it holds can be held against the standings.
+While the claim stands nobody tells the vendor anything about them, so what it holds can be held against the standings. Claims and permits are renewed
+while questions are under way: those of a process that died soon let others go on, however long the vendor may take for an answer.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from pipeline.domain import Outcome, Subject, VendorResult
@@ -52,6 +53,34 @@ class Replies:
     until: float = 0.0
 
 
+class _Grip:
+    """The permits and claims of dialogues under way, in every part of the account's limits; they are sure to stand until `until` (time.monotonic())."""
+
+    def __init__(self, ledger: Ledger, token: str, permits: Sequence[tuple[Traffic, int]], identifier_keys: Sequence[str], margin_seconds: float) -> None:
+        """The first of `permits` (traffic, dialogues) is the part that the contacts are claimed in."""
+        self._ledger, self._token, self._permits, self._identifier_keys = ledger, token, permits, identifier_keys
+        claiming = permits[0][0]
+        self._stands_seconds = (claiming.hold_ms or claiming.claim_ms) / 1000 - margin_seconds
+        self.until, self.renew_at = 0.0, 0.0
+        self._count_from(time.monotonic())
+
+    def renew(self) -> None:
+        """Hold on for longer, if it is time for that; what went to somebody else meanwhile stays lost."""
+        now = time.monotonic()
+        if now < self.renew_at:
+            return
+        kept = [
+            self._ledger.accounts.hold(traffic, self._token, list(range(dialogues)), self._identifier_keys if place == 0 else [])
+            for place, (traffic, dialogues) in enumerate(self._permits)
+        ]
+        self._count_from(now)
+        if not all(kept):
+            self.until = 0.0
+
+    def _count_from(self, now: float) -> None:
+        self.until, self.renew_at = now + self._stands_seconds, now + self._stands_seconds / 3
+
+
 class Asker:
     """Asks vendors; safe to share between threads."""
 
@@ -78,22 +107,23 @@ class Asker:
         whole, shared, token = self._whole(destination), self.shared(destination), f"sweep.{secrets.token_hex(6)}"
         share = self._ledger.accounts.admit(shared, LANE, token, 0, [()] * len(questions))
         admission = self._ledger.accounts.admit(whole, LANE, token, 0, [each.contact_keys for each in questions[: share.dialogues]])
-        until = time.monotonic() + whole.claim_ms / 1000 - self._limits.claim_margin_seconds
         admitted = [place for place, verdict in enumerate(admission.verdicts) if verdict >= 1]
+        permits = [(whole, admission.dialogues), (shared, share.dialogues)]
+        grip = _Grip(self._ledger, token, permits, [key for place in admitted for key in questions[place].contact_keys], self._limits.claim_margin_seconds)
         results: dict[int, WorkResult] = {}
         try:
             certain = [place for place in admitted if admission.verdicts[place] == 1]
-            results = self._talk(destination, {place: questions[place] for place in certain})
-            yield _replies(questions, share, admission, results, until)
+            results = self._talk(destination, {place: questions[place] for place in certain}, grip)
+            yield _replies(questions, share, admission, results, grip.until)
         finally:
             self._leave(shared, whole, token, (share.dialogues, admission.dialogues), [questions[place] for place in admitted], list(results.values()))
 
     def _whole(self, destination: Destination) -> Traffic:
-        """The account's limits for questions; nobody renews their claims, so those stand as long as a dialogue may take."""
+        """The account's limits for questions."""
         cost = destination.adapter.capabilities.ask_calls + (SIGN_IN_CALLS if destination.adapter.needs_session() else 0)
-        return replace(traffic_of(destination, GIVEN, self._limits), calls_per_dialogue=cost, batch_size=1, hold_ms=0)
+        return replace(traffic_of(destination, GIVEN, self._limits), calls_per_dialogue=cost, batch_size=1)
 
-    def _talk(self, destination: Destination, questions: Mapping[int, Question]) -> dict[int, WorkResult]:
+    def _talk(self, destination: Destination, questions: Mapping[int, Question], grip: _Grip) -> dict[int, WorkResult]:
         """Run a dialogue for each question, all at once, and wait for their ends."""
         landed: SimpleQueue[tuple[int, WorkResult]] = SimpleQueue()
         deadline = time.monotonic() + self._limits.start_window_seconds
@@ -107,7 +137,13 @@ class Asker:
                 deadline=deadline,
             )
             self._exchange.start(work, _landing(landed, place))
-        return dict(landed.get() for _ in questions)
+        results: dict[int, WorkResult] = {}
+        while len(results) < len(questions):
+            with suppress(Empty):
+                place, result = landed.get(timeout=max(0.0, grip.renew_at - time.monotonic()))
+                results[place] = result
+            grip.renew()
+        return results
 
     def _leave(
         self, shared: Traffic, whole: Traffic, token: str, dialogues: tuple[int, int], questions: Sequence[Question], results: Sequence[WorkResult]

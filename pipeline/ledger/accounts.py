@@ -123,10 +123,10 @@ class Accounts:
             arguments += [farewell.lane, int(farewell.definite), len(farewell.identifier_keys), *farewell.identifier_keys]
         return self._store.script("leave", names, arguments)
 
-    def hold(self, traffic: Traffic, token: str, permits: Sequence[int], identifier_keys: Sequence[str]) -> None:
-        """Renew the claims and permits of dialogues under way, so that only those of a dead process run out early."""
+    def hold(self, traffic: Traffic, token: str, permits: Sequence[int], identifier_keys: Sequence[str]) -> bool:
+        """Renew the claims and permits of dialogues under way, so that only those of a dead process run out early; False if a claim was lost."""
         arguments = [token, traffic.hold_ms or traffic.claim_ms, *self._names(traffic.account, "c:"), len(permits), *permits, *identifier_keys]
-        self._store.call("hold", self._names(traffic.account, "flight"), arguments)
+        return int(self._store.call("hold", self._names(traffic.account, "flight"), arguments)) == 0
 
     def room(self, traffic: Traffic) -> tuple[int, bool]:
         """About how many calls could start now, and whether the gate is closed; only a hint for how much to push."""
