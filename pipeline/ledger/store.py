@@ -19,6 +19,7 @@ from redis import exceptions
 from pipeline.errors import LedgerUnavailable
 from pipeline.ledger.guard import Guard
 from pipeline.ledger.nodes import Command, Nodes, OneServer
+from pipeline.ledger.pipes import in_blocks, piped
 
 _AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.BusyLoadingError, exceptions.ReadOnlyError, exceptions.OutOfMemoryError, OSError)
 _IN_WORDS: Sequence[tuple[type[Exception], str]] = (
@@ -38,6 +39,8 @@ _MOVING: Sequence[tuple[type[Exception], str]] = (
     (exceptions.ClusterDownError, "the cluster is down or a failover is under way"),
 )
 
+_READING = frozenset({"count", "newer", "read"})
+"""Scripts that write nothing."""
 _SHARED = ("many", "evidence")
 """Files that are no scripts: what others say that they use (`-- Uses many.lua`) is prepended to them."""
 ALLOW_OOM = "#!lua flags=allow-oom\n"
@@ -83,6 +86,7 @@ class Store:
         self._guard = Guard(check) if check is not None else None
         self._wait_milliseconds = wait_milliseconds
         self._scripts = load_scripts()
+        self._writing = frozenset(script.sha for script in self._scripts.values() if script.name not in _READING)
 
     @property
     def client(self) -> Any:
@@ -114,12 +118,15 @@ class Store:
         """
         if not commands:
             return []
+        return self._run(commands, durability=durability, replicated=replicated, whole=False)
+
+    def _run(self, commands: Sequence[Command], *, durability: Durability | None, replicated: bool, whole: bool) -> list[Any]:
         self.look()
-        answers = self._send(commands, durability, replicated)
+        answers = self._send(commands, durability, replicated, whole)
         again = [n for n, answer in enumerate(answers) if isinstance(answer, exceptions.NoScriptError | exceptions.MovedError)]
         if again:
             self._prepare([answers[n] for n in again])
-            for n, answer in zip(again, self._send([commands[n] for n in again], durability, replicated), strict=True):
+            for n, answer in zip(again, self._send([commands[n] for n in again], durability, replicated, whole), strict=True):
                 answers[n] = answer
         for answer in answers:
             if isinstance(answer, Exception):
@@ -134,16 +141,16 @@ class Store:
     def run_in_order(self, stages: Sequence[Sequence[Command]], *, replicated: bool = False) -> list[Any]:
         """Run commands stage after stage: in one round trip on one server, in one for each stage where keys lie on several."""
         if not self.nodes.is_spread:
-            return self.run([command for stage in stages for command in stage], replicated=replicated)
+            return self._run([command for stage in stages for command in stage], durability=None, replicated=replicated, whole=True)
         return [answer for stage in stages for answer in self.run(stage, replicated=replicated)]
 
     def on_each(self, commands: Sequence[Command], *, and_replicas: bool = False) -> list[list[Any]]:
         """The answers of each primary to the same commands, and of each replica that can be reached; an error answer is raised."""
         with self._in_words():
-            found = [_piped(primary, commands) for primary in self.nodes.primaries()]
+            found = [piped(primary, commands) for primary in self.nodes.primaries()]
             for replica in self.nodes.replicas() if and_replicas else ():
                 with suppress(*_AWAY):
-                    found.append(_piped(replica, commands))
+                    found.append(piped(replica, commands))
         for answer in (answer for answers in found for answer in answers):
             if isinstance(answer, Exception):
                 raise self._translated(answer)
@@ -165,12 +172,13 @@ class Store:
             return names, int(reached) * len(primaries) + number
         return names, number + 1 if number + 1 < len(primaries) else 0
 
-    def _send(self, commands: Sequence[Command], durability: Durability | None, replicated: bool) -> list[Any]:
+    def _send(self, commands: Sequence[Command], durability: Durability | None, replicated: bool, whole: bool) -> list[Any]:
         answers: list[Any] = [None] * len(commands)
         with self._in_words():
             for client, places in self.nodes.split(commands):
                 waits = self._waits(client, durability, replicated)
-                found = _piped(client, [*(commands[place] for place in places), *waits])
+                chosen = [*(commands[place] for place in places), *waits]
+                found = piped(client, chosen) if self.nodes.is_spread else in_blocks(client, chosen, self._writing, whole=whole)
                 for place, answer in zip(places, found, strict=False):
                     answers[place] = answer
                 for wait, answer in zip(waits, found[len(places) :], strict=True):
@@ -216,19 +224,6 @@ class Store:
         if isinstance(error, exceptions.ResponseError) and str(error).startswith(_REFUSING):
             return LedgerUnavailable(f"the ledger cannot be written: {str(error).split()[0]}")
         return error
-
-
-def _piped(client: Any, commands: Sequence[Command]) -> list[Any]:
-    """Send commands to one server; an error that it answers takes the place of the answer."""
-    if len(commands) == 1:
-        try:
-            return [client.execute_command(*commands[0])]
-        except exceptions.ResponseError as error:
-            return [error]
-    pipeline = client.pipeline(transaction=False)
-    for command in commands:
-        pipeline.execute_command(*command)
-    return list(pipeline.execute(raise_on_error=False))
 
 
 def _refuse_unconfirmed(wait: Command, answer: Any) -> None:

@@ -1,0 +1,67 @@
+"""How commands travel to one server: in one round trip, and scripts that write in blocks that the server carries out as one.
+
+A server that syncs always does so each time it has read what lies in its socket, 16 KiB at the most: without blocks (MULTI, EXEC) a pipeline of 300 KiB costs some
+twenty syncs in a row instead of a few. A block also leaves nothing half-written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from redis import exceptions
+
+from pipeline.ledger.nodes import Command
+
+BLOCK_ARGUMENTS = 4000
+"""Arguments in one block at the most: some ten milliseconds of the server's time, in which it serves nobody else."""
+
+
+def piped(client: Any, commands: Sequence[Command]) -> list[Any]:
+    """Send commands to one server; an error that it answers takes the place of the answer."""
+    if len(commands) == 1:
+        try:
+            return [client.execute_command(*commands[0])]
+        except exceptions.ResponseError as error:
+            return [error]
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    return list(pipeline.execute(raise_on_error=False))
+
+
+def in_blocks(client: Any, commands: Sequence[Command], writing: Collection[str], *, whole: bool) -> list[Any]:
+    """The same for a server that holds all keys; `writing` are the SHA-1s of scripts that write, `whole`: what follows must not overtake what precedes it."""
+    blocks = list(_blocks(commands, writing, most=len(commands) * BLOCK_ARGUMENTS if whole else BLOCK_ARGUMENTS))
+    if all(len(block) == 1 for block in blocks):
+        return piped(client, commands)
+    wrapped: list[Command] = []
+    for block in blocks:
+        wrapped += block if len(block) == 1 else [("MULTI",), *block, ("EXEC",)]
+    replies = iter(piped(client, wrapped))
+    answers: list[Any] = []
+    for block in blocks:
+        if len(block) == 1:
+            answers.append(next(replies))
+            continue
+        *_, executed = [next(replies) for _ in range(len(block) + 2)]
+        # One that the server refuses to queue (its memory is full) ends the block before anything was done; alone, the others may be carried out.
+        answers += piped(client, block) if isinstance(executed, exceptions.ExecAbortError) else executed
+    return answers
+
+
+def _blocks(commands: Sequence[Command], writing: Collection[str], *, most: int) -> Iterator[Sequence[Command]]:
+    """Runs of scripts of which one writes, each up to `most` arguments; everything else by itself."""
+    run: list[Command] = []
+    size, writes = 0, False
+    for command in commands:
+        is_script = command[0] == "EVALSHA"
+        if run and (not is_script or size + len(command) > most):
+            yield from [run] if writes else [[each] for each in run]
+            run, size, writes = [], 0, False
+        if is_script:
+            run.append(command)
+            size, writes = size + len(command), writes or command[1] in writing
+        else:
+            yield [command]
+    yield from [run] if writes else [[each] for each in run]
