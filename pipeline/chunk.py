@@ -11,16 +11,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from queue import Empty
-from typing import Any
 
 from pipeline.domain import State, Word
 from pipeline.errors import LedgerUnavailable
 from pipeline.exchange import Exchange, Work, WorkResult
 from pipeline.judging import Judge
-from pipeline.landing import Chunk, Flight, Landing, farewell, landing_of
+from pipeline.landing import Chunk, Flight, Landing, farewell, landing_of, work_of
 from pipeline.ledger import Ledger
-from pipeline.ledger.accounts import Admission, Asking
+from pipeline.ledger.accounts import Admission, Asking, Leaving
 from pipeline.ledger.standings import Records
 from pipeline.limits import DeliverOptions, LimitOptions, traffic_of
 from pipeline.prepare import Task
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 More = Callable[[], tuple[Sequence[Task], Sequence[Ending]]]
 """Leases more deliveries for a chunk under way: those that can be told, and those that end without a word."""
 
-BUSY_WAIT_MS = 1000
-"""When to look again at a contact that another worker is talking about; talks mostly take far less than their claim."""
 DOZE_SECONDS = 0.01
 GATHER_SECONDS = 0.003
 LEAST_TURN_SECONDS = 0.02
@@ -47,8 +45,8 @@ HOLD_LOOK_SECONDS = 0.2
 SETTLE_AT_ONCE = 100
 SETTLE_SECONDS = 0.1
 SETTLE_REST = 6
-"""Endings are written down when there are so many, or this long after the last time: at most `SETTLE_SECONDS`, and less where writing takes little, so that no
-more than a seventh of the time goes into it. A crash repeats the calls that were not written down."""
+"""Endings are written down when there are so many, or this long after the last time: `SETTLE_SECONDS` at the most, and less where writing takes little, so that no
+more than a seventh of the time goes into it; nobody waits for an answer longer than that. A crash repeats the calls that were not written down."""
 
 
 class ChunkWorker:
@@ -67,12 +65,13 @@ class ChunkWorker:
         """Tell the destination of these tasks, and of more while it is at it, and write down the endings; False if there was no room for any task."""
         chunk = self._chunk(destination, lane, token)
         chunk.add(tasks, endings)
-        while chunk.pending or chunk.flying or chunk.endings:
+        while chunk.has_work:
             try:
-                if chunk.flying and not self._refill(chunk, more):
+                if chunk.flying and chunk.landing is None and not self._refill(chunk, more):
                     self._wait(chunk)
                 began = time.monotonic()
                 self._turn(chunk)
+                self._correct(chunk)
                 self._settle(chunk)
                 self._renew(chunk)
                 chunk.turn_seconds = time.monotonic() - began
@@ -82,7 +81,10 @@ class ChunkWorker:
         return chunk.moved
 
     def _holds_on(self, chunk: Chunk) -> bool:
-        """Start nothing more, and keep what was told for another try; False once that has lasted too long, or if there is nothing to keep."""
+        """Start nothing more, and keep what was told for another try; False once that has lasted too long, or if there is nothing to keep.
+
+        Where only a part of the ledger is away, what lies in the others goes on: leases must not lapse over it.
+        """
         told = chunk.flying or any(ending.result is not None for ending in chunk.endings)
         self._return_pending(chunk, -1)
         now = time.monotonic()
@@ -90,6 +92,9 @@ class ChunkWorker:
         chunk.held_until = chunk.held_until or now + HOLD_ON_SECONDS
         if not told or now >= chunk.held_until:
             return False
+        for step in (self._correct, self._settle, self._renew):
+            with suppress(LedgerUnavailable):
+                step(chunk)
         self._doze.wait(HOLD_LOOK_SECONDS)
         return True
 
@@ -119,7 +124,7 @@ class ChunkWorker:
     def _settle(self, chunk: Chunk) -> None:
         """Write endings down: many at once while dialogues are under way, but never long after they came."""
         now = time.monotonic()
-        if chunk.endings and (not chunk.flying or len(chunk.endings) >= SETTLE_AT_ONCE or now >= chunk.settle_at):
+        if chunk.endings and not chunk.corrections and (not chunk.flying or len(chunk.endings) >= SETTLE_AT_ONCE or now >= chunk.settle_at):
             self._settler.settle(chunk.destination, chunk.lane, chunk.token, chunk.endings, chunk.settling_at(self._ledger.clock_ms()))
             chunk.settled()
             ended = time.monotonic()
@@ -129,13 +134,13 @@ class ChunkWorker:
         """End what has landed and start as many pending deliveries as there is room for, in one round trip."""
         if time.monotonic() >= chunk.stop_at or self._ledger.holds(chunk.lane):
             self._return_pending(chunk, -1)
-        landed = chunk.arrived
-        landing = landing_of(landed, self._judge, chunk.destination, chunk.lane, self._limits.misconfigured_probe_seconds)
-        asked = self._next_asked(chunk, sum(len(flight.tasks) for flight, _ in landed))
-        if not (landed or asked):
+        self._say_goodbye(chunk)
+        landing = self._landing(chunk)
+        asked = chunk.next_asked(len(landing.results))
+        if not (landing.leaving or asked):
             return
-        under_way = len(chunk.flying) - len(landed)
-        asking = Asking(first_permit=next(chunk.permits), contacts=[task.contact_keys for task in asked], under_way=under_way) if asked else None
+        first, under_way = chunk.next_permit, len(chunk.flying) - (len(landing.leaving.permits) if landing.leaving else 0)
+        asking = Asking(first_permit=first, contacts=[task.contact_keys for task in asked], under_way=under_way) if asked else None
         checks = [check for each in landing.checked for check in each.checks]
         named = dict.fromkeys(key for task in asked for key in task.event.identifier_keys.values())
         try:
@@ -143,18 +148,29 @@ class ChunkWorker:
                 chunk.traffic, chunk.lane, chunk.token, leaving=landing.leaving, checks=checks, asking=asking, named=named
             )
         except LedgerUnavailable:
-            chunk.pending.extendleft(reversed(asked))
+            chunk.next_permit += len(asked)
+            if asked:
+                chunk.put_back(asked, range(first, chunk.next_permit))
             raise
         started_at = time.monotonic()
         self._land(chunk, landing, left, words)
-        if asking and admission:
-            self._start(chunk, asked, asking.first_permit, admission, read, started_at)
+        if admission:
+            self._start(chunk, asked, admission, read, started_at)
 
-    def _start(self, chunk: Chunk, asked: Sequence[Task], first: int, admission: Admission, read: Records, started_at: float) -> None:
+    def _landing(self, chunk: Chunk) -> Landing:
+        """What has landed; what was said of an earlier landing and not answered is said again first, as it was, to get that answer."""
+        if chunk.landing is not None:
+            return chunk.landing
+        landed, chunk.arrived = chunk.arrived, []
+        landing = landing_of(landed, self._judge, chunk.destination, chunk.lane, self._limits.misconfigured_probe_seconds)
+        chunk.landing = landing if landed else None
+        return landing
+
+    def _start(self, chunk: Chunk, asked: Sequence[Task], admission: Admission, read: Records, started_at: float) -> None:
         """Judge what was admitted, and start its dialogues; give the rest back when nothing moves."""
-        for _ in range(admission.dialogues - 1):
-            next(chunk.permits)
-        admitted = self._sort(chunk, asked, admission)
+        first = chunk.next_permit
+        chunk.next_permit += admission.dialogues
+        admitted = chunk.sort(asked, admission.verdicts)
         chunk.moved = chunk.moved or bool(admitted)
         self._launch(chunk, admitted, first, read, started_at)
         if chunk.pending and not chunk.flying and not admitted and not self._waits_for_connection(chunk, admission):
@@ -169,40 +185,14 @@ class ChunkWorker:
         self._doze.wait(DOZE_SECONDS)
         return True
 
-    def _next_asked(self, chunk: Chunk, landed: int) -> list[Task]:
-        """The pending deliveries to ask for: of one place, and no more than there may be room for."""
-        most = chunk.most - sum(len(flight.tasks) for flight in chunk.flying.values()) + landed
-        place = chunk.pending[0].place if chunk.pending else ""
-        asked: list[Task] = []
-        again: list[Task] = []
-        contacts: set[str] = set()
-        while chunk.pending and len(asked) < most and chunk.pending[0].place == place:
-            task = chunk.pending.popleft()
-            (asked if contacts.isdisjoint(task.contact_keys) else again).append(task)  # one talk about a person at a time
-            contacts.update(task.contact_keys)
-        chunk.pending.extendleft(reversed(again))
-        return asked
-
-    def _sort(self, chunk: Chunk, asked: Sequence[Task], admission: Admission) -> list[tuple[Task, int]]:
-        """What was admitted, with the time until which a late write may come; the refused go back to pending, the busy to the ledger."""
-        ours = {key for flight in chunk.flying.values() for task in flight.tasks for key in task.contact_keys}
-        admitted: list[tuple[Task, int]] = []
-        refused: list[Task] = []
-        for task, verdict in zip(asked, admission.verdicts, strict=True):
-            if verdict >= 1:
-                admitted.append((task, verdict if verdict > 1 else 0))
-                ours.update(task.contact_keys)
-            elif verdict == 0 or not ours.isdisjoint(task.contact_keys):
-                refused.append(task)
-            else:
-                chunk.endings.append(task.ending(None, back_at_ms=-BUSY_WAIT_MS))
-        chunk.pending.extendleft(reversed(refused))
-        return admitted
-
     def _launch(self, chunk: Chunk, admitted: Sequence[tuple[Task, int]], first_permit: int, read: Records, started_at: float) -> None:
         """Judge the admitted by the standings as they are now, and start a dialogue for each batch of those still to be told."""
-        judged = self._judge.endings(chunk.destination, [task for task, _ in admitted], read)
-        told = self._judge.with_standings(chunk.destination, [task for task, _ in admitted if judged[task.event.event_id] is None], read)
+        try:
+            judged = self._judge.endings(chunk.destination, [task for task, _ in admitted], read)
+            told = self._judge.with_standings(chunk.destination, [task for task, _ in admitted if judged[task.event.event_id] is None], read)
+        except LedgerUnavailable:
+            chunk.put_back([task for task, _ in admitted], range(first_permit, chunk.next_permit))
+            raise
         to_tell = {task.event.event_id: task for task in told}
         size = chunk.traffic.batch_size
         dropped: list[Task] = []
@@ -217,26 +207,19 @@ class ChunkWorker:
                 tasks, late_until_ms = tuple(task for task, _ in batch), tuple(late for _, late in batch)
                 flight = Flight(permit=permit, tasks=tasks, late_until_ms=late_until_ms, started_at=time.monotonic())
                 chunk.flying[permit] = flight
-                self._exchange.start(self._work_for(chunk, flight, started_at), _landing(chunk, flight))
+                deadline = started_at + self._limits.start_window_seconds
+                self._exchange.start(work_of(chunk.destination, flight, deadline), _landing(chunk, flight))
             else:
                 idle.append((permit, 0))
         if dropped or idle:
-            self._ledger.accounts.leave(chunk.traffic, chunk.token, idle, [farewell(task, chunk.lane, definite=True) for task in dropped])
+            chunk.goodbyes.append(Leaving(permits=idle, farewells=[farewell(task, chunk.lane, definite=True) for task in dropped]))
+            self._say_goodbye(chunk)
 
-    def _work_for(self, chunk: Chunk, flight: Flight, started_at: float) -> Work:
-        adapter, first = chunk.destination.adapter, flight.tasks[0]
-        if first.asks:
-            dialogue: Any = adapter.ask(first.instruction.subject, first.instruction.options)
-        else:
-            dialogue = adapter.tell([task.instruction for task in flight.tasks])
-        return Work(
-            adapter=adapter,
-            dialogue=dialogue,
-            account=chunk.destination.account,
-            size=len(flight.tasks),
-            allow_private_network=chunk.destination.allow_private_network,
-            deadline=started_at + self._limits.start_window_seconds,
-        )
+    def _say_goodbye(self, chunk: Chunk) -> None:
+        """Return permits and claims under which nothing was sent."""
+        if chunk.goodbyes:
+            self._ledger.accounts.leave_all([(chunk.traffic, chunk.token, each) for each in chunk.goodbyes])
+            chunk.goodbyes.clear()
 
     def _compact(self, chunk: Chunk) -> None:
         """While nothing can be sent, end at least what a newer word has overtaken, so that a backlog holds only the newest."""
@@ -249,11 +232,15 @@ class ChunkWorker:
         chunk.pending.clear()
 
     def _wait(self, chunk: Chunk) -> None:
-        """For the next dialogue to land, if one does within a second, and those that land with it or in the moment after: each group costs round trips."""
+        """For the next dialogue to land, if one does before endings are to be written down, and those that land with it or in the moment after.
+
+        Each group costs round trips.
+        """
         landed = chunk.arrived
         groups = min(MOST_GROUPS, max(1, int(chunk.flight_seconds / max(LEAST_TURN_SECONDS, chunk.turn_seconds))))
         most = -(-len(chunk.flying) // groups)
         until = time.monotonic() + (LOOK_SECONDS if not chunk.pending and len(chunk.flying) < chunk.traffic.concurrent else 1.0)
+        until = min(until, chunk.settle_at) if chunk.endings else until
         try:
             while len(landed) < most:
                 flight, result, at = chunk.landed.get(timeout=max(0.0, until - time.monotonic()))
@@ -265,7 +252,7 @@ class ChunkWorker:
             pass
 
     def _land(self, chunk: Chunk, landing: Landing, left: tuple[bool, list[bool]], words: Sequence[Word | None]) -> None:
-        """Note what came of each delivery, and correct what was told too late."""
+        """Note what came of each delivery, and what was told too late."""
         if landing.leaving is None:
             return
         moved, lasted = left
@@ -273,23 +260,30 @@ class ChunkWorker:
             gate = landing.leaving.gate
             log.log(logging.INFO if gate == "ok" else logging.ERROR, "account_gate", extra={"account": chunk.destination.account, "gate": gate})
         lost = {task.event.event_id for (task, *_), ours in zip(landing.results, lasted, strict=True) if not ours}
-        self._judge.correct_stale(chunk.destination, landing.checked, words, lost)
+        if any(words):
+            chunk.corrections.append((landing.checked, words, lost))
         for permit, _ in landing.leaving.permits:
             del chunk.flying[permit]
-        chunk.arrived.clear()
+        chunk.landing = None
         for task, result, late, sent in landing.results:
             outlived = task.event.event_id in lost and task.event.state is State.WITHDRAWN
             chunk.endings.append(task.ending(result, retell_at_ms=late or (-1 if outlived else 0), sent=sent))
 
+    def _correct(self, chunk: Chunk) -> None:
+        """Correct what was told too late, before it counts as told."""
+        while chunk.corrections:
+            self._judge.correct_stale(chunk.destination, *chunk.corrections[0])
+            chunk.corrections.pop(0)
+
     def _renew(self, chunk: Chunk) -> None:
         """Keep the leases of what is still in hand; what was lost meanwhile must not be started any more."""
         now = time.monotonic()
-        if now < chunk.renew_at or not (chunk.pending or chunk.flying):
+        if now < chunk.renew_at or not chunk.has_work:
             return
-        held = [task.event.event_id for task in chunk.pending] + [task.event.event_id for flight in chunk.flying.values() for task in flight.tasks]
+        held = [task.event.event_id for task in (*chunk.pending, *chunk.flying_tasks)] + [ending.event_id for ending in chunk.endings]
         lost = self._ledger.deliveries.renew(chunk.destination.name, chunk.lane, chunk.token, self._options.lease_ms, held)
         if chunk.flying:
-            flying_keys = [key for flight in chunk.flying.values() for task in flight.tasks for key in task.contact_keys]
+            flying_keys = [key for task in chunk.flying_tasks for key in task.contact_keys]
             self._ledger.accounts.hold(chunk.traffic, chunk.token, list(chunk.flying), flying_keys)
         chunk.pending = deque(task for task in chunk.pending if task.event.event_id not in lost)
         chunk.renew_at = now + self._options.lease_seconds / 3

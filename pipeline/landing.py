@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
-from pipeline.domain import Outcome, VendorResult
-from pipeline.exchange import WorkResult
+from pipeline.domain import Outcome, VendorResult, Word
+from pipeline.exchange import Work, WorkResult
 from pipeline.judging import Checked, Judge
 from pipeline.ledger.accounts import Farewell, Leaving, Traffic
 from pipeline.outgoing import Sent
@@ -18,6 +17,9 @@ from pipeline.prepare import DIFFERS_THERE, Task
 from pipeline.routing import Destination
 from pipeline.settle import Ending
 from pipeline.vendors.base import Held
+
+BUSY_WAIT_MS = 1000
+"""When to look again at a contact that another worker is talking about; talks mostly take far less than their claim."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +32,22 @@ class Flight:
     started_at: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landing:
+    """Dialogues that have ended: what came of each task, what is said to the account (None if none has), and what is looked up."""
+
+    results: Sequence[tuple[Task, VendorResult, int, Sequence[Sent]]]
+    leaving: Leaving | None
+    checked: Sequence[Checked]
+
+
 @dataclass(slots=True)
 class Chunk:
-    """A chunk while it is being worked on, by one thread."""
+    """A chunk while it is being worked on, by one thread.
+
+    `landing` is what was said of dialogues that ended, until it is answered; `goodbyes` are permits and claims under which nothing was sent, and
+    `corrections` what was told too late, until either is written down.
+    """
 
     destination: Destination
     lane: str
@@ -50,9 +65,22 @@ class Chunk:
     held_until: float | None = None
     settling_ms: int = 0
     arrived: list[tuple[Flight, WorkResult]] = field(default_factory=list)
-    permits: Any = field(default_factory=itertools.count)
+    landing: Landing | None = None
+    goodbyes: list[Leaving] = field(default_factory=list)
+    corrections: list[tuple[Sequence[Checked], Sequence[Word | None], Container[str]]] = field(default_factory=list)
+    next_permit: int = 0
     flying: dict[int, Flight] = field(default_factory=dict)
     landed: SimpleQueue[tuple[Flight, WorkResult, float]] = field(default_factory=SimpleQueue)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is left in hand."""
+        return bool(self.pending or self.flying or self.endings or self.corrections or self.goodbyes)
+
+    @property
+    def flying_tasks(self) -> list[Task]:
+        """What is being told."""
+        return [task for flight in self.flying.values() for task in flight.tasks]
 
     @property
     def most(self) -> int:
@@ -71,7 +99,7 @@ class Chunk:
     def add(self, tasks: Sequence[Task], endings: Sequence[Ending]) -> None:
         """Take in what was leased, but for what is in hand already: hints come twice. Where options differ by purpose, those of one place stand together."""
         in_hand = {each.event_id for each in self.endings} | {task.event.event_id for task in self.pending}
-        in_hand.update(task.event.event_id for flight in self.flying.values() for task in flight.tasks)
+        in_hand.update(task.event.event_id for task in self.flying_tasks)
         self.endings += [ending for ending in endings if ending.event_id not in in_hand]
         for task in tasks:
             if task.event.event_id not in in_hand:
@@ -80,14 +108,42 @@ class Chunk:
         if self.destination.options_by_purpose:
             self.pending = deque(sorted(self.pending, key=lambda task: task.place))
 
+    def next_asked(self, landed: int) -> list[Task]:
+        """Takes the pending deliveries to ask for: of one place, and no more than there may be room for, `landed` of those under way having ended."""
+        most = self.most - len(self.flying_tasks) + landed
+        place = self.pending[0].place if self.pending else ""
+        asked: list[Task] = []
+        again: list[Task] = []
+        contacts: set[str] = set()
+        while self.pending and len(asked) < most and self.pending[0].place == place:
+            task = self.pending.popleft()
+            (asked if contacts.isdisjoint(task.contact_keys) else again).append(task)  # one talk about a person at a time
+            contacts.update(task.contact_keys)
+        self.pending.extendleft(reversed(again))
+        return asked
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Landing:
-    """Dialogues that have ended: what came of each task, what is said to the account (None if none has), and what is looked up."""
+    def sort(self, asked: Sequence[Task], verdicts: Sequence[int]) -> list[tuple[Task, int]]:
+        """What was admitted, with the time until which a late write may come; the refused go back to pending, the busy to the ledger."""
+        ours = {key for task in self.flying_tasks for key in task.contact_keys}
+        admitted: list[tuple[Task, int]] = []
+        refused: list[Task] = []
+        for task, verdict in zip(asked, verdicts, strict=True):
+            if verdict >= 1:
+                admitted.append((task, verdict if verdict > 1 else 0))
+                ours.update(task.contact_keys)
+            elif verdict == 0 or not ours.isdisjoint(task.contact_keys):
+                refused.append(task)
+            else:
+                self.endings.append(task.ending(None, back_at_ms=-BUSY_WAIT_MS))
+        self.pending.extendleft(reversed(refused))
+        return admitted
 
-    results: Sequence[tuple[Task, VendorResult, int, Sequence[Sent]]]
-    leaving: Leaving | None
-    checked: Sequence[Checked]
+    def put_back(self, tasks: Sequence[Task], permits: Iterable[int]) -> None:
+        """Nothing was sent for these: they are pending again, and what the ledger may have given for them is returned when it is there."""
+        self.pending.extendleft(reversed(tasks))
+        ours = {key for task in self.flying_tasks for key in task.contact_keys}
+        farewells = [farewell(task, self.lane, definite=True) for task in tasks if ours.isdisjoint(task.contact_keys)]
+        self.goodbyes.append(Leaving(permits=[(permit, 0) for permit in permits], farewells=farewells))
 
 
 def landing_of(landed: Sequence[tuple[Flight, WorkResult]], judge: Judge, destination: Destination, lane: str, misconfigured_probe_seconds: float) -> Landing:
@@ -106,6 +162,23 @@ def landing_of(landed: Sequence[tuple[Flight, WorkResult]], judge: Judge, destin
     )
     checked = judge.checks(destination, [(task, result) for task, result, *_ in results])
     return Landing(results=results, leaving=leaving if landed else None, checked=checked)
+
+
+def work_of(destination: Destination, flight: Flight, deadline: float) -> Work:
+    """What the exchange is to do for one dialogue; no request of it starts after the deadline."""
+    adapter, first = destination.adapter, flight.tasks[0]
+    if first.asks:
+        dialogue: Any = adapter.ask(first.instruction.subject, first.instruction.options)
+    else:
+        dialogue = adapter.tell([task.instruction for task in flight.tasks])
+    return Work(
+        adapter=adapter,
+        dialogue=dialogue,
+        account=destination.account,
+        size=len(flight.tasks),
+        allow_private_network=destination.allow_private_network,
+        deadline=deadline,
+    )
 
 
 def farewell(task: Task, lane: str, *, definite: bool) -> Farewell:

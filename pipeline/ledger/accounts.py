@@ -112,9 +112,12 @@ class Accounts:
         """End dialogues with several accounts in one round trip."""
         self._store.run([self.leave_command(traffic, token, leaving) for traffic, token, leaving in leavings])
 
-    def leave_command(self, traffic: Traffic, token: str, leaving: Leaving) -> tuple[Any, ...]:
-        """What says that, to be run with other commands; `read_leave` reads its answer."""
-        names = self._names(traffic.account, "gate", "window", "flight")
+    def leave_command(self, traffic: Traffic, token: str, leaving: Leaving, *, is_kept: bool = False) -> tuple[Any, ...]:
+        """What says that, to be run with other commands; `read_leave` reads its answer.
+
+        One that is kept is given again to the same token for the same permits: said once more it would take its own claims for outlived, and count failures twice.
+        """
+        names = self._names(traffic.account, "gate", "window", "flight", *([f"left:{token}"] if is_kept else []))
         cost = traffic.calls_per_dialogue if traffic.calls else 0
         arguments: list[Any] = [token, traffic.per_ms, cost, traffic.late_write_ms, *self._names(traffic.account, "c:", "m:")]
         arguments += [leaving.gate, leaving.pause_ms, traffic.breaker_failures, traffic.breaker_wait_ms, traffic.breaker_wait_max_ms, len(leaving.permits)]

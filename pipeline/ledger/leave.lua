@@ -1,5 +1,5 @@
 -- Ends dialogues with one account: returns permits and claims, keeps the late-write mark where the answer was not definite, and moves the gate.
--- KEYS  gate, window, flight
+-- KEYS  gate, window, flight, and, if the answer is kept for whoever says the same once more because it was lost: where
 -- ARGV  1 token   2 per in ms   3 calls reserved for a dialogue (0: no rate)   4 late-write time in ms   5 claim prefix   6 mark prefix
 --       7 gate word: "" | ok | failed | paused | misconfigured   8 pause in ms   9 failures that open the breaker   10 first wait in ms   11 longest wait in ms
 --       12 number of dialogues, then for each: permit number, calls made
@@ -7,6 +7,15 @@
 -- Returns {1 if the gate opened or closed now, then for each instruction: 1 its claim was still ours, 0 it was outlived}
 -- Uses many.lua
 -- Also while memory is full
+local KEPT_MS = 70000 -- longer than a chunk goes on saying it
+if KEYS[4] then
+  local first, kept = string.match(redis.call('GET', KEYS[4]) or '', '^(%d+)|(%d+)$')
+  if first == ARGV[13] then
+    local said = {}
+    for digit in string.gmatch(kept, '%d') do said[#said + 1] = tonumber(digit) end
+    return said
+  end
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token, per, cost, late_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -91,4 +100,5 @@ elseif word == 'paused' or word == 'misconfigured' then
     redis.call('HDEL', KEYS[1], 'probe')
   end
 end
+if KEYS[4] then redis.call('SET', KEYS[4], ARGV[13] .. '|' .. table.concat(answer), 'PX', KEPT_MS) end
 return answer

@@ -182,9 +182,9 @@ class Ledger:
         """End dialogues, look for newer words than those that were told, ask for the next dialogues, and read who they would name: in this order.
 
         `named` are the identifier keys to read, after the claims: what is read of them is as good as a look right before the dialogue. A failover must not forget
-        the claims and marks of dialogues that begin now, so they are replicated first.
+        the claims and marks of dialogues that begin now, so they are replicated first. If the answer is lost, `leaving` is to be said again as it was.
         """
-        leave = [self.accounts.leave_command(traffic, token, leaving)] if leaving else []
+        leave = [self.accounts.leave_command(traffic, token, leaving, is_kept=True)] if leaving else []
         newer = self.standings.newer_commands(checks)
         admit = [self.accounts.admit_command(traffic, lane, token, asking)] if asking else []
         reading = self.standings.read_commands(named)

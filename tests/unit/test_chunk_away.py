@@ -1,0 +1,168 @@
+"""A chunk under way while the ledger, or a part of it, is away, or an answer of it is lost: nothing is told or counted twice, and nothing is left lying."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import redis
+
+import pipeline.chunk
+from pipeline.errors import LedgerUnavailable
+from pipeline.vendors.base import Rate
+from tests.support.relay import Relay, destination, routing
+
+ANA, BEN = "ana@example.org", "ben@example.org"
+Command = tuple[Any, ...]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.chunk, "HOLD_LOOK_SECONDS", 0.01)
+
+
+def one_at_a_time(client: redis.Redis, *, seconds: float = 5.0) -> Relay:
+    return Relay(client, routing([destination("mail", rate=Rate(concurrent=1))]), seconds=seconds)
+
+
+def planned(relay: Relay, *events: str) -> None:
+    """One message for all of them."""
+    relay.fan_out.run(events)
+    relay.queue.messages = [("deliver", ("mail", "given", events, 1))]
+
+
+def troubled(relay: Relay, monkeypatch: pytest.MonkeyPatch, is_meant: Callable[[Sequence[Command]], bool], *, is_run: bool) -> None:
+    """Round trips that are meant fail, after they were carried out or before."""
+    run = relay.ledger.store.run
+
+    def fails(commands: Sequence[Command], **options: Any) -> list[Any]:
+        meant = is_meant(commands)
+        if meant and not is_run:
+            raise LedgerUnavailable("away")
+        answers = run(commands, **options)
+        if meant:
+            raise LedgerUnavailable("no answer in time")
+        return answers
+
+    monkeypatch.setattr(relay.ledger.store, "run", fails)
+
+
+def carrying(relay: Relay, *scripts: str, times: int) -> Callable[[Sequence[Command]], bool]:
+    """So many round trips that carry all of these scripts."""
+    shas, left = [relay.ledger.store._scripts[name].sha for name in scripts], [times]
+
+    def is_meant(commands: Sequence[Command]) -> bool:
+        if left[0] and all(any(sha in command for command in commands) for sha in shas):
+            left[0] -= 1
+            return True
+        return False
+
+    return is_meant
+
+
+def outcomes(relay: Relay, *events: str) -> list[str]:
+    return [relay.deliveries(event)["mail"][0] for event in events]
+
+
+def test_lost_answer_to_a_goodbye_does_not_have_a_withdrawal_told_again(client: redis.Redis, monkeypatch: pytest.MonkeyPatch):
+    """Said once more, the goodbye is answered as the first time: the claim had lasted."""
+    relay = one_at_a_time(client)
+    event = relay.event("withdrawn", 1, email=ANA)
+    relay.step()
+    troubled(relay, monkeypatch, carrying(relay, "leave", times=2), is_run=True)
+    relay.step()
+    assert outcomes(relay, event) == ["delivered"]
+    assert len(relay.vendors["mail"].calls) == 1
+
+
+def test_lost_answer_to_a_goodbye_counts_one_failure(client: redis.Redis, monkeypatch: pytest.MonkeyPatch):
+    """A vendor that failed once has failed once, however often that had to be said."""
+    relay = one_at_a_time(client)
+    relay.vendors["mail"].answers = [503]
+    relay.event("withdrawn", 1, email=ANA)
+    relay.step()
+    troubled(relay, monkeypatch, carrying(relay, "leave", times=2), is_run=True)
+    relay.step()
+    assert client.hget(relay.ledger.keys.account("mail", "gate"), "failures") == b"1"
+
+
+def test_leases_last_while_identifiers_are_away(client: redis.Redis, monkeypatch: pytest.MonkeyPatch):
+    """Three times a lease long nobody can say whether a newer word came: what was told stays ours, and is told once."""
+    relay = one_at_a_time(client, seconds=0.3)
+    event = relay.event("given", 1, email=ANA)
+    relay.step()
+    until = time.monotonic() + 1.0
+    sha = relay.ledger.store._scripts["newer"].sha
+    troubled(relay, monkeypatch, lambda commands: time.monotonic() < until and any(sha in command for command in commands), is_run=False)
+    (message,) = relay.queue.messages
+    relay.queue.messages.clear()
+    task = threading.Thread(target=relay.carry_out, args=message)
+    task.start()
+    time.sleep(0.1)
+    while time.monotonic() < until:
+        assert not relay.ledger.deliveries.overdue("mail", 0)
+        time.sleep(0.02)
+    task.join(10)
+    assert outcomes(relay, event) == ["delivered"]
+    assert len(relay.vendors["mail"].calls) == 1
+
+
+def test_what_could_not_be_judged_is_put_back(client: redis.Redis, monkeypatch: pytest.MonkeyPatch):
+    """The ledger goes away between admission and start: the delivery is free again at once, and so is its contact."""
+    relay = one_at_a_time(client)
+    events = relay.event("given", 1, email=ANA), relay.event("given", 2, email=BEN)
+    planned(relay, *events)
+    judge = relay.deliver.worker._judge
+    endings, asked = judge.endings, []
+
+    def away_for_ben(*values: Any) -> Any:
+        asked.append(values)
+        if len(asked) == 2:
+            raise LedgerUnavailable("away")
+        return endings(*values)
+
+    monkeypatch.setattr(judge, "endings", away_for_ben)
+    relay.step()
+    assert outcomes(relay, *events) == ["delivered", "delivered"]
+
+
+def test_what_was_admitted_without_an_answer_is_put_back(client: redis.Redis, monkeypatch: pytest.MonkeyPatch):
+    """The answer to an admission is lost: what it granted is returned, so that the next worker finds the contact free."""
+    relay = one_at_a_time(client)
+    events = relay.event("given", 1, email=ANA), relay.event("given", 2, email=BEN)
+    planned(relay, *events)
+    troubled(relay, monkeypatch, carrying(relay, "leave", "admit", times=1), is_run=True)
+    relay.step()
+    assert outcomes(relay, *events) == ["delivered", "delivered"]
+    assert len(relay.vendors["mail"].calls) == 2
+
+
+def test_correction_that_fails_is_made_later_and_leaves_nothing_lying(client: redis.Redis, monkeypatch: pytest.MonkeyPatch):
+    """What was told too late is corrected once that can be written down; what was admitted meanwhile is told."""
+    relay = one_at_a_time(client)
+    events = relay.event("given", 1, email=ANA), relay.event("given", 2, email=BEN)
+    planned(relay, *events)
+    newer: list[str] = []
+
+    def withdraw(_work: Any) -> None:
+        if not newer:
+            newer.append(relay.event("withdrawn", 5, email=ANA))
+
+    relay.exchange.before = withdraw
+    note, tried = relay.ledger.note_stale, []
+
+    def away_once(count: int) -> None:
+        tried.append(count)
+        if len(tried) == 1:
+            raise LedgerUnavailable("away")
+        note(count)
+
+    monkeypatch.setattr(relay.ledger, "note_stale", away_once)
+    relay.step()
+    relay.drain()
+    assert outcomes(relay, *events, newer[0]) == ["delivered", "delivered", "delivered"]
+    assert relay.figures().stale_sends_total == 1
+    assert relay.vendors["mail"].held[ANA, "news"] == "withdrawn"
