@@ -19,9 +19,8 @@ unavailable           waiting, in the end dead       waiting, in the end alert, 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
 
 from pipeline.domain import FINAL_STATUSES, ConsentEvent, DeliveryStatus, Outcome, State, VendorResult, delivery_id
@@ -201,27 +200,16 @@ def _in(seconds: float) -> int:
     return -max(1, int(seconds * 1000))
 
 
-@dataclass(slots=True)
-class Tally:
-    """Counter steps that a chunk adds to its destination's counters, so that every figure comes from the ledger."""
-
-    steps: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-
-    def note(self, ending: Ending, now_ms: int) -> None:
-        if ending.result is None or ending.event is None:
-            return
-        if ending.row.awaiting and ending.result.outcome is Outcome.PENDING_CONFIRMATION:
-            return  # a look that found nothing new
-        self.steps[f"o|{ending.result.outcome}|{ending.event.state}"] += 1
-        if ending.result.outcome in TOLD and not ending.row.retell:
-            seconds = _age_seconds(ending.row, ending.event, now_ms)
-            self.seconds += seconds
-            self.steps["told"] += 1
-            self.steps[f"h|{next((bucket for bucket in LATENCY_BUCKETS_SECONDS if seconds <= bucket), '+Inf')}"] += 1
-
-    def counters(self) -> dict[str, float]:
-        return {**self.steps, **({"told_seconds": round(self.seconds, 6)} if self.seconds else {})}
+def counted_as(ending: Ending, now_ms: int) -> tuple[tuple[str, ...], float]:
+    """The counters that go up by an ending when it is settled, so that every figure comes from the ledger, and the seconds from receipt to told."""
+    result = ending.result
+    if result is None or ending.event is None or (ending.row.awaiting and result.outcome is Outcome.PENDING_CONFIRMATION):
+        return (), 0.0  # a look that found nothing new is none
+    outcome = f"o|{result.outcome}|{ending.event.state}"
+    if result.outcome not in TOLD or ending.row.retell:
+        return (outcome,), 0.0
+    seconds = _age_seconds(ending.row, ending.event, now_ms)
+    return (outcome, "told", f"h|{next((bucket for bucket in LATENCY_BUCKETS_SECONDS if seconds <= bucket), '+Inf')}"), seconds
 
 
 class Settler:
@@ -233,11 +221,12 @@ class Settler:
     def settle(self, destination: Destination, lane: str, token: str, endings: Sequence[Ending], now_ms: int) -> None:
         """End leased deliveries of one chunk in one step, at `now_ms`: to try again after an outage, come with the same time, so that what was settled is recognised."""
         decisions = [decide(ending, destination, now_ms=now_ms, random=self._random, options=self._options) for ending in endings]
-        tally = Tally()
-        for ending in endings:
-            tally.note(ending, now_ms)
-        settlements = [replace(decision.settlement, sent=each.sent, asked=each.asked) for each, decision in zip(endings, decisions, strict=True)]
-        held = self._ledger.copies.settle(destination.name, lane, token, settlements, tally.counters())
+        counted = [counted_as(ending, now_ms) for ending in endings]
+        settlements = [
+            replace(decision.settlement, sent=each.sent, asked=each.asked, counters=counters, told_seconds=seconds)
+            for each, decision, (counters, seconds) in zip(endings, decisions, counted, strict=True)
+        ]
+        held = self._ledger.copies.settle(destination.name, lane, token, settlements)
         settled = [(ending, decision) for ending, decision, was_held in zip(endings, decisions, held, strict=True) if was_held]
         self._announce(destination.name, lane, [decision for _, decision in settled])
         # All is settled: to fail now would have it settled, and counted, once more.
@@ -249,7 +238,7 @@ class Settler:
 
     def give_back(self, destination: str, lane: str, token: str, endings: Sequence[Ending]) -> None:
         """Return leased deliveries untouched."""
-        self._ledger.deliveries.settle(destination, lane, token, [_back(ending) for ending in endings], {})
+        self._ledger.deliveries.settle(destination, lane, token, [_back(ending) for ending in endings])
 
     def overtake(self, destination: Destination, lane: str, endings: Sequence[Ending]) -> int:
         """End deliveries that nobody has in hand, because a newer word overtook them; returns how many."""

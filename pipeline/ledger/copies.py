@@ -7,7 +7,7 @@ what it settled the last time, and the end of what it copied the last time. What
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pipeline.errors import LedgerUnavailable
 from pipeline.ledger.deliveries import Deliveries, Settlement
@@ -27,13 +27,13 @@ class Copies:
         self._settled: dict[str, list[Result]] = {}
         self._copied: dict[str, list[Result]] = {}
 
-    def settle(self, destination: str, lane: str, token: str, settlements: Sequence[Settlement], counters: Mapping[str, float]) -> list[bool]:
+    def settle(self, destination: str, lane: str, token: str, settlements: Sequence[Settlement]) -> list[bool]:
         """End leased deliveries; False for those whose lease somebody else has taken meanwhile, which are left alone.
 
         Their results reach their events' records with the next call, or with `flush`.
         """
         settled, copied = self._take(destination)
-        commands = [self._deliveries.settle_command(destination, lane, token, settlements, counters)]
+        commands = [self._deliveries.settle_command(destination, lane, token, settlements)]
         commands += self._events.fold_commands([(event_id, destination, result) for event_id, result in settled])
         commands += [self._deliveries.unfold_command(destination, copied)] if copied else []
         try:

@@ -63,18 +63,18 @@ class Deliveries:
         names = [self._lane(destination, lane)[0], *self._names(destination, "lease")]
         return {text(value) for value in self._store.call("renew", names, [token, lease_ms, *event_ids])}
 
-    def settle(self, destination: str, lane: str, token: str, settlements: Sequence[Settlement], counters: Mapping[str, float]) -> list[bool]:
+    def settle(self, destination: str, lane: str, token: str, settlements: Sequence[Settlement]) -> list[bool]:
         """End leased deliveries; False for those whose lease somebody else has taken meanwhile, which are left alone."""
-        return [bool(value) for value in self._store.run([self.settle_command(destination, lane, token, settlements, counters)])[0]]
+        return [bool(value) for value in self._store.run([self.settle_command(destination, lane, token, settlements)])[0]]
 
-    def settle_command(self, destination: str, lane: str, token: str, settlements: Sequence[Settlement], counters: Mapping[str, float]) -> tuple[Any, ...]:
+    def settle_command(self, destination: str, lane: str, token: str, settlements: Sequence[Settlement]) -> tuple[Any, ...]:
         """What `settle` sends, for a round trip with other commands."""
         names = [*self._lane(destination, lane), *self._names(destination, "lease", "row", "result", "dead", "untold", "n", "dead_counts")]
-        arguments: list[Any] = [token, len(counters), *(value for item in counters.items() for value in item)]
+        arguments: list[Any] = [token]
         for settlement in settlements:
             row = settlement.row
             result = settlement.result.encode() if settlement.result else ""
-            arguments += [settlement.event_id, settlement.verb.value, settlement.at_ms, row.encode(), result, f"{row.state}|{row.reason}"]
+            arguments += [settlement.event_id, settlement.verb.value, settlement.at_ms, row.encode(), result, f"{row.state}|{row.reason}", settlement.counted()]
         if any(settlement.is_recorded for settlement in settlements):
             names += self._outbox.of_destination(destination)
             arguments += self._outbox.said("settle", [settlement.said() for settlement in settlements])

@@ -53,6 +53,7 @@ class Settlement:
     """The end of one leased delivery: `at_ms` is when it died or when to look again (negative: milliseconds from now).
 
     `sent` are the requests that were made of it; `asked` says why they asked instead of telling: asked, or awaited (a confirmation).
+    `counters` go up by one when it is settled, and the sum of times from receipt to told by `told_seconds`.
     """
 
     event_id: str
@@ -62,11 +63,17 @@ class Settlement:
     result: DeliveryResult | None = None
     sent: Sequence[Sequence[Any]] = ()
     asked: str = ""
+    counters: Sequence[str] = ()
+    told_seconds: float = 0.0
 
     @property
     def is_recorded(self) -> bool:
         """Whether it leaves evidence: it ended, or something was sent."""
         return bool(self.sent) or self.result is not None
+
+    def counted(self) -> str:
+        """What it is counted as, as the script reads it."""
+        return f"{self.told_seconds:.6f},{','.join(self.counters)}" if self.counters else ""
 
     def said(self) -> Sequence[Any]:
         """What is recorded of it, as `evidence.rows` reads it; empty for what leaves none."""

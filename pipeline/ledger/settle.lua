@@ -1,24 +1,23 @@
 -- Ends what a worker did with its leased deliveries: final, dead, waiting with a time, or given back untouched.
 -- A delivery whose lease went to somebody else is left alone; one whose lease was merely dropped still takes a final answer.
 -- KEYS  out index, due index, leases, rows, results, dead index, untold withdrawals, counters, dead counters, outbox (only if evidence is kept)
--- ARGV  token, number of counter steps, then field and step of each, then for each delivery: event id, verb, time in ms, row, result, dead counter; at the end what is to be recorded
+-- ARGV  token, then for each delivery: event id, verb, time in ms, row, result, dead counter, what it is counted as; at the end what is to be recorded
 --       verbs: F final, X dead, W wait (row replaced), B give back (row kept); a negative time means that many ms from now
+--       counted as: seconds from receipt to told, then counters that go up by one, commas between; "" for nothing. Only what is settled now is counted, so that a repeated run counts nothing twice
 -- Returns for each delivery: 1 settled, 0 lost
 -- Uses many.lua
 -- Uses evidence.lua
 -- Also while memory is full
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local steps = tonumber(ARGV[2])
-for i = 1, steps do redis.call('HINCRBYFLOAT', KEYS[8], ARGV[1 + 2 * i], ARGV[2 + 2 * i]) end
 local function push(list, ...)
   for _, value in ipairs({...}) do list[#list + 1] = value end
 end
-local answers, first, done = {}, 3 + 2 * steps, 0
+local answers, first, done, counted, seconds = {}, 2, 0, {}, 0
 local held_places = {}
 local settled, told, forgotten, results, rows, dead, due, seen = {}, {}, {}, {}, {}, {}, {}, {}
-for i = 1, math.floor((#ARGV - first + 1) / 6) do
-  local a = first + 6 * (i - 1)
+for i = 1, math.floor((#ARGV - first + 1) / 7) do
+  local a = first + 7 * (i - 1)
   local id, verb, at, row, result = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 3], ARGV[a + 4]
   if at < 0 then at = now - at end
   local lease = not seen[id] and redis.call('HGET', KEYS[3], id)
@@ -31,6 +30,11 @@ for i = 1, math.floor((#ARGV - first + 1) / 6) do
     seen[id] = true
     settled[#settled + 1] = id
     held_places[#held_places + 1] = i
+    if ARGV[a + 6] ~= '' then
+      local took, names = string.match(ARGV[a + 6], '^([^,]*),(.*)$')
+      seconds = seconds + tonumber(took)
+      counted[names] = (counted[names] or 0) + 1
+    end
     if is_final then
       done = done + 1
       push(results, id, result)
@@ -56,6 +60,12 @@ all('HSET', KEYS[5], results)
 all('ZADD', KEYS[6], dead)
 all('ZADD', KEYS[2], due)
 all('ZREM', KEYS[7], told)
+local steps = {}
+for names, times in pairs(counted) do
+  for name in string.gmatch(names, '[^,]+') do steps[name] = (steps[name] or 0) + times end
+end
+for name, times in pairs(steps) do redis.call('HINCRBYFLOAT', KEYS[8], name, times) end
+if seconds > 0 then redis.call('HINCRBYFLOAT', KEYS[8], 'told_seconds', string.format('%.6f', seconds)) end
 if done > 0 then redis.call('HINCRBY', KEYS[8], 'done', done) end
 note(KEYS[10], ARGV[#ARGV], held_places)
 return answers

@@ -166,3 +166,17 @@ def test_correction_that_fails_is_made_later_and_leaves_nothing_lying(client: re
     assert outcomes(relay, *events, newer[0]) == ["delivered", "delivered", "delivered"]
     assert relay.figures().stale_sends_total == 1
     assert relay.vendors["mail"].held[ANA, "news"] == "withdrawn"
+
+
+@pytest.mark.parametrize("answer, outcome, told", [(200, "applied", 1), (503, "unavailable", 0)])
+def test_lost_answer_to_a_settlement_counts_once(client: redis.Redis, monkeypatch: pytest.MonkeyPatch, answer: int, outcome: str, told: int):
+    """Settled, but that was not heard, or another node could not copy the results: done once more, it changes no figure."""
+    relay = one_at_a_time(client)
+    relay.vendors["mail"].answers = [answer]
+    relay.event("withdrawn", 1, email=ANA)
+    relay.step()
+    troubled(relay, monkeypatch, carrying(relay, "settle", times=3), is_run=True)
+    relay.step()
+    assert relay.figures().deliveries == [("mail", outcome, "withdrawn", 1)]
+    assert relay.figures().accept_to_told.count == told
+    assert relay.figures().unaccounted == 0

@@ -262,7 +262,7 @@ def test_a_confirmation(client: redis.Redis, tmp_path: Path) -> None:
     deliveries, shown = case.relay.ledger.deliveries, case.relay.ledger.shown
     deliveries.claim("crm", "given", "t", 1000, [event_id])
     row = Row(awaiting=True, outcome="pending_confirmation", attempts=1, state="given")
-    deliveries.settle("crm", "given", "t", [Settlement(event_id=event_id, verb=Verb.WAIT, at_ms=-1000, row=row, sent=[(1, "tell", "h", 200)])], {})
+    deliveries.settle("crm", "given", "t", [Settlement(event_id=event_id, verb=Verb.WAIT, at_ms=-1000, row=row, sent=[(1, "tell", "h", 200)])])
     result = DeliveryResult(status=DeliveryStatus.DELIVERED, updated_ms=2, outcome=Outcome.APPLIED, reason="confirmed", attempts=1)
     assert shown.confirm("crm", "given", [event_id], result) == [True]
     assert shown.confirm("crm", "given", [event_id], result) == [False]

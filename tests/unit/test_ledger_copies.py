@@ -24,7 +24,7 @@ def ledger(client: redis.Redis) -> Ledger:
 
 
 def settle(ledger: Ledger, event_id: str) -> list[bool]:
-    return ledger.copies.settle("mail", "given", "w", [Settlement(event_id=event_id, verb=Verb.FINAL, result=result("delivered", 5))], {})
+    return ledger.copies.settle("mail", "given", "w", [Settlement(event_id=event_id, verb=Verb.FINAL, result=result("delivered", 5))])
 
 
 def is_complete(ledger: Ledger, event_id: str) -> bool:

@@ -32,7 +32,7 @@ def claim(ledger: Ledger, token: str, *event_ids: str, lease_ms: int = 1000, lan
 
 
 def settle(ledger: Ledger, token: str, *settlements: Settlement, lane: str = LANE) -> list[bool]:
-    return ledger.deliveries.settle("mail", lane, token, list(settlements), {})
+    return ledger.deliveries.settle("mail", lane, token, list(settlements))
 
 
 def lost(ledger: Ledger) -> int:

@@ -26,7 +26,7 @@ def kill(ledger: Ledger, number: int, *, destination: str = "mail", at_ms: int =
     ledger.events.mark_fanned_out([(event_id, [destination], "")])
     ledger.deliveries.claim(destination, state, "w", 1000, [event_id])
     letter = dead(event_id, at_ms=at_ms, reason=reason, state=state, source=source)
-    ledger.deliveries.settle(destination, state, "w", [letter], {})
+    ledger.deliveries.settle(destination, state, "w", [letter])
     ledger.events.fold([(event_id, destination, letter.result.encode())])
     ledger.deliveries.unfold(destination, [(event_id, letter.result.encode())])
     return f"{event_id}.{destination}"

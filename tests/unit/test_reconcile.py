@@ -305,7 +305,7 @@ def test_a_consent_that_awaits_its_confirmation_is_pending(client: redis.Redis) 
 
     leased = relay.ledger.deliveries.claim("crm", "given", "t", 1000, [event])
     assert leased
-    relay.ledger.deliveries.settle("crm", "given", "t", [Settlement(event_id=event, verb=Verb.WAIT, at_ms=-3_600_000, row=Row(awaiting=True))], {})
+    relay.ledger.deliveries.settle("crm", "given", "t", [Settlement(event_id=event, verb=Verb.WAIT, at_ms=-3_600_000, row=Row(awaiting=True))])
     assert relay.found() == only(Drift.PENDING)
     assert crm(relay).asks == []
 
