@@ -122,11 +122,11 @@ class FanOut:
                 if destination not in stored[event.event_id].results:
                     received_ms = stored[event.event_id].facts.received_us // 1000
                     wanted.setdefault((destination, event.state.value), []).append((event.event_id, received_ms))
-        chunks: dict[tuple[str, str], list[str]] = {}
-        for ((destination, lane), events), fresh in zip(wanted.items(), self._ledger.deliveries.plan_many(wanted), strict=True):
-            chunks[destination, lane] = [event_id for (event_id, _), is_new in zip(events, fresh, strict=True) if is_new]
-        self._ledger.events.mark_fanned_out([(plan.event.event_id, plan.destinations, plan.superseded_by) for plan in plans])
-        return chunks
+        planned = self._ledger.plan(wanted, [(plan.event.event_id, plan.destinations, plan.superseded_by) for plan in plans])
+        return {
+            place: [event_id for (event_id, _), is_new in zip(events, fresh, strict=True) if is_new]
+            for (place, events), fresh in zip(wanted.items(), planned, strict=True)
+        }
 
 
 def told_entries(event: ConsentEvent, destinations: Iterable[str], routing: Routing) -> list[tuple[str, str, str]]:

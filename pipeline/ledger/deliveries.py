@@ -32,11 +32,11 @@ class Deliveries:
 
         The caller pushes them at once; with a `row` they wait in the due index instead, for beat to push at the destination's pace.
         """
-        return self.plan_many({(destination, lane): events}, row)[0]
+        return [bool(value) for value in self._store.run(self.plan_commands({(destination, lane): events}, row), replicated=True)[-1]]
 
-    def plan_many(self, wanted: Mapping[tuple[str, str], Sequence[tuple[str, int]]], row: Row | None = None) -> list[list[bool]]:
-        """Plan for many destinations and lanes in one round trip; answers in their order."""
-        commands: list[tuple[Any, ...]] = []
+    def plan_commands(self, wanted: Mapping[tuple[str, str], Sequence[tuple[str, int]]], row: Row | None = None) -> list[tuple[Any, ...]]:
+        """What plans for many destinations and lanes, for a round trip with other commands; the last answers, one for each, say which deliveries are new."""
+        commands: list[tuple[Any, ...]] = [("SADD", DESTINATIONS, *sorted({destination for destination, _ in wanted}))] if wanted else []
         for (destination, lane), events in wanted.items():
             names = [*self._lane(destination, lane), *self._names(destination, "dead", "result", "untold", "n", "row")]
             arguments: list[Any] = [self._lifetimes.push_rescue_ms, int(lane == LANES[0]), row.encode() if row else ""]
@@ -45,9 +45,7 @@ class Deliveries:
                 names += self._outbox.of_destination(destination)
                 arguments += self._outbox.said("again", [event_id for event_id, _ in events], reason=row.reason)
             commands.append(self._store.script("plan", names, arguments))
-        if wanted:
-            commands.append(("SADD", DESTINATIONS, *sorted({destination for destination, _ in wanted})))
-        return [[bool(value) for value in planned] for planned in self._store.run(commands, replicated=True)[: len(wanted)]]
+        return commands
 
     def claim(self, destination: str, lane: str, token: str, lease_ms: int, event_ids: Sequence[str]) -> list[Leased]:
         """Lease those of the deliveries that are free; none while the destination is paused."""

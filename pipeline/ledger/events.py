@@ -199,7 +199,11 @@ class Events:
 
     def mark_fanned_out(self, plans: Sequence[tuple[str, Sequence[str], str]]) -> None:
         """Note for each event (id, destinations, superseding event id or "") what it was planned for."""
-        self._store.run(self._per_event("mark_fanned", [(event_id, [",".join(destinations), superseded]) for event_id, destinations, superseded in plans]))
+        self._store.run(self.mark_commands(plans))
+
+    def mark_commands(self, plans: Sequence[tuple[str, Sequence[str], str]]) -> list[tuple[Any, ...]]:
+        """What `mark_fanned_out` sends, for a round trip with other commands."""
+        return self._per_event("mark_fanned", [(event_id, [",".join(destinations), superseded]) for event_id, destinations, superseded in plans])
 
     def fold(self, results: Sequence[tuple[str, str, str]]) -> None:
         """Copy delivery results (event id, destination, encoded result) into their events' records."""

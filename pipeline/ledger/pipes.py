@@ -45,9 +45,19 @@ def in_blocks(client: Any, commands: Sequence[Command], writing: Collection[str]
             answers.append(next(replies))
             continue
         *_, executed = [next(replies) for _ in range(len(block) + 2)]
-        # One that the server refuses to queue (its memory is full) ends the block before anything was done; alone, the others may be carried out.
-        answers += piped(client, block) if isinstance(executed, exceptions.ExecAbortError) else executed
+        # One that the server refuses to queue (its memory is full) ends the block before anything was done; those before it may be carried out all the same.
+        answers += _until_refused(client, block) if isinstance(executed, exceptions.ExecAbortError) else executed
     return answers
+
+
+def _until_refused(client: Any, commands: Sequence[Command]) -> list[Any]:
+    """One after the other; from the first error on, that error for all."""
+    answers: list[Any] = []
+    for command in commands:
+        answers += piped(client, [command])
+        if isinstance(answers[-1], exceptions.ResponseError):
+            break
+    return answers + answers[-1:] * (len(commands) - len(answers))
 
 
 def _blocks(commands: Sequence[Command], writing: Collection[str], *, most: int) -> Iterator[Sequence[Command]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -61,12 +61,19 @@ def test_unknown_events_are_ignored(relay: Relay):
 def test_crash_between_plan_and_mark_heals(relay: Relay):
     """Cut short after the plan, nothing was published; the rescue fans out again, plans nothing twice, and every destination is told once."""
     event = relay.event("withdrawn", 1, email=ANA, phone=PHONE)
-    mark = relay.ledger.events.mark_fanned_out
-    relay.ledger.events.mark_fanned_out = _away
+    store = relay.ledger.store
+    in_order = store.run_in_order
+
+    def first_stage(stages: Sequence[Sequence[Any]], **options: Any) -> None:
+        """As on a cluster, where it is a round trip of its own."""
+        store.run(stages[0], **options)
+        raise LedgerUnavailable("away")
+
+    store.run_in_order = first_stage
     with pytest.raises(LedgerUnavailable):
         relay.step()
     assert relay.queue.messages == []
-    relay.ledger.events.mark_fanned_out = mark
+    store.run_in_order = in_order
     relay.hurry(pushed=True)
     relay.beat()
     relay.drain()
@@ -81,18 +88,18 @@ def test_crash_between_plan_and_mark_heals(relay: Relay):
 def test_crash_between_destinations_heals(relay: Relay):
     """Cut short between two destinations' slots, the second is planned by the repetition."""
     relay.event("withdrawn", 1, email=ANA, phone=PHONE)
-    plan_many, planned = relay.ledger.deliveries.plan_many, []
+    store = relay.ledger.store
+    in_order, planned = store.run_in_order, []
 
-    def one_of_them(wanted: Mapping[tuple[str, str], Any]) -> None:
-        planned.append(next(iter(wanted)))
-        plan_many({planned[0]: wanted[planned[0]]})
+    def one_of_them(stages: Sequence[Sequence[Any]], **options: Any) -> None:
+        planned.extend(store.run(stages[0][:2], **options)[1])
         raise LedgerUnavailable("away")
 
-    relay.ledger.deliveries.plan_many = one_of_them
+    store.run_in_order = one_of_them
     with pytest.raises(LedgerUnavailable):
         relay.step()
-    assert len(planned) == 1
-    relay.ledger.deliveries.plan_many = plan_many
+    assert planned == [1]
+    store.run_in_order = in_order
     relay.hurry(pushed=True)
     relay.beat()
     relay.drain()

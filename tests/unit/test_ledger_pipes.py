@@ -70,9 +70,8 @@ def test_an_unknown_script_is_told_by_its_place(client: redis.Redis) -> None:
     assert isinstance(error, redis.exceptions.NoScriptError)
 
 
-def test_where_one_is_refused_the_others_are_carried_out_once(client: redis.Redis) -> None:
+def test_while_memory_is_full_only_what_ends_work_is_carried_out(client: redis.Redis) -> None:
     client.config_set("maxmemory", 1)
-    client.config_set("maxmemory-policy", "noeviction")
 
     ended, refused = in_blocks(client, [script(ALSO_WHEN_FULL, "a", 1), script(WRITE, "b", 1)], WRITING, whole=True)
 
@@ -80,6 +79,16 @@ def test_where_one_is_refused_the_others_are_carried_out_once(client: redis.Redi
     assert isinstance(refused, redis.exceptions.OutOfMemoryError)
     client.config_set("maxmemory", 0)
     assert client.mget("a", "b") == [b"1", None]
+
+
+def test_where_one_is_not_even_queued_nothing_follows_it(client: redis.Redis) -> None:
+    client.acl_setuser("default", enabled=True, nopass=True, keys=["a"], commands=["+@all"], reset=False, reset_keys=True)
+
+    done, *refused = in_blocks(client, [script(WRITE, "a", 1), script(WRITE, "b", 1), script(WRITE, "a", 1)], WRITING, whole=True)
+
+    assert done == 1
+    assert [type(each) for each in refused] == [redis.exceptions.NoPermissionError] * 2
+    assert client.get("a") == b"1"
 
 
 @pytest.mark.parametrize("whole, blocks", [(False, 2), (True, 1)])
