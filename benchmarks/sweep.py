@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pipeline.domain import DeliveryStatus, IncomingEvent, Outcome, State, Subject
 from pipeline.exchange import Exchange
-from pipeline.ledger.events import DeliveryResult
+from pipeline.ledger.results import DeliveryResult
 from pipeline.transports.curl import CurlTransport
 from pipeline.vendors import mailchimp
 from pipeline.vendors._mailchimp_members import STATUS

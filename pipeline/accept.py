@@ -20,9 +20,10 @@ from pipeline.errors import KeyReused
 from pipeline.identifiers import Hasher
 from pipeline.ledger import Ledger
 from pipeline.ledger.events import Facts, NewEvent
+from pipeline.ledger.standings import Merged
 from pipeline.ports import Publisher
 from pipeline.routing import Source
-from pipeline.subjects import merges_of, newest_by_event
+from pipeline.subjects import merges_of
 from pipeline.vault import Vault
 
 FAN_OUT_CHUNK = 250
@@ -47,7 +48,7 @@ class Accepted:
 
 
 class Acceptor:
-    """Accepts batches of events of any sources in two round trips; safe to share between threads.
+    """Accepts batches of events of any sources in a round trip or two; safe to share between threads.
 
     `now` is the receipt clock (UTC), by default the ledger's own; `echo_seconds` how long what we told a system may come back from it as news.
     `on_heard_again` is called with each `given` that a destination shows once more, and the newest word of its person.
@@ -96,10 +97,13 @@ class Acceptor:
 
     def _take(self, sources: Sequence[Source], events: Sequence[ConsentEvent], hashes: Sequence[str]) -> list[_Taken]:
         """Commit events, wait until they are durable, and merge them."""
-        facts = self._commit(sources, events, hashes)
+        merges = [merges_of(event, self._ledger.standings, links=source.teaches_links) for source, event in zip(sources, events, strict=True)]
+        facts, found = self._ledger.acceptance.take(self._new(sources, events, hashes), merges, self._ledger.durability)
         placed = [_as_first_accepted(event, fact) for event, fact in zip(events, facts, strict=True)]
-        statuses = self._merge(list(zip(sources, placed, strict=True)), facts)
-        return [_Taken(event, fact, status) for event, fact, status in zip(placed, facts, statuses, strict=True)]
+        rest = [place for place, (fact, merged) in enumerate(zip(facts, found, strict=True)) if merged is None and fact is not False]
+        for place, merged in zip(rest, self._merge([(sources[place], placed[place]) for place in rest]), strict=True):
+            found[place] = merged
+        return [_Taken(event, fact, _status(event, fact, merged)) for event, fact, merged in zip(placed, facts, found, strict=True)]
 
     def _said_again(
         self, items: Sequence[tuple[Source, IncomingEvent]], taken: Sequence[_Taken], hashes: Sequence[str], received_at: datetime
@@ -139,8 +143,8 @@ class Acceptor:
             metadata=incoming.metadata,
         )
 
-    def _commit(self, sources: Sequence[Source], events: Sequence[ConsentEvent], hashes: Sequence[str]) -> list[Facts | bool]:
-        new = [
+    def _new(self, sources: Sequence[Source], events: Sequence[ConsentEvent], hashes: Sequence[str]) -> list[NewEvent]:
+        return [
             NewEvent(
                 event_id=event.event_id,
                 facts=facts_of(event),
@@ -152,20 +156,13 @@ class Acceptor:
             )
             for source, event, content_hash in zip(sources, events, hashes, strict=True)
         ]
-        return self._ledger.events.commit(new, self._ledger.durability)
 
-    def _merge(self, items: Sequence[tuple[Source, ConsentEvent]], facts: Sequence[Facts | bool]) -> list[str]:
+    def _merge(self, items: Sequence[tuple[Source, ConsentEvent]]) -> list[list[Merged]]:
+        """Merge what the commit has not, where the ledger puts it in the order."""
         standings = self._ledger.standings
-        merged_items = [(source, event) for (source, event), fact in zip(items, facts, strict=True) if fact is not False]
-        merges = [merge for source, event in merged_items for merge in merges_of(event, standings, links=source.teaches_links)]
-        newest = dict(zip((event.event_id for _, event in merged_items), newest_by_event([e for _, e in merged_items], standings.merge(merges)), strict=True))
-        statuses = []
-        for (_, event), fact in zip(items, facts, strict=True):
-            if fact is True:
-                statuses.append("accepted" if newest[event.event_id].event_id == event.event_id else "superseded")
-            else:
-                statuses.append("duplicate")
-        return statuses
+        merges = [merges_of(event, standings, links=source.teaches_links) for source, event in items]
+        found = iter(standings.merge([merge for each in merges for merge in each]))
+        return [[next(found) for _ in own] for own in merges]
 
     def _heard_again(self, events: Sequence[ConsentEvent]) -> None:
         """A `given` that a destination shows once more is no new event, and still says that a withdrawal has to be told there again."""
@@ -191,6 +188,13 @@ def order_time(incoming: IncomingEvent, received_at: datetime) -> datetime:
     if incoming.state is State.WITHDRAWN and incoming.event_time_end is not None:
         said_at = incoming.event_time_end
     return min(said_at, received_at)
+
+
+def _status(event: ConsentEvent, fact: Facts | bool, merged: Sequence[Merged] | None) -> str:
+    if fact is not True:
+        return "duplicate"
+    newest = max((each.newest for each in merged or () if each.newest), key=Word.encode, default=event.word)
+    return "superseded" if newest.encode() > event.word.encode() else "accepted"
 
 
 def _heard(source: Source, incoming: IncomingEvent, event: ConsentEvent) -> HeardEvent:

@@ -18,8 +18,9 @@ from pipeline.ledger import Ledger
 from pipeline.ledger.append_log import begin_rewrite
 from pipeline.ledger.deliveries import DeadLetter, Row
 from pipeline.ledger.erasures import Begun, Erasure
-from pipeline.ledger.events import DeliveryResult, StoredEvent
+from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.letters import ERASED
+from pipeline.ledger.results import DeliveryResult
 from pipeline.ledger.standings import MAX_REACH, IdentifierRecord, Records
 from pipeline.ledger.walks import END
 from pipeline.routing import Routing

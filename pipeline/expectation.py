@@ -15,7 +15,8 @@ from pipeline.domain import ConsentEvent, DeliveryStatus, Outcome, State, Word
 from pipeline.envelope import open_if_readable
 from pipeline.fence import judge
 from pipeline.ledger import Ledger
-from pipeline.ledger.events import DeliveryResult, StoredEvent
+from pipeline.ledger.events import StoredEvent
+from pipeline.ledger.results import DeliveryResult
 from pipeline.ledger.standings import IdentifierRecord, Reach
 from pipeline.ledger.walks import Place
 from pipeline.prepare import contact_keys_of

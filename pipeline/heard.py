@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from pipeline.domain import ConsentEvent, DeliveryStatus, Outcome, State, Word, delivery_id
 from pipeline.ledger import Ledger
-from pipeline.ledger.events import DeliveryResult
+from pipeline.ledger.results import DeliveryResult
 from pipeline.retelling import Retelling
 from pipeline.routing import Routing
 from pipeline.vault import Vault

@@ -10,8 +10,8 @@ from pipeline.domain import ConsentEvent, DeliveryStatus, delivery_id, split_del
 from pipeline.envelope import open_if_readable
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import DeadLetter, Row
-from pipeline.ledger.events import DeliveryResult
 from pipeline.ledger.letters import LetterFilter
+from pipeline.ledger.results import DeliveryResult
 from pipeline.routing import Destination, Routing
 from pipeline.subjects import COMPLETION_DEPTH, NEED_A_LINK, complete
 from pipeline.vault import Vault

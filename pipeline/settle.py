@@ -27,7 +27,7 @@ from pipeline.domain import FINAL_STATUSES, ConsentEvent, DeliveryStatus, Outcom
 from pipeline.identifiers import names_person
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Row, Settlement, Verb
-from pipeline.ledger.events import DeliveryResult
+from pipeline.ledger.results import DeliveryResult
 from pipeline.outgoing import Sent
 from pipeline.patience import insist
 from pipeline.ports import Publisher

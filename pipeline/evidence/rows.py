@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from pipeline.domain import DeliveryStatus, format_time, utc_from_us
 from pipeline.evidence.records import Entry, time_text
-from pipeline.ledger.events import DeliveryResult, Facts
+from pipeline.ledger.events import Facts
 from pipeline.ledger.outbox import OutboxEntry
+from pipeline.ledger.results import DeliveryResult
 from pipeline.ledger.rows import Row
 
 UNKNOWN: Final = "unknown"

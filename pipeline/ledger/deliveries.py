@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.domain import DeliveryStatus
-from pipeline.ledger.events import DeliveryResult
 from pipeline.ledger.identity import Lifetimes
 from pipeline.ledger.keys import DESTINATIONS, LANES, Keys
 from pipeline.ledger.outbox import Outbox
+from pipeline.ledger.results import DeliveryResult
 from pipeline.ledger.rows import DeadLetter, Leased, Row, Settlement, Verb
 from pipeline.ledger.store import Store, pairs_of, scores_of, text
 

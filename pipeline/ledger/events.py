@@ -11,19 +11,8 @@ from pipeline.ledger.identity import Lifetimes
 from pipeline.ledger.keys import Keys
 from pipeline.ledger.lookout import Lookout
 from pipeline.ledger.outbox import Outbox
+from pipeline.ledger.results import DeliveryResult
 from pipeline.ledger.store import Durability, Store, pairs_of, text
-
-_LETTERS = {
-    DeliveryStatus.DELIVERED: "D",
-    DeliveryStatus.SKIPPED: "K",
-    DeliveryStatus.SUPERSEDED: "S",
-    DeliveryStatus.DEAD: "X",
-    DeliveryStatus.WAITING: "W",
-    DeliveryStatus.AWAITING_CONFIRMATION: "A",
-}
-_STATUSES = {letter: status for status, letter in _LETTERS.items()}
-MAX_REFERENCE = 100
-"""Characters of a vendor's reference that are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,29 +50,6 @@ class Facts:
 
     def word(self, event_id: str) -> Word:
         return Word(order_us=self.order_us, state=self.state, event_id=event_id)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryResult:
-    """What became of a delivery, as kept in its event's record."""
-
-    status: DeliveryStatus
-    updated_ms: int
-    outcome: str = ""
-    reason: str = ""
-    attempts: int = 0
-    vendor_reference: str = ""
-
-    def encode(self) -> str:
-        reason, reference = self.reason.replace("|", "/"), self.vendor_reference.replace("|", "/")[:MAX_REFERENCE]
-        return f"{_LETTERS[self.status]}|{self.updated_ms}|{self.outcome}|{reason}|{self.attempts}|{reference}"
-
-    @classmethod
-    def decode(cls, value: bytes | str) -> DeliveryResult:
-        letter, updated_ms, outcome, reason, attempts, reference = (text(value).split("|", 5) + [""] * 4)[:6]
-        return cls(
-            status=_STATUSES[letter], updated_ms=int(updated_ms), outcome=outcome, reason=reason, attempts=int(attempts or 1), vendor_reference=reference
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +119,10 @@ class Events:
 
         Returns once the write is as durable as `durability` says; raises LedgerUnavailable if that is not confirmed in time.
         """
+        return self.read_commit(events, self._store.run(self.commit_commands(events), durability=durability))
+
+    def commit_commands(self, events: Sequence[NewEvent]) -> list[tuple[Any, ...]]:
+        """What `commit` sends, for a round trip with other commands; `read_commit` reads the answers."""
         groups = self._keys.by_partition([event.event_id for event in events])
         commands = []
         for partition, positions in groups.items():
@@ -161,20 +131,25 @@ class Events:
             chosen = [events[position] for position in positions]
             for event in chosen:
                 keys += [self._keys.event(partition, f"e:{event.event_id}"), self._keys.event(partition, f"p:{event.event_id}")]
-                said, own = event.facts.encode(apart=self._lookout.facts_apart), event.lifetimes(self._lifetimes)
-                arguments += [event.event_id, *said, event.content_hash, event.payload, own]
+                arguments += [event.event_id, *self.facts_kept(event), event.content_hash, event.payload, event.lifetimes(self._lifetimes)]
             keys += self._outbox.of_partition(partition)
             arguments += self._outbox.said("commit", [(each.event_id, "|".join(each.facts.encode()), each.content_hash, each.other_keys) for each in chosen])
             commands.append(self._store.script("commit", keys, arguments))
-        commands += [("HGET", self._keys.event(partition, "n"), "accepted") for partition in groups]
-        replies = self._store.run(commands, durability=durability)
-        replies_by_partition, counts = replies[: len(groups)], replies[len(groups) :]
-        self._lookout.note({partition: int(count or 0) for partition, count in zip(groups, counts, strict=True)})
+        return [*commands, *(("HGET", self._keys.event(partition, "n"), "accepted") for partition in groups)]
+
+    def read_commit(self, events: Sequence[NewEvent], replies: Sequence[Any]) -> list[Facts | bool]:
+        """The answers of `commit`; how many each partition has accepted is noted for the next look at the ledger."""
+        groups = self._keys.by_partition([event.event_id for event in events])
+        self._lookout.note({partition: int(count or 0) for partition, count in zip(groups, replies[len(groups) :], strict=True)})
         answers: list[Facts | bool] = [False] * len(events)
-        for positions, replies in zip(groups.values(), replies_by_partition, strict=True):
-            for position, reply in zip(positions, replies, strict=True):
-                answers[position] = True if reply == b"" else False if reply == b"!" else Facts.decode(reply)
+        for positions, facts in zip(groups.values(), replies, strict=False):
+            for position, fact in zip(positions, facts, strict=True):
+                answers[position] = True if fact == b"" else False if fact == b"!" else Facts.decode(fact)
         return answers
+
+    def facts_kept(self, event: NewEvent) -> tuple[str, str]:
+        """The facts of an event as its record gets them."""
+        return event.facts.encode(apart=self._lookout.facts_apart)
 
     def load(self, event_ids: Sequence[str], *, payloads: bool = True) -> list[StoredEvent | None]:
         """Events as stored, None for unknown ones."""

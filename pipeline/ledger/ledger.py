@@ -13,6 +13,7 @@ import redis
 from pipeline.domain import DeliveryStatus, State, Word, format_time, utc_from_us
 from pipeline.errors import ConfigurationError, LedgerMismatch, LedgerUnavailable
 from pipeline.ledger import identity
+from pipeline.ledger.acceptance import Acceptance
 from pipeline.ledger.accounts import Accounts, Admission, Asking, Leaving, Traffic, read_admission, read_leave
 from pipeline.ledger.alerts import AlertBook
 from pipeline.ledger.backlog import Backlog
@@ -71,17 +72,15 @@ class Ledger:
         self.outbox = Outbox(self.store, self.keys, options.evidence)
         self.events = Events(self.store, self.keys, lifetimes, self.lookout, self.outbox)
         self.standings = Standings(self.store, self.keys, vault)
+        self.acceptance = Acceptance(self.store, self.keys, self.events, self.standings)
         self.deliveries = Deliveries(self.store, self.keys, lifetimes, self.outbox)
         self.copies = Copies(self.store, self.deliveries, self.events)
         self.accounts = Accounts(self.store, self.keys, vault)
         self.seals = Seals(self.store, self.keys, vault)
         self.alerts, self.upkeep = AlertBook(self.store), Upkeep(self.store, self.keys, self.lookout)
         self.letters = Letters(self.deliveries, self.events)
-        self.backlog, self.steps_back, self.push_rescue_ms = (
-            Backlog(self.store, self.keys, self.outbox),
-            StepsBack(self.store, self.keys),
-            lifetimes.push_rescue_ms,
-        )
+        self.backlog, self.steps_back = Backlog(self.store, self.keys, self.outbox), StepsBack(self.store, self.keys)
+        self.push_rescue_ms = lifetimes.push_rescue_ms
         self.polls, self.shown = Polls(self.store, self.keys), Shown(self.store, self.keys, self.outbox)
         self.walks, self.sweeps = Walks(self.store, self.keys), Sweeps(self.store, self.keys)
         self.erasures = Erasures(self.store, self.keys, lifetimes, self.outbox)

@@ -15,7 +15,8 @@ from typing import Any
 
 from pipeline.domain import DeliveryStatus, Outcome, State, delivery_id, format_time, split_delivery_id, utc_from_us
 from pipeline.ledger.deliveries import DeadLetter, Deliveries, Row
-from pipeline.ledger.events import DeliveryResult, Events
+from pipeline.ledger.events import Events
+from pipeline.ledger.results import DeliveryResult
 
 ERASED = "erased"
 """Reason of a `given` that ended without being told, because its person was erased."""

@@ -1,11 +1,17 @@
 -- Merges words, values and links into identifier records: last writer wins for each purpose, so it may be repeated and reordered.
--- KEYS  for each identifier: its record, the set of deliveries that miss it
--- ARGV  for each identifier: purpose ("" for none), word, sealed value ("" to leave), number of links, the linked identifier keys
+-- KEYS  for each identifier: its record, the set of deliveries that miss it, and, where it depends on that, the record of the event that says it
+-- ARGV  2, or 3 if it depends on the event; then for each identifier: purpose ("" for none), word, sealed value ("" to leave), number of links, the linked identifier keys, and
+--       content hash, facts and times of the event: if its record has others, or is not there, nothing is merged
 -- What was said before an identifier was erased teaches neither its value nor its links again; words always count.
--- Returns for each identifier: {newest word of that purpose, links that are new, 1 if deliveries miss it}
-local answers, a = {}, 1
-for i = 1, #KEYS / 2 do
-  local record = KEYS[2 * i - 1]
+-- Returns for each identifier: {newest word of that purpose, links that are new, 1 if deliveries miss it}, or 0 if nothing was merged
+local answers, a, width = {}, 2, tonumber(ARGV[1])
+
+local function is_said(event, hash, facts, times)
+  local known = redis.call('HMGET', event, 'h', 'f', 't')
+  return known[1] == hash and known[2] == facts and (known[3] or '') == times
+end
+
+local function merge(record, missing)
   local field, word, value, links = 'p:' .. ARGV[a], ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3])
   local asked, written = {field, 'v', 'x'}, {}
   for n = 1, links do asked[n + 3] = 'l:' .. ARGV[a + 3 + n] end
@@ -29,7 +35,12 @@ for i = 1, #KEYS / 2 do
     end
   end
   if #written > 0 then redis.call('HSET', record, unpack(written)) end
-  answers[i] = {newest, new_links, redis.call('EXISTS', KEYS[2 * i])}
-  a = a + 4 + links
+  return {newest, new_links, redis.call('EXISTS', missing)}
+end
+
+for i = 1, #KEYS, width do
+  local said = a + 4 + tonumber(ARGV[a + 3])
+  answers[#answers + 1] = (width == 2 or is_said(KEYS[i + 2], ARGV[said], ARGV[said + 1], ARGV[said + 2])) and merge(KEYS[i], KEYS[i + 1]) or 0
+  a = said + (width == 2 and 0 or 3)
 end
 return answers

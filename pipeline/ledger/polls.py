@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.domain import State
-from pipeline.ledger.events import DeliveryResult
 from pipeline.ledger.keys import Keys
 from pipeline.ledger.outbox import Outbox
+from pipeline.ledger.results import DeliveryResult
 from pipeline.ledger.store import Store, text
 
 GIVEN_KEPT_MS = 7 * 86_400_000

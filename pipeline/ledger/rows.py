@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from pipeline.ledger.events import DeliveryResult
+from pipeline.ledger.results import DeliveryResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,14 @@ class Merge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """The event that says something: the name of its record, and the content hash, facts and times that must stand there."""
+
+    record: str
+    content: tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Merged:
     """What a merge found: the newest word now, how many links were new, and whether deliveries wait for this identifier to be linked."""
 
@@ -105,21 +113,34 @@ class Standings:
 
     def merge(self, merges: Sequence[Merge]) -> list[Merged]:
         """Merge words, values and links; answers in order."""
-        groups = self._keys.by_partition([merge.identifier_key for merge in merges])
+        found = self.read_merge(merges, self._store.run(self.merge_commands(merges), replicated=True))
+        return [each for each in found if each is not None]
+
+    def merge_commands(self, merges: Sequence[Merge], said_by: Sequence[Said] = ()) -> list[tuple[Any, ...]]:
+        """What merges, for a round trip with other commands; `read_merge` reads the answers. With `said_by`, one for each merge, nothing is merged of an event that is not so in the ledger."""
         commands = []
-        for positions in groups.values():
+        for positions in self._keys.by_partition([merge.identifier_key for merge in merges]).values():
             keys: list[str] = []
-            arguments: list[Any] = []
+            arguments: list[Any] = [3 if said_by else 2]
             for position in positions:
                 merge = merges[position]
                 keys += [self._keys.identifier(merge.identifier_key), self._keys.missing(merge.identifier_key)]
                 arguments += [merge.purpose, merge.word, merge.value, len(merge.links), *merge.links]
+                if said_by:
+                    keys.append(said_by[position].record)
+                    arguments += said_by[position].content
             commands.append(self._store.script("merge", keys, arguments))
-        answers: dict[int, Merged] = {}
-        for positions, replies in zip(groups.values(), self._store.run(commands, replicated=True), strict=True):
-            for position, (word, new_links, missed) in zip(positions, replies, strict=True):
-                answers[position] = Merged(newest=Word.decode(text(word)) if word else None, new_links=int(new_links), missed=bool(missed))
-        return [answers[position] for position in range(len(merges))]
+        return commands
+
+    def read_merge(self, merges: Sequence[Merge], replies: Sequence[Any]) -> list[Merged | None]:
+        """What the answers to `merge_commands` of the same merges say; None where nothing was merged."""
+        answers: list[Merged | None] = [None] * len(merges)
+        for positions, found in zip(self._keys.by_partition([merge.identifier_key for merge in merges]).values(), replies, strict=True):
+            for position, reply in zip(positions, found, strict=True):
+                if reply:
+                    word, new_links, missed = reply
+                    answers[position] = Merged(newest=Word.decode(text(word)) if word else None, new_links=int(new_links), missed=bool(missed))
+        return answers
 
     def newer(self, checks: Sequence[tuple[str, str, str]]) -> list[Word | None]:
         """For each (identifier key, purpose, encoded word) a newer word, if there is one."""

@@ -12,7 +12,8 @@ from pipeline.identifiers import Hasher
 from pipeline.ledger import Ledger, LedgerOptions
 from pipeline.ledger.accounts import Traffic
 from pipeline.ledger.deliveries import Row, Settlement, Verb
-from pipeline.ledger.events import DeliveryResult, Facts, NewEvent
+from pipeline.ledger.events import Facts, NewEvent
+from pipeline.ledger.results import DeliveryResult
 from pipeline.vault import Vault
 
 HASHER = Hasher(b"pepper-for-tests")

@@ -225,6 +225,7 @@ def test_crash_while_a_second_withdrawal_of_a_day_is_taken_heals(relay: Relay, m
     """If its merge fails nothing is answered; sent again it is the same event, merged before the answer, and told once."""
     at(relay, 1, by_day())
     at(relay, 2, incoming(minute=100), source=1)
+    in_two_steps(relay, monkeypatch)
     merge, merges = relay.ledger.standings.merge, []
 
     def fail_second(items):
@@ -248,15 +249,16 @@ def test_crash_while_a_second_withdrawal_of_a_day_is_taken_heals(relay: Relay, m
 
 def test_ledger_that_fails_before_the_commit_takes_nothing(relay: Relay, monkeypatch: pytest.MonkeyPatch):
     """If the commit fails there is no answer, no word and no message."""
-    monkeypatch.setattr(relay.ledger.events, "commit", _away)
+    monkeypatch.setattr(relay.ledger.acceptance, "take", _away)
     with pytest.raises(LedgerUnavailable):
         accept(relay, incoming("withdrawn"))
     assert standing(relay, email=ANA) is None
     assert relay.queue.messages == []
 
 
-def test_crash_between_commit_and_merge_heals(relay: Relay):
+def test_crash_between_commit_and_merge_heals(relay: Relay, monkeypatch: pytest.MonkeyPatch):
     """If the merge fails nothing is answered; sending it again answers a duplicate only once it is merged; fan-out comes by rescue."""
+    in_two_steps(relay, monkeypatch)
     merge = relay.ledger.standings.merge
     relay.ledger.standings.merge = _away
     with pytest.raises(LedgerUnavailable):
@@ -271,8 +273,9 @@ def test_crash_between_commit_and_merge_heals(relay: Relay):
     assert relay.vendors["mail"].held == {(ANA, "news"): "withdrawn"}
 
 
-def test_nobody_asks_again_and_it_still_heals(relay: Relay):
+def test_nobody_asks_again_and_it_still_heals(relay: Relay, monkeypatch: pytest.MonkeyPatch):
     """The commit alone is enough: without another word from the producer the withdrawal is merged and told."""
+    in_two_steps(relay, monkeypatch)
     merge = relay.ledger.standings.merge
     relay.ledger.standings.merge = _away
     with pytest.raises(LedgerUnavailable):
@@ -316,6 +319,13 @@ def test_no_personal_value_is_readable(relay: Relay, caplog: pytest.LogCaptureFi
         for value in (CANARY, CANARY_PHONE, "canary", "Canary", "12345678909", "203.0.113.77"):
             assert value not in text
     assert relay.vendors["mail"].held == {(CANARY, "news"): "withdrawn"}
+
+
+def in_two_steps(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the keys of events and identifiers lie on several servers: merged in a round trip after the commit."""
+    monkeypatch.setattr(
+        relay.ledger.acceptance, "take", lambda events, _merges, durability: (relay.ledger.events.commit(events, durability), [None] * len(events))
+    )
 
 
 def _away(*_: object, **__: object) -> None:

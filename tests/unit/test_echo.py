@@ -12,7 +12,8 @@ from pipeline.domain import DeliveryStatus, IncomingEvent, Instruction, Outcome,
 from pipeline.echo import echo_until_us
 from pipeline.envelope import open_if_readable
 from pipeline.ledger.deliveries import Row
-from pipeline.ledger.events import DeliveryResult, Facts, StoredEvent
+from pipeline.ledger.events import Facts, StoredEvent
+from pipeline.ledger.results import DeliveryResult
 from pipeline.routing import Conditions, RetryPolicy, Source, Trigger
 from pipeline.settle import Ending
 from pipeline.vendors.base import AskDialogue, Capabilities, Held, TellDialogue, VendorRequest, VendorResponse

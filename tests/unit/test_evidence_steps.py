@@ -25,9 +25,9 @@ from pipeline.evidence.records import FIELDS, KINDS
 from pipeline.evidence.tables import RECORDS
 from pipeline.evidence.verify import verify
 from pipeline.ledger.deliveries import Row, Settlement, Verb
-from pipeline.ledger.events import DeliveryResult
 from pipeline.ledger.letters import LetterFilter
 from pipeline.ledger.outbox import Waiting
+from pipeline.ledger.results import DeliveryResult
 from tests.support.accounting import gaps
 from tests.support.evidence import proof
 from tests.support.parts import CANARY, CANARY_PHONE, close_gate
