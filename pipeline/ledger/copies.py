@@ -49,9 +49,9 @@ class Copies:
         """Copy and drop what is left of a destination."""
         settled, copied = self._take(destination)
         try:
-            self._events.fold([(event_id, destination, result) for event_id, result in settled])
             if settled or copied:
-                self._deliveries.unfold(destination, settled + copied)
+                copying = self._events.fold_commands([(event_id, destination, result) for event_id, result in settled])
+                self._store.run_in_order([copying, [self._deliveries.unfold_command(destination, settled + copied)]], replicated=True)
         except LedgerUnavailable:
             self._keep(destination, settled, copied)
             raise
