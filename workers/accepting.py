@@ -5,7 +5,6 @@ It opens no ledger, since every ledger refuses just what is looked at here. An e
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -23,12 +22,10 @@ from pipeline.ledger.keys import Keys
 from pipeline.ledger.lookout import InMemory, Lookout
 from pipeline.ledger.outbox import Outbox
 from pipeline.ledger.store import Store
-from workers import process
-from workers.embedded import EmbeddedServer, ServerFailed
+from workers.borrowed import embedded_url
 from workers.servers import ledger_servers
 from workers.state import LEDGER_FILE, StateFolder
 
-START_SECONDS: Final = 30.0
 NO_LIFETIMES: Final = Lifetimes(record_ms=0, payload_ms=0, fan_out_rescue_ms=0, audit_ms=0, push_rescue_ms=0)
 
 
@@ -107,30 +104,10 @@ def looking(environment: Mapping[str, str], instead_of: Sequence[str], *, of_up:
         with closing(ledger_servers(settings)) as servers:
             yield Looked(settings, Store(servers), state if of_up else None, instead_of)
         return
-    with _embedded(state) as url:
+    with embedded_url(state) as url:
         found = load_settings({**environment, **state.secrets(environment), "CONSENT_REDIS_URL": url})
         with closing(ledger_servers(found)) as servers:
             yield Looked(found, Store(servers), state, instead_of)
-
-
-@contextmanager
-def _embedded(state: StateFolder) -> Iterator[str]:
-    """The embedded server of a state directory that no `consent up` works on, for a moment."""
-    if not state.path.exists():
-        raise ServerFailed(f"there is no {state.path}: name the directory of a `consent up` in CONSENT_STATE_DIR, or the server in CONSENT_REDIS_URL")
-    state.lock()
-    server = EmbeddedServer(state.server)
-    child = process.start(server.prepare(), {}, state.logs / "server.log")
-    try:
-        until = time.monotonic() + START_SECONDS
-        while not server.answers():
-            if child.poll() is not None or time.monotonic() > until:
-                raise ServerFailed(f"the embedded server did not start; see {state.logs / 'server.log'}")
-            time.sleep(0.05)
-        yield server.url
-    finally:
-        server.shut_down()
-        process.reap(child, START_SECONDS)
 
 
 def _place_of(address: Address) -> str:

@@ -29,7 +29,7 @@ def opened_anywhere(role: str) -> Iterator[Parts]:
         return
     state = StateFolder(load_settings(environment).state_path())
     kept = {name: environment.get(name) or state.recall(file) for name, file in SECRETS.items()}
-    with _embedded(state) as url:
+    with embedded_url(state) as url:
         built = Parts({**environment, **kept, "CONSENT_REDIS_URL": url}, looks_only=True)
         try:
             yield built
@@ -45,8 +45,8 @@ def database_of(parts: Parts) -> int:
 
 
 @contextmanager
-def _embedded(state: StateFolder) -> Iterator[str]:
-    """The embedded server of a state directory that no `consent up` works on."""
+def embedded_url(state: StateFolder) -> Iterator[str]:
+    """The embedded server of a state directory that no `consent up` works on, started for the time of it. Raises SettingsError if one does, ServerFailed."""
     if not state.path.exists():
         raise ServerFailed(f"there is no {state.path}: name the directory of a `consent up` in CONSENT_STATE_DIR, or the server in CONSENT_REDIS_URL")
     state.lock()

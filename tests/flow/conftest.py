@@ -7,21 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.stack import Stack, running_stack
-
-QUICK = {
-    "CONSENT_RETRY_WAITS_SECONDS": "0.2, 0.5",
-    "CONSENT_LIMITS_BREAKER_WAIT_SECONDS": "0.5",
-    "CONSENT_LIMITS_BREAKER_WAIT_MAX_SECONDS": "1",
-    "CONSENT_LIMITS_MISCONFIGURED_PROBE_SECONDS": "1",
-    "CONSENT_EXCHANGE_TOTAL_TIMEOUT_SECONDS": "2",
-    "CONSENT_EXCHANGE_CONNECT_TIMEOUT_SECONDS": "1",
-    "CONSENT_DELIVER_LATE_WRITE_SECONDS": "3",
-    "CONSENT_DELIVER_CHUNK_SECONDS": "2",
-    "CONSENT_DELIVER_LEASE_SECONDS": "6",
-    "CONSENT_LEDGER_PUSH_RESCUE_SECONDS": "3",
-    "CONSENT_LEDGER_FAN_OUT_RESCUE_SECONDS": "2",
-    "CONSENT_WORKER_PROCESSES": "2",
-}
+from tests.support.world import SHORT
 
 ROUTING = """
 version: 1
@@ -65,7 +51,7 @@ triggers:
 
 @pytest.fixture(scope="module")
 def relay() -> Iterator[Stack]:
-    with running_stack(routing=ROUTING, environment=QUICK) as stack:
+    with running_stack(routing=ROUTING, environment=SHORT) as stack:
         yield stack
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.domain import State
 from pipeline.vendors import has_verb, vendor_names
-from tests.flow.conftest import QUICK
 from tests.support.stack import ROOT, Stack, running_stack, wait_until
+from tests.support.world import SHORT
 
 EXAMPLE = (ROOT / "config" / "consent.yaml").read_text()
 TOLD = {
@@ -30,7 +30,7 @@ CANNOT_WITHDRAW = {"retargetly-audience"}
 @pytest.fixture(scope="module")
 def everything() -> Iterator[Stack]:
     quick = EXAMPLE.replace("every_seconds: 60", "every_seconds: 1").replace("every_seconds: 15", "every_seconds: 1")
-    with running_stack(routing=quick, environment=QUICK) as stack:
+    with running_stack(routing=quick, environment=SHORT) as stack:
         yield stack
 
 

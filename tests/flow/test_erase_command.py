@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.flow.conftest import QUICK
 from tests.support.stack import ROOT, Stack, running_stack, wait_until
+from tests.support.world import SHORT
 
 ANA, BEN, PHONE = "ana@example.org", "ben@example.org", "+5551900000001"
 ROUTING = """
@@ -97,7 +97,7 @@ def test_a_person_is_erased_and_no_backup_brings_anybody_back(tmp_path: Path) ->
     """At once, when told, and again in the older ledger that is put back; the list names nobody."""
     folder = tmp_path / "state"
     folder.mkdir()
-    with running_stack(routing=ROUTING, environment=QUICK, folder=folder) as stack:
+    with running_stack(routing=ROUTING, environment=SHORT, folder=folder) as stack:
         unknown, report = erase(stack, {"email": "nobody@example.org"}, "--yes")
         assert (unknown, report["known"]) == (1, False)
         events = erase_told_person(stack)
@@ -112,7 +112,7 @@ def test_a_person_is_erased_and_no_backup_brings_anybody_back(tmp_path: Path) ->
     restored = offline(folder, "restore", backup, "--yes", "--json")
     assert restored.returncode == 0, restored.stderr
     assert {name: json.loads(restored.stdout)[name] for name in ("erasures", "erasures_waiting")} == {"erasures": 2, "erasures_waiting": 0}
-    with running_stack(routing=ROUTING, environment=QUICK, folder=folder) as stack:
+    with running_stack(routing=ROUTING, environment=SHORT, folder=folder) as stack:
         assert [stack.event(each)["status"] for each in events] == ["erased"] * 2
         assert sealed(stack) == 0
         assert stack.metric("consent_unaccounted") == 0

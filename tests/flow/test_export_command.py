@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.conftest import QUICK
 from tests.support.stack import Stack, running_stack
+from tests.support.world import SHORT
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -35,7 +35,7 @@ COMMAND = ("export", "retargetly-removals")
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    with running_stack(routing=ROUTING, environment=QUICK | {"CONSENT_WORKER_PROCESSES": "1"}) as running:
+    with running_stack(routing=ROUTING, environment=SHORT | {"CONSENT_WORKER_PROCESSES": "1"}) as running:
         yield running
 
 

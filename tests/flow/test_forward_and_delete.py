@@ -13,9 +13,9 @@ import redis
 
 from pipeline.domain import ConsentEvent
 from pipeline.envelope import open_event
-from tests.flow.conftest import QUICK
 from tests.support.canaries import files_in, redis_content, traces
 from tests.support.stack import Stack, running_stack, wait_until
+from tests.support.world import SHORT
 from workers.wiring import Parts
 
 pytestmark = pytest.mark.timeout(180)
@@ -62,7 +62,7 @@ AWAITING, DELIVERED = ("awaiting_confirmation", None), ("delivered", None)
 
 @pytest.fixture(scope="module")
 def relay() -> Iterator[Stack]:
-    with running_stack(routing=ROUTING, environment=QUICK) as stack:
+    with running_stack(routing=ROUTING, environment=SHORT) as stack:
         yield stack
 
 

@@ -12,9 +12,10 @@ import requests
 
 from config.celery import publish_options, queue_arguments
 from config.settings import load_settings
-from tests.flow.conftest import QUICK, ROUTING
+from tests.flow.conftest import ROUTING
 from tests.support.rabbitmq import RabbitNode
 from tests.support.stack import Stack, running_stack, wait_until
+from tests.support.world import SHORT
 from workers.app import create_app
 from workers.queues import CeleryPublisher
 
@@ -51,7 +52,7 @@ def test_a_hint_is_confirmed_or_given_up_within_a_second(publisher: CeleryPublis
 
 @pytest.fixture
 def stack(rabbitmq: RabbitNode) -> Iterator[Stack]:
-    environment = {**QUICK, "CONSENT_BROKER_URL": rabbitmq.url, "CONSENT_FLOWER_BROKER_API": rabbitmq.api_url}
+    environment = {**SHORT, "CONSENT_BROKER_URL": rabbitmq.url, "CONSENT_FLOWER_BROKER_API": rabbitmq.api_url}
     with running_stack(routing=ROUTING, environment=environment) as relay:
         yield relay
 

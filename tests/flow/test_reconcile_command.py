@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.flow.conftest import QUICK
 from tests.support.stack import Stack, running_stack, wait_until
+from tests.support.world import SHORT
 
 PEOPLE = [f"person-{number}@example.org" for number in range(24)]
 ROUTING = """
@@ -47,7 +47,7 @@ COMPARING = {
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    with running_stack(routing=ROUTING, environment={**QUICK, **COMPARING}) as running:
+    with running_stack(routing=ROUTING, environment={**SHORT, **COMPARING}) as running:
         yield running
 
 

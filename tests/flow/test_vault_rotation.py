@@ -11,10 +11,11 @@ import redis
 
 from pipeline.domain import IncomingEvent, State, Subject, utc_from_us
 from pipeline.vault import Vault
-from tests.flow.conftest import QUICK, ROUTING
+from tests.flow.conftest import ROUTING
 from tests.support.canaries import redis_content
 from tests.support.servers import valkey_server
 from tests.support.stack import ROOT, running_stack
+from tests.support.world import SHORT
 from workers.state import new_pepper, new_vault_key
 from workers.wiring import Parts
 
@@ -53,7 +54,7 @@ def test_the_key_is_changed_while_the_relay_runs(tmp_path) -> None:
     (tmp_path / "consent.yaml").write_text(ROUTING)
     with valkey_server() as url:
         shared = {
-            **QUICK,
+            **SHORT,
             "CONSENT_REDIS_URL": url,
             "CONSENT_SUBJECT_PEPPER": new_pepper(),
             "CONSENT_CONFIG": str(tmp_path / "consent.yaml"),
@@ -64,7 +65,7 @@ def test_the_key_is_changed_while_the_relay_runs(tmp_path) -> None:
         assert (refused.returncode, key_id(old) in refused.stderr, new in refused.stderr) == (2, True, False)
         with running_stack(
             routing=ROUTING,
-            environment={**QUICK, **{name: shared[name] for name in ("CONSENT_REDIS_URL", "CONSENT_SUBJECT_PEPPER")}, "CONSENT_VAULT_KEYS": f"{new},{old}"},
+            environment={**SHORT, **{name: shared[name] for name in ("CONSENT_REDIS_URL", "CONSENT_SUBJECT_PEPPER")}, "CONSENT_VAULT_KEYS": f"{new},{old}"},
         ) as stack:
             stack.wait_complete([event_id])
             assert set(stack.deliveries(event_id).values()) == {("delivered", None)}

@@ -3,6 +3,6 @@
 They are written from the documentation and never import an adapter. One file for each vendor; `python -m tests.sandboxes` runs them.
 """
 
-from tests.sandboxes.server import SandboxHandle, sandbox_names, start_sandboxes
+from tests.sandboxes.handle import SandboxHandle, sandbox_names, start_sandboxes
 
 __all__ = ["SandboxHandle", "sandbox_names", "start_sandboxes"]
