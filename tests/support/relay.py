@@ -212,14 +212,17 @@ class Relay:
         client: redis.Redis,
         rules: Routing,
         *,
-        seconds: float = 0.03,
+        seconds: float = 30.0,
         chunk_size: int = 100,
         limits: Mapping[str, Any] | None = None,
         exchange: Exchange | None = None,
         vault: Vault | None = None,
         evidence: bool = False,
     ) -> None:
-        """With an `exchange` vendors are talked to for real; else each is played by a `Vendor`."""
+        """With an `exchange` vendors are talked to for real; else each is played by a `Vendor`.
+
+        `seconds` is how long leases, claims, waits and late writes last: longer than any test, unless it is about their end.
+        """
         self.rules = with_partners(rules)
         self.clock_offset = timedelta()
         self.hasher, self.vault = Hasher(PEPPER), vault or Vault([b"k" * 32])
@@ -332,10 +335,10 @@ class Relay:
         for name in (name for pattern in patterns for name in client.scan_iter(match=pattern)):
             client.zadd(name, dict.fromkeys(client.zrange(name, 0, -1), 1), xx=True)
 
-    def again(self, times: int = 1) -> None:
-        """Beat with everything due, and carry out what that pushed."""
+    def again(self, times: int = 1, *, pushed: bool = False) -> None:
+        """Beat with everything due (see `hurry`), and carry out what that pushed."""
         for _ in range(times):
-            self.hurry()
+            self.hurry(pushed=pushed)
             self.beat()
             self.drain()
 

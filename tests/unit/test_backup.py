@@ -80,14 +80,14 @@ def test_a_restored_ledger_goes_on_where_it_was(client: redis.Redis, other: redi
     relay.event("withdrawn", 50, email=f"p4.{CANARY}", key="later")
     put_back(other, tmp_path / "b.resp.gz")
     again = Relay(other, RULES)
-    again.again(3)
+    again.again(3, pushed=True)
     states = {(call["to"]["email"], call["state"]) for name in ("mail", "crm") for call in again.vendors[name].calls}
     assert {state for _, state in states} == {"withdrawn"}
     assert (f"p5.{CANARY}", "withdrawn") in states
     again.event("withdrawn", 50, email=f"p4.{CANARY}", key="later")
     again.drain()
     again.ledger.lift(again.ledger.quarantine, again.ledger.now_ms())
-    again.again(3)
+    again.again(3, pushed=True)
     assert again.vendors["crm"].held[f"p4.{CANARY}", "news"] == "withdrawn"
     assert not any(call["state"] == "given" and call["to"]["email"].startswith("p4") for call in again.vendors["crm"].calls)
     assert again.figures().unaccounted == 0
@@ -124,7 +124,7 @@ def test_a_backup_under_load_is_of_one_moment(client: redis.Redis, other: redis.
         before = [event_id for at_ms, event_id in accepted if at_ms < manifest.taken_at_ms]
         assert None not in restored.ledger.events.load(before)
         restored.ledger.lift(restored.ledger.quarantine, restored.ledger.now_ms())
-        restored.again(4)
+        restored.again(4, pushed=True)
         assert restored.ledger.events.counts()["open"] == 0
         assert restored.figures().unaccounted == 0
 

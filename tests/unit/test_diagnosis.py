@@ -47,10 +47,8 @@ def test_dead_withdrawals_fail_and_dead_given_are_noted(relay: Relay):
     assert (mark, "sms 2" in text, "mail" in text) == ("FAIL", True, False)
 
 
-def test_misconfigured_accounts_fail_and_open_breakers_are_noted(client: redis.Redis):
+def test_misconfigured_accounts_fail_and_open_breakers_are_noted(relay: Relay):
     """Only a person can give the right credentials; a breaker closes by itself, here not before the test is over."""
-    waits = dict.fromkeys(("misconfigured_probe_seconds", "breaker_wait_seconds", "breaker_wait_max_seconds"), 600)
-    relay = Relay(client, routing([destination("mail"), destination("sms")]), limits=waits)
     assert look(relay, diagnosis._accounts) == ("ok", "none is held back")
     relay.vendors["sms"].answers = [503] * 5
     for n in range(5):

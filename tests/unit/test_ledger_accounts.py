@@ -319,7 +319,7 @@ def test_three_that_share_leave_the_reserve_alone(ledger: Ledger):
 
 def test_concurrency_holds_under_threads(client: redis.Redis):
     """Sixteen threads never have more dialogues under way than allowed."""
-    ledger, limits = open_ledger(client), traffic(concurrent=4)
+    ledger, limits = open_ledger(client), traffic(concurrent=4, claim_ms=60_000)
     lock, under_way, most, done = threading.Lock(), [0], [0], [0]
     stop_at = time.monotonic() + 0.3
 

@@ -108,7 +108,7 @@ def test_the_ledger_of_an_older_release_is_worked_with_and_migrated(old: redis.R
     later = Relay(old, RULES)
     assert later.ledger.identity.schema_version == 2
     assert b"t" in old.hgetall(later.ledger.keys.record(later.event("given", 10, key="new-10", email="p10@example.org")))
-    later.again(4)
+    later.again(4, pushed=True)
     assert later.figures().unaccounted == 0
     assert later.figures().dead_letters == [("mail", "withdrawn", "http_400", 1)]
     assert later.ledger.events.counts()["open"] == 0

@@ -20,7 +20,7 @@ from pipeline.vendors import adapter_class, base
 from pipeline.vendors.base import Adapter, Held, VendorResponse
 from tests.sandboxes import SandboxHandle, start_sandboxes
 from tests.support.stack import wait_until
-from tests.vendors.drivers import DRIVERS, make_driver, replay, results_of
+from tests.vendors.drivers import DRIVERS, PATIENT_SECONDS, make_driver, replay, results_of
 
 PERSON = Subject(external_id="person-4711", email="ana@example.org", phone="+5511912345678", national_id="12345678909", country="BR")
 PROFILE = {"name": "Ana Placeholder", "first_name": "Ana", "last_name": "Placeholder"}
@@ -99,7 +99,8 @@ class VendorContract:
 
     @pytest.fixture(params=DRIVERS)
     def driver(self, request: pytest.FixtureRequest) -> Iterator[Any]:
-        driver = make_driver(request.param)
+        is_kept_waiting = request.node.callspec.params.get("kind") == "hang"
+        driver = make_driver(request.param, 1.0 if is_kept_waiting else PATIENT_SECONDS)
         yield driver
         driver.close()
 

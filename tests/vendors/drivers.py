@@ -13,6 +13,8 @@ from pipeline.domain import Outcome, VendorResult
 from pipeline.vendors.base import Adapter, Held, VendorRequest, VendorResponse
 
 DRIVERS = ("direct", "curl", "requests")
+PATIENT_SECONDS = 30.0
+"""How long a driver waits for an answer: longer than any slow machine takes, unless a test is about the waiting."""
 Dialogue = Generator[VendorRequest, VendorResponse, Any]
 
 
@@ -46,7 +48,7 @@ def replay(dialogue: Dialogue, *answers: VendorResponse) -> Replayed:
 class DirectDriver:
     """A small driver over http.client that follows the same rules as the exchange: one sign-in, one renewal, no redirect."""
 
-    timeout_seconds: float = 1.0
+    timeout_seconds: float = PATIENT_SECONDS
     token: str | None = field(default=None, repr=False)
     sign_ins: int = 0
 
@@ -123,7 +125,7 @@ class MemorySessions:
 class ExchangeDriver:
     """The real thing: the exchange with one of its transports."""
 
-    def __init__(self, transport: str, timeout_seconds: float = 1.0) -> None:
+    def __init__(self, transport: str, timeout_seconds: float = PATIENT_SECONDS) -> None:
         from pipeline.exchange import Exchange
 
         self.sessions = MemorySessions()
@@ -156,9 +158,9 @@ def make_transport(name: str) -> Any:
     return PortableTransport()
 
 
-def make_driver(name: str) -> DirectDriver | ExchangeDriver:
+def make_driver(name: str, timeout_seconds: float = PATIENT_SECONDS) -> DirectDriver | ExchangeDriver:
     """`direct`, `curl` or `requests`."""
-    return DirectDriver() if name == "direct" else ExchangeDriver(name)
+    return DirectDriver(timeout_seconds) if name == "direct" else ExchangeDriver(name, timeout_seconds)
 
 
 def results_of(answer: Any) -> list[VendorResult]:

@@ -440,10 +440,10 @@ class TestSandbox:
         adapter = self.contract.adapter(sandbox.url("contacthub"), credentials={"token": token})
         asked = tuple((name, str(value)) for name, value in query.items())
         content = orjson.dumps(body) if body is not None else b""
-        return DirectDriver(5)._send(adapter, VendorRequest(operation="test", method=method, path=path, query=asked, body=content))
+        return DirectDriver()._send(adapter, VendorRequest(operation="test", method=method, path=path, query=asked, body=content))
 
     def tell(self, sandbox: SandboxHandle, state: State, **changed: Any) -> VendorResult:
-        (told,) = self.contract.tell(DirectDriver(5), self.contract.adapter(sandbox.url("contacthub")), self.contract.instruction(state, **changed))
+        (told,) = self.contract.tell(DirectDriver(), self.contract.adapter(sandbox.url("contacthub")), self.contract.instruction(state, **changed))
         return told
 
     def page(self, sandbox: SandboxHandle, offset: int = 0, **query: Any) -> VendorResponse:
@@ -485,10 +485,10 @@ class TestSandbox:
         sandbox.place("contacthub", email="ana@example.org", subscriptions=[entry(subscribed=state is State.WITHDRAWN)])
         adapter = self.contract.adapter(sandbox.url("contacthub"), credentials={"token": "test-contacthub-untrusted"})
         before = sandbox.states("contacthub")
-        assert self.contract.tell(DirectDriver(5), adapter, self.contract.instruction(state)) == [result(Outcome.MISCONFIGURED, "token_not_trusted")]
+        assert self.contract.tell(DirectDriver(), adapter, self.contract.instruction(state)) == [result(Outcome.MISCONFIGURED, "token_not_trusted")]
         assert sandbox.states("contacthub") == before
         new = self.contract.instruction(state, Subject(email="bia@example.org"))
-        assert self.contract.tell(DirectDriver(5), adapter, new)[0].outcome is Outcome.APPLIED
+        assert self.contract.tell(DirectDriver(), adapter, new)[0].outcome is Outcome.APPLIED
 
     def test_waits_for_reindexing(self, sandbox: SandboxHandle) -> None:
         """While the workspace is reindexed nothing is written; afterwards the same instruction is."""

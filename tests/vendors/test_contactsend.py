@@ -573,7 +573,7 @@ class TestSandbox:
 
     def tell(self, sandbox: SandboxHandle, state: State = State.WITHDRAWN, driver: Any = None, **changed: Any) -> VendorResult:
         adapter = self.contract.adapter(sandbox.url("contactsend"))
-        (told,) = self.contract.tell(driver or DirectDriver(5), adapter, self.contract.instruction(state, **{"subject": ONLY_ADDRESS, **changed}))
+        (told,) = self.contract.tell(driver or DirectDriver(), adapter, self.contract.instruction(state, **{"subject": ONLY_ADDRESS, **changed}))
         return told
 
     def operations(self, sandbox: SandboxHandle) -> list[str]:
@@ -629,7 +629,7 @@ class TestSandbox:
         """Another media type, another method and another version are refused."""
         adapter = self.contract.adapter(sandbox.url("contactsend"))
         (request,) = replay(adapter.sign_in()).sent
-        send = DirectDriver(5)._send
+        send = DirectDriver()._send
         assert send(adapter, VendorRequest(operation="borrowToken", headers=(("content-type", "text/xml"),), body=request.body)).status == 415
         assert send(adapter, VendorRequest(operation="borrowToken", method="PUT", headers=request.headers, body=request.body)).status == 404
         body = request.body.replace(SOAP.encode(), b"http://schemas.xmlsoap.org/soap/envelope/")
@@ -641,7 +641,7 @@ class TestSandbox:
         session = f"<token><content>{token}</content></token>" if token else ""
         body = envelope(f'<n:{operation} xmlns:n="{SERVICE}">{session}{inner}</n:{operation}>').body
         request = VendorRequest(operation=operation, headers=(("content-type", "application/soap+xml"),), body=body)
-        send: Any = DirectDriver(5)._send
+        send: Any = DirectDriver()._send
         said: VendorResponse = send(SimpleNamespace(address=sandbox.url("contactsend"), sign=lambda request, _: request), request)
         return said
 
@@ -659,7 +659,7 @@ class TestSandbox:
 
     def test_one_item_is_one_element(self, sandbox: SandboxHandle) -> None:
         """The XML of one item and of several differ in nothing but their number, which clients have turned into an object and a list."""
-        adapter, driver = self.contract.adapter(sandbox.url("contactsend")), DirectDriver(5)
+        adapter, driver = self.contract.adapter(sandbox.url("contactsend")), DirectDriver()
         for count in (1, 2):
             sandbox.place("contactsend", attributes={"EMAIL": "ana@example.org", "__cls1": 1}, another=True)
             driver.drive(adapter, adapter.ask(ONLY_ADDRESS, {}))
@@ -704,7 +704,7 @@ class TestSandbox:
 
     def test_a_look_says_what_a_tell_refers_to(self, sandbox: SandboxHandle) -> None:
         """What was told is known when it is seen: place and reference are those of the tell."""
-        adapter, driver = self.contract.adapter(sandbox.url("contactsend")), DirectDriver(5)
+        adapter, driver = self.contract.adapter(sandbox.url("contactsend")), DirectDriver()
         told = self.tell(sandbox)
         (seen,) = driver.drive(adapter, adapter.poll("", SOURCE, NOW), 0).sightings
         assert (seen.place, seen.reference, seen.state) == (adapter.place_of({}), told.vendor_reference, State.WITHDRAWN)
@@ -784,7 +784,7 @@ class TestConnector:
             options={"workspace_id": "test-workspace", "node_id": "test-node", "subscription_id": "newsletter"},
         )
         for one in (hub, adapter):
-            (told,) = self.send.tell(DirectDriver(5), one, self.send.instruction(State.WITHDRAWN, ONLY_ADDRESS, options=dict(one.settings)))
+            (told,) = self.send.tell(DirectDriver(), one, self.send.instruction(State.WITHDRAWN, ONLY_ADDRESS, options=dict(one.settings)))
             assert told.outcome is Outcome.APPLIED
         assert self.settle(sandbox) == (2, 2)
 
@@ -802,7 +802,7 @@ class TestConnector:
             options={"workspace_id": "test-workspace", "node_id": "test-node", "subscription_id": "newsletter"},
         )
         asked = VendorRequest(operation="test", method="GET", path="/workspaces/test-workspace/updates", query=(("offset", "0"),))
-        page = DirectDriver(5)._send(hub, asked)
+        page = DirectDriver()._send(hub, asked)
         source = SourceSettings(name="hub", kind="contacthub", purposes={"newsletter": "newsletter"})
         heard = contacthub.Adapter.hear(Notification(body=page.body, media_type="application/json", received_at=datetime.now(UTC)), source)
         assert [one.state for one in heard if isinstance(one, IncomingEvent)] == [State.WITHDRAWN]

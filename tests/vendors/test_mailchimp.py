@@ -299,7 +299,7 @@ class TestSandbox:
             yield handle
 
     def send(self, sandbox: SandboxHandle, request: VendorRequest) -> VendorResponse:
-        return DirectDriver(5)._send(self.contract.adapter(sandbox.url("mailchimp")), request)
+        return DirectDriver()._send(self.contract.adapter(sandbox.url("mailchimp")), request)
 
     def test_refuses_the_eleventh_at_once(self, sandbox: SandboxHandle) -> None:
         """Ten calls at once pass, two more are told 429 without a time."""

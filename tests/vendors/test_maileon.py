@@ -495,14 +495,14 @@ class TestSandbox:
 
     def send(self, sandbox: SandboxHandle, method: str, path: str, body: bytes = b"<contact/>", **query: str) -> VendorResponse:
         request = VendorRequest(operation="try", method=method, path=path, query=tuple(query.items()), body=body)
-        return DirectDriver(5)._send(self.contract.adapter(sandbox.url("maileon")), request)
+        return DirectDriver()._send(self.contract.adapter(sandbox.url("maileon")), request)
 
     def permission(self, sandbox: SandboxHandle) -> int:
         return int(sandbox.state("maileon")["contacts"]["ana@example.org"]["permission"])
 
     def test_an_opt_in_from_mail_to_confirmation(self, sandbox: SandboxHandle) -> None:
         """One mail however often it is told, given only once the person has confirmed, and a withdrawal after that."""
-        adapter, driver = self.contract.adapter(sandbox.url("maileon")), DirectDriver(5)
+        adapter, driver = self.contract.adapter(sandbox.url("maileon")), DirectDriver()
         said = self.contract.instruction(event_time=datetime.now(UTC))
         for _ in range(3):
             assert self.contract.tell(driver, adapter, said)[0].outcome is PENDING
@@ -516,7 +516,7 @@ class TestSandbox:
         """The contact is still there after it was accepted, and gone and marked later."""
         sandbox.settings("maileon", unsubscribe_seconds=3600.0)
         sandbox.place("maileon", email="ana@example.org", permission=4)
-        adapter, driver = self.contract.adapter(sandbox.url("maileon")), DirectDriver(5)
+        adapter, driver = self.contract.adapter(sandbox.url("maileon")), DirectDriver()
         assert self.contract.tell(driver, adapter, self.contract.instruction(State.WITHDRAWN)) == [result(Outcome.APPLIED)]
         assert self.send(sandbox, "GET", PATH).status == 200
         sandbox.place("maileon", email="ana@example.org", unsubscribed=True)
@@ -528,7 +528,7 @@ class TestSandbox:
         """DOI becomes DOI+ by one more confirmation, and DOI again by a withdrawal of tracking alone."""
         sandbox.settings("maileon", confirms_at_once=True)
         sandbox.place("maileon", email="ana@example.org", permission=4, updated="2026-01-01 00:00:00")
-        adapter, driver = self.contract.adapter(sandbox.url("maileon")), DirectDriver(5)
+        adapter, driver = self.contract.adapter(sandbox.url("maileon")), DirectDriver()
         for state, outcome, permission in ((State.GIVEN, PENDING, 5), (State.WITHDRAWN, Outcome.APPLIED, 4)):
             said = self.contract.instruction(state, purpose="single-user-tracking", options=TRACKING)
             assert (self.contract.tell(driver, adapter, said)[0].outcome, self.permission(sandbox)) == (outcome, permission)
@@ -538,7 +538,7 @@ class TestSandbox:
         sandbox.settings("maileon", lowers=False)
         sandbox.place("maileon", email="ana@example.org", permission=5)
         said = self.contract.instruction(State.WITHDRAWN, purpose="single-user-tracking", options=TRACKING)
-        (ended,) = self.contract.tell(DirectDriver(5), self.contract.adapter(sandbox.url("maileon")), said)
+        (ended,) = self.contract.tell(DirectDriver(), self.contract.adapter(sandbox.url("maileon")), said)
         assert (ended.outcome, ended.reason, self.permission(sandbox)) == (Outcome.UNSUPPORTED, "tracking_not_lowered", 5)
 
     def test_ignores_existing_contacts_by_default(self, sandbox: SandboxHandle) -> None:
@@ -556,13 +556,13 @@ class TestSandbox:
         sandbox.settings("maileon", rights=[right for right in ("GET", "POST", "PUT", "DELETE") if right != verb])
         adapter = self.contract.adapter(sandbox.url("maileon"))
         expected = result(Outcome.MISCONFIGURED, f"http_403_{verb.lower()}")
-        assert self.contract.tell(DirectDriver(5), adapter, self.contract.instruction(state)) == [expected]
+        assert self.contract.tell(DirectDriver(), adapter, self.contract.instruction(state)) == [expected]
 
     def test_rights_can_be_tried(self, sandbox: SandboxHandle) -> None:
         """A probe pings by every verb, names the ones that the key lacks, and touches nobody."""
         sandbox.settings("maileon", rights=["GET", "POST"])
         adapter = self.contract.adapter(sandbox.url("maileon"))
-        results = DirectDriver(5).drive(adapter, adapter.probe({}), 4)
+        results = DirectDriver().drive(adapter, adapter.probe({}), 4)
         assert [one.reason or one.outcome.value for one in results] == ["unchanged", "unchanged", "http_403_put", "http_403_delete"]
         assert adapter.probes == ("right GET", "right POST", "right PUT", "right DELETE")
         assert sandbox.states("maileon") == {}
@@ -570,7 +570,7 @@ class TestSandbox:
     def test_another_key_is_refused(self, sandbox: SandboxHandle) -> None:
         """An unknown or expired key is misconfigured, and nothing is kept."""
         adapter = self.contract.adapter(sandbox.url("maileon"), credentials={"api_key": "test-other-key"})
-        assert self.contract.tell(DirectDriver(5), adapter, self.contract.instruction()) == [result(Outcome.MISCONFIGURED, "http_401")]
+        assert self.contract.tell(DirectDriver(), adapter, self.contract.instruction()) == [result(Outcome.MISCONFIGURED, "http_401")]
         assert sandbox.states("maileon") == {}
 
     def test_a_bulk_call_keeps_who_left_away(self, sandbox: SandboxHandle) -> None:
@@ -580,7 +580,7 @@ class TestSandbox:
         sandbox.place("maileon", email="p3@example.org", permission=5)
         persons = [Subject(email=f"p{number}@example.org") for number in range(4)] + [Subject(email="p4@localhost")]
         said = [contract.instruction(subject=person, number=number) for number, person in enumerate(persons)]
-        results = contract.tell(DirectDriver(5), contract.adapter(sandbox.url("maileon")), *said)
+        results = contract.tell(DirectDriver(), contract.adapter(sandbox.url("maileon")), *said)
         assert [one.reason or one.outcome.value for one in results] == ["applied", "applied", "unsubscribed", "applied", "invalid_contact_3"]
         contacts = sandbox.state("maileon")["contacts"]
         assert {email: held["permission"] for email, held in contacts.items()} == {
