@@ -22,8 +22,8 @@ EVENTS = 120
 LOADED_SECONDS = 3.0
 SETTLE_SECONDS = 120.0
 """How long the relay has for everything once the load is over: a claim of a killed worker has to run out, and a late write to become impossible."""
-IN_SHORT = ("sentinel", "cluster")
-"""One server is what all other chaos tests run on, and tests/flow/test_rabbitmq.py with RabbitMQ; a cluster with replicas takes long to fail over."""
+IN_SHORT = (("rabbitmq", "sentinel"), ("valkey", "cluster"))
+"""Each broker and each kind of ledger once; one server is what all other chaos tests run on, and tests/flow/test_rabbitmq.py with RabbitMQ. The long form takes every pair."""
 FULL_EVENTS = 3000
 FULL_STRIKES = 20
 REPEATED_SHARE = 0.2
@@ -49,8 +49,7 @@ def disturb(
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("ledger", IN_SHORT)
-@pytest.mark.parametrize("broker", BROKERS)
+@pytest.mark.parametrize("broker, ledger", IN_SHORT)
 def test_a_killed_worker_and_a_lost_primary_lose_nothing(broker: str, ledger: str, seed: int, request: pytest.FixtureRequest) -> None:
     """Whatever it stands on: every answered event is told, every vendor holds the newest word, nothing is dead or unaccounted."""
     with ExitStack() as running:

@@ -49,6 +49,10 @@ def test_the_demo_runs_on_a_fresh_clone_with_an_empty_home(clone: Path, tmp_path
     assert "what every destination was told" in done.stdout
     for destination in ("dinamize-news", "mailchimp-main", "privacy-platform", "contacthub-main", "contactsend-main", "crm-webhook"):
         assert destination in done.stdout
+    counts = {"delivered applied ": 14, "delivered applied confirmed": 5, "dead unsupported": 3, "superseded": 2}
+    assert {text: done.stdout.count(text) for text in counts} == counts
+    assert "3 withdrawals cannot be told by a call" in done.stdout
+    assert "login operator:" in done.stdout
     for outcome, destination in (("delivered applied confirmed", "maileon-main"), ("dead unsupported", "retargetly-audience")):
         assert re.search(rf"│ {outcome} +│ {destination}", done.stdout)
     assert "@example" not in done.stdout
