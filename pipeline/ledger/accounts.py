@@ -90,7 +90,7 @@ class Accounts:
 
     def admit_command(self, traffic: Traffic, lane: str, token: str, asking: Asking) -> tuple[Any, ...]:
         """What asks for that, to be run with other commands; `read_admission` reads its answer."""
-        names = self._names(traffic.account, "gate", "window", "flight", "wanted", f"hungry:{lane}")
+        names = self._names(traffic.account, "gate", "window", "flight", "wants", f"hungry:{lane}")
         arguments: list[Any] = [token, lane, traffic.concurrent, traffic.calls, traffic.per_ms, traffic.calls_per_dialogue, traffic.batch_size]
         arguments += [traffic.claim_ms, traffic.late_write_ms, traffic.reserved_calls, traffic.reserved_dialogues]
         arguments += [*self._names(traffic.account, "c:", "m:"), asking.first_permit, traffic.hold_ms or traffic.claim_ms, asking.under_way]

@@ -1,7 +1,7 @@
 -- Admits dialogues with one account: gate, concurrency and rate for the call, and the exclusive claim of every contact it will name.
 -- The rate is exact over any window: a call occupies its place from here until `per` after its answer, and while it is under way.
--- Chunks of one lane that want more connections than there are share them: each leaves the others their part.
--- KEYS  gate, window, flight, wanted, chunks that found too few connections
+-- Chunks of one lane that want more connections than there are share them: each leaves the others their part, and they have in turn what cannot be divided.
+-- KEYS  gate, window, flight, what each chunk of withdrawals found no room for ("number until"), chunks that found too few connections
 -- ARGV  1 token   2 lane (`ask` writes nothing: as `given`, but without a mark)   3 concurrent   4 calls (0: no limit)   5 per in ms   6 calls a dialogue may make   7 batch size
 --       8 longest dialogue in ms   9 late-write time in ms   10 share kept for withdrawals, in calls   11 the same in dialogues   12 key prefix of claims
 --       13 key prefix of marks   14 first permit number   15 claim in ms, renewed while its holder lives   16 dialogues of its own under way   then for each instruction: number of identifier keys, the keys
@@ -13,8 +13,12 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token, lane = ARGV[1], ARGV[2]
 local concurrent, calls, per, cost, batch = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local dialogue_ms, late_ms, hold_ms = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[15])
+local WANTED_MS, HUNGRY_MS, TURN_MS = 3000, 100, 500
 local wanted = 0
-if lane ~= 'withdrawn' then wanted = tonumber(redis.call('GET', KEYS[4]) or '0') end
+for _, value in ipairs(lane ~= 'withdrawn' and redis.call('HVALS', KEYS[4]) or {}) do
+  local number, until_ms = string.match(value, '^(%d+) (%d+)$')
+  if tonumber(until_ms) > now then wanted = wanted + tonumber(number) end
+end
 
 local room, retry_at, why = concurrent, now + 100, ''
 local function narrow(most, at, reason)
@@ -34,10 +38,31 @@ if calls > 0 then
   end
   narrow(math.floor(left / cost), at, 'rate')
 end
+local function part_of(hungry)
+  -- As many as it may hold beside the others that are hungry, of what is not held by those who want no more. What cannot be divided is had for a while by one
+  -- after the other, once each has its part: whoever ends a dialogue asks in the same moment, and would keep it for ever.
+  local pool, held, least = concurrent - reserved, {}, concurrent
+  for _, other in ipairs(hungry) do held[other] = 0 end
+  for _, permit in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
+    local holder = string.match(permit, '^(.*):')
+    if held[holder] then held[holder] = held[holder] + 1 elseif holder ~= token then pool = pool - 1 end
+  end
+  local before = 0
+  for other, count in pairs(held) do
+    least = math.min(least, count)
+    if other < token then before = before + 1 end
+  end
+  local chunks = #hungry + 1
+  local part, rest = math.floor(math.max(0, pool) / chunks), math.max(0, pool) % chunks
+  local is_its_turn = (before + math.floor(now / TURN_MS)) % chunks < rest
+  return part + (is_its_turn and least >= part and 1 or 0)
+end
 redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now)
-local is_hungry = redis.call('ZSCORE', KEYS[5], token)
-local others = redis.call('ZCARD', KEYS[5]) - (is_hungry and 1 or 0)
-if others > 0 then narrow(math.max(0, math.max(1, math.ceil((concurrent - reserved) / (others + 1))) - tonumber(ARGV[16])), now, 'concurrency') end
+local hungry = {}
+for _, other in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
+  if other ~= token then hungry[#hungry + 1] = other end
+end
+if #hungry > 0 then narrow(part_of(hungry) - tonumber(ARGV[16]), now, 'concurrency') end
 local gate = redis.call('HMGET', KEYS[1], 'until', 'open', 'probe', 'reason')
 if gate[1] and tonumber(gate[1]) > now then
   narrow(0, tonumber(gate[1]), gate[4] or 'paused')
@@ -116,8 +141,13 @@ if gate[2] and dialogues > 0 then redis.call('HSET', KEYS[1], 'probe', now + dia
 local refused = 0
 for i = 4, #answer do if answer[i] == 0 then refused = refused + 1 end end
 if lane == 'withdrawn' then
-  if refused > 0 then redis.call('SET', KEYS[4], refused, 'PX', 3000) else redis.call('DEL', KEYS[4]) end
+  if refused > 0 then
+    redis.call('HSET', KEYS[4], token, refused .. ' ' .. now + WANTED_MS)
+    redis.call('PEXPIRE', KEYS[4], WANTED_MS)
+  else
+    redis.call('HDEL', KEYS[4], token)
+  end
 end
-if refused > 0 and why == 'concurrency' then redis.call('ZADD', KEYS[5], now + 100, token) else redis.call('ZREM', KEYS[5], token) end
+if refused > 0 and why == 'concurrency' then redis.call('ZADD', KEYS[5], now + HUNGRY_MS, token) else redis.call('ZREM', KEYS[5], token) end
 answer[1], answer[2], answer[3] = dialogues, retry_at, why
 return answer

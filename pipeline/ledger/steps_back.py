@@ -39,13 +39,13 @@ class StepsBack:
 
     def account(self, traffic: Traffic, step_ms: int) -> None:
         """The account's pause, breaker, rate window, connections and claims; what withdrawals asked for is asked again within a second."""
-        gate, window, flight, wanted = (self._keys.account(traffic.account, suffix) for suffix in ("gate", "window", "flight", "wanted"))
+        gate, window, flight, wants = (self._keys.account(traffic.account, suffix) for suffix in ("gate", "window", "flight", "wants"))
         hold_ms = traffic.hold_ms or traffic.claim_ms
         self._store.call("earlier_fields", [gate], [step_ms, "at", "until"])
         self._store.call("earlier_fields", [gate], [step_ms, "", "probe"])
         self._earlier(window, step_ms, traffic.claim_ms + traffic.per_ms)
         self._earlier(flight, step_ms, hold_ms)
-        self._store.run([("DEL", wanted, *(self._keys.account(traffic.account, f"hungry:{lane}") for lane in (*LANES, "ask")))])
+        self._store.run([("DEL", wants, *(self._keys.account(traffic.account, f"hungry:{lane}") for lane in (*LANES, "ask")))])
         self._keys_of(traffic.account, "c:", step_ms, hold_ms)
         self._keys_of(traffic.account, "m:", step_ms, traffic.claim_ms + traffic.late_write_ms)
 

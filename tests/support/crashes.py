@@ -49,7 +49,7 @@ for _, key in ipairs(redis.call('KEYS', 'cr:*')) do
       local value = redis.call('HGET', key, field)
       if value then redis.call('HSET', key, field, string.format('%d', tonumber(value) - ms)) end
     end
-  elseif name == 'wanted' or string.find(name, '^[cm]:') and string.find(key, '{a:', 1, true) then
+  elseif name == 'wants' or string.find(name, '^[cm]:') and string.find(key, '{a:', 1, true) then
     local left = redis.call('PTTL', key)
     if left >= 0 and left <= ms then redis.call('DEL', key) elseif left > ms then redis.call('PEXPIRE', key, left - ms) end
   end

@@ -229,7 +229,19 @@ def test_waiting_withdrawals_go_first(ledger: Ledger):
     assert admit(ledger, limits, *people(9)[5:], token="w3").dialogues == 1
     assert admit(ledger, limits, *people(5)[3:], lane=WITHDRAWN, token="w2").dialogues == 2
     leave(ledger, limits, *people(5)[3:], lane=WITHDRAWN, token="w2", permits=[(0, 1), (1, 1)])
+    time.sleep(0.15)  # w3 has not asked in vain for a while
     assert admit(ledger, limits, *people(12)[9:], token="w4").dialogues == 2
+
+
+def test_one_withdrawn_chunk_that_found_room_leaves_the_others_theirs(ledger: Ledger):
+    """What another chunk of withdrawals still waits for stays out of the reach of `given`."""
+    limits = traffic(concurrent=3)
+    admit(ledger, limits, *people(3))
+    assert admit(ledger, limits, *people(5)[3:], lane=WITHDRAWN, token="w2").verdicts == (0, 0)
+    leave(ledger, limits, *people(3), permits=[(n, 1) for n in range(3)])
+    assert admit(ledger, limits, *people(6)[5:], lane=WITHDRAWN, token="w3").dialogues == 1
+    assert admit(ledger, limits, *people(9)[6:], token="w4").dialogues == 0
+    assert admit(ledger, limits, *people(5)[3:], lane=WITHDRAWN, token="w2").dialogues == 2
 
 
 def test_unused_calls_come_back(ledger: Ledger):
@@ -315,6 +327,54 @@ def test_three_that_share_leave_the_reserve_alone(ledger: Ledger):
     assert (ask("w1", 0), ask("w2", 3), ask("w3", 6)) == (3, 0, 0)
     leave(ledger, limits, *contacts[:2], permits=((0, 1), (1, 1)))
     assert (ask("w1", 9, permit=3, under_way=1), ask("w2", 3), ask("w3", 6)) == (0, 1, 1)
+
+
+class Chunks:
+    """Chunks that want more connections than there are, and ask for another as soon as a dialogue of theirs has ended."""
+
+    def __init__(self, ledger: Ledger, limits: Traffic, names: str) -> None:
+        self._ledger, self._limits = ledger, limits
+        self._serial = itertools.count()
+        self.held: dict[str, list[tuple[int, str]]] = {name: [] for name in names}
+
+    def ask(self, name: str, wanted: int = 4) -> int:
+        first, held = 1000 * ord(name) + next(self._serial) * 10, self.held[name]
+        contacts = [f"e{first + n:024d}" for n in range(wanted)]
+        admission = self._ledger.accounts.admit(self._limits, GIVEN, name, first, [[each] for each in contacts], under_way=len(held))
+        held += [(first + n, contacts[n]) for n in range(admission.dialogues)]
+        return admission.dialogues
+
+    def end_one(self, name: str) -> None:
+        permit, contact = self.held[name].pop(0)
+        leave(self._ledger, self._limits, contact, token=name, permits=[(permit, 1)])
+
+
+def test_none_is_left_without_although_others_hold_all(ledger: Ledger):
+    """Of four connections two chunks hold two each: the first that ends a dialogue leaves it to a third that has none, hungry or not as the other may be."""
+    chunks = Chunks(ledger, traffic(concurrent=4), "abc")
+    assert (chunks.ask("a", 2), chunks.ask("b", 2), chunks.ask("c")) == (2, 2, 0)
+    chunks.end_one("a")
+    assert (chunks.ask("a"), chunks.ask("c")) == (0, 1)
+
+
+@pytest.mark.parametrize("concurrent, names", [(4, "abc"), (1, "ab")])
+def test_what_cannot_be_divided_is_used_by_one_after_the_other(ledger: Ledger, concurrent: int, names: str):
+    """Each has its part all the time, all connections are used, and every chunk has the one that is over for a while."""
+    chunks, part = Chunks(ledger, traffic(concurrent=concurrent), names), concurrent // len(names)
+    had, all_used, rounds = set(), 0, 0
+    until = time.monotonic() + 20
+    while time.monotonic() < until and had != set(names):
+        for name in names:
+            if chunks.held[name]:
+                chunks.end_one(name)
+            chunks.ask(name)
+        rounds += 1
+        all_used += sum(map(len, chunks.held.values())) == concurrent
+        if rounds > 10:
+            assert all(len(held) >= part for held in chunks.held.values())
+        had |= {name for name, held in chunks.held.items() if len(held) > part}
+    assert had == set(names)
+    assert all_used > 0.9 * rounds
 
 
 def test_concurrency_holds_under_threads(client: redis.Redis):
