@@ -85,7 +85,7 @@ class Backfill:
         counts[state.value] += len(wanted)
         if wanted and not dry_run:
             now_ms = self._ledger.clock_ms()  # before they can be told: no result of theirs is older
-            row = Row(state=state.value, reason="backfill", since_ms=now_ms)
+            row = Row(state=state.value, reason="backfill", since_ms=now_ms, updated_ms=now_ms)
             self._ledger.deliveries.plan(destination, state.value, [(each.event_id, now_ms) for each in wanted], row)
             self._ledger.events.reopen_for(destination, [each.event_id for each in wanted], now_ms)
 

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.domain import Outcome, Standing, State, VendorResult, Word
+from pipeline.domain import ConsentEvent, Outcome, Standing, State, VendorResult, Word
 from pipeline.fence import judge, sharing
 from pipeline.ledger import Ledger
-from pipeline.ledger.deliveries import DeadLetter, Row
 from pipeline.ledger.standings import Records, newest_of
 from pipeline.prepare import Preparer, Task
+from pipeline.retelling import Retelling
 from pipeline.routing import Destination, Routing
 from pipeline.settle import TOLD, Ending
 
@@ -31,6 +31,7 @@ class Judge:
 
     def __init__(self, ledger: Ledger, preparer: Preparer, routing: Callable[[], Routing]) -> None:
         self._ledger, self._preparer, self._routing = ledger, preparer, routing
+        self._retelling = Retelling(ledger, preparer.vault)
 
     def endings(self, destination: Destination, tasks: Sequence[Task], read: Records | None = None) -> dict[str, Ending | None]:
         """For each task the ending the fence gives it, or None if it is to be told; `read` are records that were read just now."""
@@ -74,8 +75,8 @@ class Judge:
 
         `words` answers all checks in order; `lost` are the events whose claim had not lasted.
         """
-        undone: list[DeadLetter] = []
-        count, now_ms, answers = 0, self._ledger.clock_ms(), iter(words)
+        undone: dict[str, tuple[Word, ConsentEvent]] = {}
+        count, answers = 0, iter(words)
         for each in checked:
             newest = _opposite(each, [next(answers) for _ in each.checks])
             ours = each.task.event.event_id not in lost
@@ -83,12 +84,14 @@ class Judge:
                 continue
             count += newest.state is State.WITHDRAWN
             if not ours:
-                undone.append(_letter(destination.name, newest, now_ms))
+                undone[newest.event_id] = newest, each.task.event
         if count:
             self._ledger.note_stale(count)
             log.warning("stale_send", extra={"destination": destination.name, "deliveries": count})
-        if undone:
-            self._ledger.letters.reopen(list(dict.fromkeys(undone)), only_dead=False, reason="late_write")
+        for stored in self._ledger.events.load(list(undone), payloads=False) if undone else ():
+            if stored is not None and destination.name in stored.destinations:  # else it is still to be planned, or is none of this destination's
+                word, named = undone[stored.event_id]
+                self._retelling.tell_again(word, named, destination.name, "late_write")
 
 
 def _opposite(checked: Checked, words: Sequence[Word | None]) -> Word | None:
@@ -117,8 +120,3 @@ def _checks(task: Task, destination: Destination, purposes: Iterable[str]) -> li
     return [
         (key, purpose, word) for key in event.identifier_keys.values() for purpose, word in [(event.purpose, event.word.encode()), *((p, "") for p in others)]
     ]
-
-
-def _letter(destination: str, word: Word, now_ms: int) -> DeadLetter:
-    """A delivery that ended before now, whichever way, as what is to be brought back."""
-    return DeadLetter(event_id=word.event_id, destination=destination, row=Row(state=word.state.value), died_ms=now_ms)

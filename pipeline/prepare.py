@@ -50,7 +50,7 @@ class Preparer:
     """Prepares chunks of leased deliveries of one destination; safe to share between threads. `routing` says which sources speak for it."""
 
     def __init__(self, ledger: Ledger, vault: Vault, routing: Callable[[], Routing]) -> None:
-        self._ledger, self._vault, self._routing = ledger, vault, routing
+        self._ledger, self.vault, self._routing = ledger, vault, routing
 
     def prepare(self, destination: Destination, leased: Sequence[tuple[Leased, StoredEvent | None]]) -> tuple[list[Task], list[Ending]]:
         """The deliveries that can be told, and those that end without a word to the vendor; with each comes its event's record."""
@@ -85,7 +85,7 @@ class Preparer:
         """
         tasks = []
         for leased, stored in waiting:
-            event = open_if_readable(stored, self._vault)
+            event = open_if_readable(stored, self.vault)
             if event is not None and not leased.row.awaiting:
                 task = self._task(destination, leased, event)
                 tasks.append(replace(task, contact_keys=()) if _is_incomplete(destination, event) else task)
@@ -101,7 +101,7 @@ class Preparer:
         """The identifiers (keys) that each of these events itself names, of those events that are delivered to the destination."""
         found = {}
         for stored in self._ledger.events.load(sorted(event_ids)):
-            event = open_if_readable(stored, self._vault) if stored is not None and destination in stored.destinations else None
+            event = open_if_readable(stored, self.vault) if stored is not None and destination in stored.destinations else None
             if event is not None:  # of one that cannot be opened nothing is said: an older event that says the same is told as well
                 found[event.event_id] = frozenset(event.identifier_keys.values())
         return found
@@ -111,7 +111,7 @@ class Preparer:
             log.error("alert", extra={"alert": "event_missing", "event_id": leased.event_id})
         elif stored.is_erased and stored.payload is None:  # nobody can tell it: a withdrawal that has to be told once more is dead, with an alert
             return _ending(leased, nameless(stored), Outcome.NOT_APPLICABLE, ERASED)
-        event = open_if_readable(stored, self._vault, alert=True)
+        event = open_if_readable(stored, self.vault, alert=True)
         return event or Ending(event=None, event_id=leased.event_id, row=leased.row, back_at_ms=-int(UNREADABLE_WAIT_SECONDS * 1000))
 
     def _complete(self, destination: Destination, incomplete: Sequence[tuple[Leased, ConsentEvent]]) -> list[Task | Ending]:

@@ -49,7 +49,7 @@ class Retelling:
             restore(self._ledger, self._vault, again)
         now_ms = self._ledger.clock_ms()
         source = stored.facts.source if stored else named.source
-        row = Row(state=word.state.value, source=source, reason=reason, since_ms=now_ms, cause=cause)
+        row = Row(state=word.state.value, source=source, reason=reason, since_ms=now_ms, updated_ms=now_ms, cause=cause)
         if stored and destination in stored.destinations:
             known = stored.results.get(destination)
             letter = DeadLetter(event_id=event_id, destination=destination, row=row, died_ms=known.updated_ms if known else now_ms)
@@ -122,6 +122,7 @@ def _said_again(word: Word, named: ConsentEvent, event_id: str, stored: StoredEv
         event_id=event_id,
         source=stored.facts.source if stored else named.source,
         subject_key=stored.facts.subject_key if stored else named.subject_key,
+        purpose=stored.facts.purpose if stored else named.purpose,
         state=word.state,
         event_time=utc_from_us(stored.facts.event_us) if stored else said_at,
         order_us=word.order_us,

@@ -88,6 +88,7 @@ def decide(ending: Ending, destination: Destination, *, now_ms: int, random: Ran
     if result is None or event is None:
         return Decision(settlement=_back(ending), status=DeliveryStatus.WAITING)
     withdrawn = event.state is State.WITHDRAWN
+    now_ms = max(now_ms, ending.row.updated_ms)  # what is told after a reopening is written down after it, whoever's clock is behind
     row = _row(ending, event, result, now_ms)
     match result.outcome:
         case Outcome.APPLIED | Outcome.UNCHANGED if ending.retell_at_ms:

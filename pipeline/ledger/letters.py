@@ -129,10 +129,11 @@ class Letters:
             present = [(letter, event) for letter, event in zip(group, stored, strict=True) if event is not None and destination in event.destinations]
             rows = [(letter.event_id, event.facts.received_us // 1000, letter.row.reason) for letter, event in present]
             for (letter, _), row in zip(present, rows, strict=True):
-                fresh = Row(state=letter.row.state, source=letter.row.source, reason=reason, since_ms=now_ms, cause=letter.row.cause)
+                own, at_ms = letter.row, _reopened_ms(letter, now_ms)  # no result from now on is older than this: it would count as one from before
+                fresh = Row(state=own.state, source=own.source, reason=reason, updated_ms=at_ms, since_ms=now_ms, cause=own.cause)
                 if self._deliveries.reopen(destination, state, [row], fresh, only_dead=only_dead)[0]:
                     reopened.append(letter)
-            self._fold(destination, [letter for letter, _ in present if letter in reopened], DeliveryStatus.WAITING, reason)
+            self._fold(destination, [letter for letter, _ in present if letter in reopened], now_ms, reason)
         return reopened
 
     def discard(self, letters: Sequence[DeadLetter], reason: str, now_ms: int) -> list[str]:
@@ -160,10 +161,10 @@ class Letters:
             closed += [delivery_id(event_id, destination) for event_id, _ in pairs]
         return closed
 
-    def _fold(self, destination: str, letters: Sequence[DeadLetter], status: DeliveryStatus, reason: str) -> None:
+    def _fold(self, destination: str, letters: Sequence[DeadLetter], now_ms: int, reason: str) -> None:
         results = []
         for letter in letters:
-            result = DeliveryResult(status=status, updated_ms=max(letter.died_ms, letter.row.updated_ms) + 1, reason=reason)
+            result = DeliveryResult(status=DeliveryStatus.WAITING, updated_ms=_reopened_ms(letter, now_ms), reason=reason)
             results.append((letter.event_id, destination, result.encode()))
         if results:
             self._events.fold(results)
@@ -182,6 +183,11 @@ class Letters:
                 if len(letters) < page:
                     break
                 before = (letters[-1].died_ms, letters[-1].event_id)
+
+
+def _reopened_ms(letter: DeadLetter, now_ms: int) -> int:
+    """A time after every result that it can have had."""
+    return max(letter.died_ms, letter.row.updated_ms, now_ms) + 1
 
 
 def _grouped(letters: Sequence[DeadLetter]) -> dict[tuple[str, State], list[DeadLetter]]:
