@@ -20,7 +20,7 @@ ANA = "ana@example.org"
 def test_withdrawal_that_was_forgotten_is_told_again_when_a_late_given_undid_it(client: redis.Redis):
     """Of a source that forgets at once nothing is left of the withdrawal but its word; the late `given` names whom it is about."""
     forgetful = Source(name="forms", retention=FORWARD_AND_DELETE)
-    relay = Relay(client, routing([destination("mail")], sources=(Source(name="web"), forgetful)))
+    relay = Relay(client, routing([destination("mail")], sources=(Source(name="web"), forgetful)), seconds=0.03)
     relay.event("given", 1, email=ANA)
     relay.step()
     withdrawal: list[str] = []
