@@ -21,7 +21,7 @@ from config.settings import Settings
 from workers import watching
 from workers.alerting import take_notes
 from workers.app import create_app
-from workers.process import process_name
+from workers.process import process_name, spare_collections
 from workers.reconciling import reconcile
 from workers.wiring import Parts
 
@@ -49,6 +49,7 @@ def run_worker(parts: Parts, name: str) -> int:
     worker = parts.app.Worker(
         hostname=f"{name}@{socket.gethostname()}", loglevel=parts.settings.log.level.upper(), quiet=True, without_gossip=True, without_mingle=True
     )
+    spare_collections()
     worker.start()
     logger.info("worker_stopped")
     parts.close()

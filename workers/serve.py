@@ -23,7 +23,7 @@ from pipeline.ingest.ports import IngestLimits, Readiness
 from workers import watching
 from workers.alerting import take_notes
 from workers.embedded import is_free
-from workers.process import process_name
+from workers.process import process_name, spare_collections
 from workers.wiring import Parts
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ def serve(parts: Parts) -> None:
     parts.ledger.upkeep.live_as(process_name("ingest"))
     notes = take_notes()
     watching.look_on([parts.ledger.look, lambda: notes.flush_to(parts.ledger)])
+    spare_collections()
     uvloop.run(_run(application, parts))
 
 
