@@ -126,12 +126,18 @@ class Store:
         again = [n for n, answer in enumerate(answers) if isinstance(answer, exceptions.NoScriptError | exceptions.MovedError)]
         if again:
             self._prepare([answers[n] for n in again])
+            if whole:  # what was read before that which it was to follow is read again
+                again += [n for n in range(again[0], len(commands)) if n not in again and self._reads(commands[n])]
+                again.sort()
             for n, answer in zip(again, self._send([commands[n] for n in again], durability, replicated, whole), strict=True):
                 answers[n] = answer
         for answer in answers:
             if isinstance(answer, Exception):
                 raise self._translated(answer)
         return answers
+
+    def _reads(self, command: Command) -> bool:
+        return command[0] == "EVALSHA" and command[1] not in self._writing
 
     def look(self, *, now: bool = False) -> None:
         """Have the ledger checked if it is time to, or `now`; raises what the check raises."""
@@ -200,7 +206,8 @@ class Store:
             self.nodes.note_moved()
         if any(isinstance(error, exceptions.NoScriptError) for error in errors):
             self.look(now=True)
-            self.on_each([("SCRIPT LOAD", script.text) for script in self._scripts.values()])
+            # All in one step: whoever asks meanwhile finds none of them, and never carries out a step but not the one before it.
+            self.on_each([("MULTI",), *(("SCRIPT LOAD", script.text) for script in self._scripts.values()), ("EXEC",)])
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:

@@ -274,12 +274,12 @@ def test_counters_tell_outcomes_and_latency(relay: Relay):
 
 def test_worker_that_died_between_settle_and_copy(relay: Relay):
     """A result that was settled but not copied into the event's record is copied by the next beat."""
-    fold = relay.ledger.events.fold
-    relay.ledger.events.fold = lambda _: (_ for _ in ()).throw(SystemExit)
+    flush = relay.ledger.copies.flush
+    relay.ledger.copies.flush = lambda _: (_ for _ in ()).throw(SystemExit)
     event = relay.event("withdrawn", 1, email="ana@example.org")
     with pytest.raises(SystemExit):
         relay.drain()
-    relay.ledger.events.fold = fold
+    relay.ledger.copies.flush = flush
     assert relay.ledger.event(event)["complete"] is False
     relay.beat()
     assert relay.ledger.event(event)["complete"] is True
