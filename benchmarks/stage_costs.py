@@ -141,7 +141,7 @@ def archive(relay: Relay, count: int) -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(Archive(f"sqlite:///{folder}/evidence.sqlite")) as opened:
         opened.prepare()
         began = time.process_time()
-        added = Archiver(relay.ledger, opened, ArchiverOptions()).run()
+        added = Archiver(relay.ledger, opened, ArchiverOptions(), lambda: relay.rules).run()
         spent_us = (time.process_time() - began) * 1e6
     print(f"archiving  ours {spent_us / count:7.1f}   {added / count:.1f} records and {waiting.megabytes * 1e6 / count:.0f} bytes in the outbox for one event")
 

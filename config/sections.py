@@ -127,6 +127,7 @@ class Evidence:
     enabled: str
     url: str = field(repr=False)
     archive_seconds: float
+    keep_days: float
     alert_seconds: float
     alert_megabytes: float
 
@@ -174,7 +175,7 @@ ZERO_ALLOWED = frozenset(
             "ingest.allowed_skew_seconds",
             "ingest.port",
         ),
-        *("retention.identifier_days", "reconcile.sample_every_seconds", "reconcile.full_every_days", "reconcile.settle_seconds"),
+        *("evidence.keep_days", "retention.identifier_days", "reconcile.sample_every_seconds", "reconcile.full_every_days", "reconcile.settle_seconds"),
     }
 )
 ONE_OF = {

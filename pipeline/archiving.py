@@ -6,7 +6,7 @@ Two may do it at once, and either may die at any moment: what is archived, and h
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -19,6 +19,7 @@ from pipeline.evidence.rows import entries_of, facts_in, named_in
 from pipeline.ledger import Ledger
 from pipeline.ledger.events import Facts
 from pipeline.ledger.outbox import OutboxEntry
+from pipeline.routing import Routing
 
 log = logging.getLogger(__name__)
 
@@ -26,21 +27,25 @@ AT_ONCE = 200
 """Entries of one stream in one transaction; each holds what one step did to a whole chunk."""
 MOST_ROUNDS = 50
 """Rounds of one run at the most; what is left waits for the next."""
+MOST_STEPS = 5
+"""And so with steps through what is old."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiverOptions:
-    """When too much waits: the age of the oldest entry, and the memory that all take."""
+    """When too much waits: the age of the oldest entry, and the memory that all take; and for how many days what records say is kept, 0 for ever."""
 
     alert_seconds: float = 300.0
     alert_megabytes: float = 256.0
+    keep_days: float = 0.0
 
 
 class Archiver:
     """Moves evidence from the ledger to the archive; safe to share between threads and processes."""
 
-    def __init__(self, ledger: Ledger, archive: Archive, options: ArchiverOptions) -> None:
-        self._ledger, self._archive, self._options = ledger, archive, options
+    def __init__(self, ledger: Ledger, archive: Archive, options: ArchiverOptions, routing: Callable[[], Routing]) -> None:
+        """`routing` has what sources and purposes say of how long their evidence is kept."""
+        self._ledger, self._archive, self._options, self._routing = ledger, archive, options, routing
 
     def run(self) -> int:
         """Archive what waits, make the root of a day that is over, and look whether too much waits; returns how many records were added.
@@ -55,6 +60,7 @@ class Archiver:
                 if not read:
                     break
             self._anchor_yesterday()
+            self._remove_old()
         except (ArchiveUnavailable, ArchiveMismatch) as error:
             log.error("alert", extra={"alert": "evidence_not_archived", "reason": str(error)})  # noqa: TRY400 - the text is the whole story
         self._watch()
@@ -121,6 +127,28 @@ class Archiver:
             if writer.last_root_day() < yesterday and "" < writer.fact("first_day") <= yesterday:
                 self._anchor(writer, yesterday, now_ms)
 
+    def _remove_old(self) -> None:
+        """Once a day, step by step over many runs: remove what records say whose time is over."""
+        routing, usual = self._routing(), self._options.keep_days
+        shortest = shortest_days(routing, usual)
+        if shortest is None:
+            return
+        now_ms = self._ledger.now_ms()
+        today = format_time(utc_from_us(now_ms * 1000))[:10]
+        for _ in range(MOST_STEPS):
+            with self._archive.writing() as writer:
+                if writer.fact("retention_day") == today:
+                    return
+                after_ms = int(writer.fact("retention_after_ms") or 0)
+                step = writer.remove_old(
+                    self._ledger.identity.ledger_id, now_ms, lambda source, purpose: kept_days(routing, usual, source, purpose), after_ms, shortest
+                )
+                writer.know("retention_after_ms", str(step.next_ms))
+                if not step.next_ms:
+                    writer.know("retention_day", today)
+            if step.removed:
+                log.info("evidence_expired", extra={"records": step.removed, "chains": len(step.entries)})
+
     @staticmethod
     def _anchor(writer: Writer, day: str, now_ms: int) -> DayRoot | None:
         root = writer.anchor(day, now_ms)
@@ -147,3 +175,19 @@ def _facts_of(content: Mapping[str, str]) -> Facts:
         order_us=0,
         received_us=0,
     )
+
+
+def kept_days(routing: Routing, usual: float, source: str, purpose: str) -> float | None:
+    """For how long evidence of an event is kept: the shortest of what is said of its source, its purpose, and usually (0: for ever)."""
+    of_source, of_purpose = routing.sources.get(source), routing.purposes.get(purpose)
+    return _shortest(usual, of_source.evidence_days if of_source else None, of_purpose.evidence_days if of_purpose else None)
+
+
+def shortest_days(routing: Routing, usual: float) -> float | None:
+    """The shortest time for which anything is kept; None if all is kept for ever."""
+    of_sources, of_purposes = [each.evidence_days for each in routing.sources.values()], [each.evidence_days for each in routing.purposes.values()]
+    return _shortest(usual, *of_sources, *of_purposes)
+
+
+def _shortest(usual: float, *others: float | None) -> float | None:
+    return min((days for days in (usual or None, *others) if days is not None), default=None)

@@ -39,7 +39,7 @@ class Source:
 
     `keys` and `url_keys` are the hex SHA-256 of the keys, never the keys. With `all_sources`, `read` and `replay` see every source.
     `links` says whether its events may teach which identifiers belong to one person. `country` helps to read phone numbers. `dedup_days` None means the ledger's setting,
-    and so does `payload_days`, unless the purpose has its own; the shortest counts.
+    and so do `payload_days` and `evidence_days`, unless the purpose has its own; the shortest counts.
     `origin` names the destinations for which it speaks: what they say is not told back to them. `partners` are kept equal with those as pairs.
     """
 
@@ -58,6 +58,7 @@ class Source:
     dedup_days: int | None = None
     payload_days: float | None = None
     payload_days_by_purpose: Mapping[str, float] = field(default_factory=dict)
+    evidence_days: float | None = None
     signing_secret: str | None = field(default=None, repr=False)
     origin: tuple[str, ...] = ()
     partners: tuple[str, ...] = ()
@@ -111,6 +112,7 @@ class Purpose:
     title: str
     tell_within_seconds: float = TELL_WITHIN_SECONDS
     payload_days: float | None = None
+    evidence_days: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
-from zoneinfo import ZoneInfo
 
 import yaml
 
@@ -40,8 +39,9 @@ NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 RETENTIONS: Final = (FORWARD_AND_DELETE,)
 
 _TOP: Final = ("version", "sources", "purposes", "destinations", "pairs", "triggers")
+_DAYS: Final = ("payload_days", "evidence_days")
 _SOURCE: Final = (
-    *("kind", "keys", "url_keys", "scopes", "all_sources", "signing_secret", "links", "dedup_days", "payload_days"),
+    *("kind", "keys", "url_keys", "scopes", "all_sources", "signing_secret", "links", "dedup_days", *_DAYS),
     *("date_order", "time_zone", "country", "purposes", "retention", "origin", "poll"),
 )
 _POLL: Final = ("destination", "every_seconds", "credentials")
@@ -128,10 +128,17 @@ class _File:
         return found
 
     def _purpose(self, name: str, node: yaml.Node) -> Purpose:
-        parts = self.lines.mapping(node, f"purpose {name}", ("title", "tell_within_seconds", "payload_days"))
-        within = self.lines.number(parts.get("tell_within_seconds"), f"tell_within_seconds of {name}")
-        title, payload_days = self.lines.text(parts.get("title"), f"title of {name}"), self.lines.number(parts.get("payload_days"), f"payload_days of {name}")
-        return Purpose(name=name, title=title or name, tell_within_seconds=within or TELL_WITHIN_SECONDS, payload_days=payload_days)
+        parts = self.lines.mapping(node, f"purpose {name}", ("title", "tell_within_seconds", *_DAYS))
+        return Purpose(
+            name=name,
+            title=self.lines.text(parts.get("title"), f"title of {name}") or name,
+            tell_within_seconds=self.lines.number(parts.get("tell_within_seconds"), f"tell_within_seconds of {name}") or TELL_WITHIN_SECONDS,
+            payload_days=self._days("payload_days", name, parts),
+            evidence_days=self._days("evidence_days", name, parts),
+        )
+
+    def _days(self, kept: str, name: str, parts: Mapping[str, yaml.Node]) -> float | None:
+        return self.lines.number(parts.get(kept), f"{kept} of {name}")
 
     def _source(self, name: str, node: yaml.Node, destinations: Mapping[str, Destination]) -> Source:
         parts = self.lines.mapping(node, f"source {name}", _SOURCE)
@@ -148,13 +155,14 @@ class _File:
             scopes=frozenset({"ingest"}) if scopes is None else scopes,
             all_sources=self.lines.flag(parts.get("all_sources"), f"all_sources of {name}", default=False),
             date_order=self.lines.choice(parts.get("date_order"), f"date_order of {name}", DATE_ORDERS) or "day_first",
-            time_zone=self._time_zone(parts.get("time_zone"), name),
+            time_zone=self.lines.time_zone(parts.get("time_zone"), f"time_zone of {name}") or "UTC",
             country=self._country(parts.get("country"), f"country of {name}"),
             purposes=self._source_purposes(parts.get("purposes"), name),
             retention=self.lines.choice(parts.get("retention"), f"retention of {name}", RETENTIONS),
             links=self.lines.flag(parts.get("links"), f"links of {name}", default=True),
             dedup_days=self.lines.whole(parts.get("dedup_days"), f"dedup_days of {name}", least=1),
-            payload_days=self.lines.number(parts.get("payload_days"), f"payload_days of {name}"),
+            payload_days=self._days("payload_days", name, parts),
+            evidence_days=self._days("evidence_days", name, parts),
             payload_days_by_purpose=self.payload_days,
             signing_secret=self.lines.text(parts.get("signing_secret"), f"signing_secret of {name}") or None,
             origin=tuple(dict.fromkeys(origin)),
@@ -210,15 +218,6 @@ class _File:
             if self.key_owners.setdefault(found[-1], source) != source:
                 self.lines.complain(item, f"source {source} has a key of source {self.key_owners[found[-1]]}; expected each key in one source")
         return tuple(dict.fromkeys(found))
-
-    def _time_zone(self, node: yaml.Node | None, name: str) -> str:
-        text = self.lines.text(node, f"time_zone of {name}")
-        try:
-            return ZoneInfo(text).key if text is not None else "UTC"
-        except (ValueError, OSError, KeyError):
-            if node is not None:
-                self.lines.complain(node, f"time_zone of {name} is not in the time zone database; expected a name such as America/Sao_Paulo")
-            return "UTC"
 
     def _country(self, node: yaml.Node | None, what: str) -> str | None:
         text = self.lines.text(node, what)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from datetime import date, datetime
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import yaml
 
@@ -111,6 +112,16 @@ class LineReader:
         """Every text of a list with its node."""
         pairs = ((item, self.text(item, f"each of {what}")) for item in self.items(node, what, may_be_single=may_be_single))
         return [(item, text) for item, text in pairs if text is not None]
+
+    def time_zone(self, node: yaml.Node | None, what: str) -> str | None:
+        """A name of the time zone database."""
+        text = self.text(node, what)
+        try:
+            return ZoneInfo(text).key if text is not None else None
+        except (ValueError, OSError, KeyError):
+            if node is not None:
+                self.complain(node, f"{what} is not in the time zone database; expected a name such as America/Sao_Paulo")
+            return None
 
     def choice(self, node: yaml.Node | None, what: str, allowed: Collection[str]) -> str | None:
         """One of some texts."""

@@ -29,8 +29,8 @@ class EvidenceParts:
         from pipeline.archiving import Archiver, ArchiverOptions
 
         section = self._parts.settings.evidence
-        options = ArchiverOptions(alert_seconds=section.alert_seconds, alert_megabytes=section.alert_megabytes)
-        return Archiver(self._parts.ledger, self.archive, options)
+        options = ArchiverOptions(alert_seconds=section.alert_seconds, alert_megabytes=section.alert_megabytes, keep_days=section.keep_days)
+        return Archiver(self._parts.ledger, self.archive, options, lambda: self._parts.routing)
 
     @cached_property
     def prover(self) -> Prover:

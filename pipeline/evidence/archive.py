@@ -19,6 +19,7 @@ from sqlalchemy.schema import Table
 from pipeline.evidence import engine as database
 from pipeline.evidence.merkle import DayRoot, Leaf, bucket_of, bucket_root, tree_root
 from pipeline.evidence.records import GENESIS, Entry, Record, link
+from pipeline.evidence.retention import KeepDays, Step, remove_old
 from pipeline.evidence.tables import BUCKETS, CHAINS, FACTS, IDENTIFIERS, POSITIONS, RECORDS, ROOTS
 
 AT_ONCE: Final = 1000
@@ -124,6 +125,12 @@ class Writer:
             statement = self._insert(IDENTIFIERS).on_conflict_do_nothing()
             self._connection.execute(statement, [{"identifier_key": key, "chain": chain} for key, chain in sorted(named)])
         return len(fresh)
+
+    def remove_old(self, ledger_id: str, now_ms: int, keep_days: KeepDays, after_ms: int, shortest_days: float) -> Step:
+        """Take one step through what is old: `retention.remove_old`, and a record of it in each chain."""
+        step = remove_old(self._connection, ledger_id, now_ms, keep_days, after_ms=after_ms, shortest_days=shortest_days)
+        self.append(step.entries)
+        return step
 
     def anchor(self, day: str, now_ms: int) -> DayRoot | None:
         """Make a root over all chains as they are now, chained to the one before; None while there is no chain."""

@@ -81,13 +81,15 @@ def _chain(reader: Reader, chain: str, shown: Shown) -> dict[str, Any]:
 
 
 def _record_json(record: Record, shown: Shown) -> dict[str, Any]:
-    content = _read(record.content)
+    """A record whose content was removed says so: whoever checks the proof looks for the record of its removal."""
+    content = _read(record.content) if record.content else None
     return {
         "sequence": record.sequence,
         "previous": record.previous,
-        "content": content if shown(content) else None,
+        "content": content if content is not None and (content.get("kind") == "expired" or shown(content)) else None,
         "content_hash": record.content_hash,
         "hash": record.hash,
+        **({} if record.content else {"removed": True}),
     }
 
 

@@ -35,6 +35,7 @@ KINDS: Final[Mapping[str, str]] = {
     "discarded": "a person closed the delivery without telling",
     "completed": "every destination had its final answer; from `erase_at` on nothing personal of the event is kept",
     "erased": "the personal values were erased",
+    "expired": "what older records said was removed, since their time was over; their hashes stay",
 }
 """Every kind of record, in words."""
 
@@ -63,6 +64,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "attempts": "attempts so far",
     "vendor_reference": "the vendor's own name of it",
     "superseded_by": "the newer event",
+    "records": "the numbers of the records whose content was removed",
     "erase_at": "when personal values are gone at the latest",
 }
 """Every field a record may have, in words; absent ones were not there."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, PrimaryKeyConstraint, String, Table, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, PrimaryKeyConstraint, String, Table, UniqueConstraint, text
 
 METADATA: Final = MetaData()
 
@@ -24,8 +24,9 @@ RECORDS: Final = Table(
     PrimaryKeyConstraint("chain", "sequence", name="evidence_record_pkey"),
     UniqueConstraint("record_id", name="evidence_record_id"),
     Index("evidence_record_event", "event_id"),
+    Index("evidence_record_said", "at_ms", sqlite_where=text("length(content) > 0"), postgresql_where=text("length(content) > 0")),
 )
-"""Only ever added to."""
+"""Only ever added to; what a record says (`content`, `event_id`) is emptied when its time is over, and the chain holds by the hash of it."""
 
 CHAINS: Final = Table(
     "evidence_chain",

@@ -7,6 +7,7 @@ is the record that was touched, not those that merely follow it.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +16,7 @@ from pipeline.evidence.merkle import LEVELS, DayRoot, Leaf, bucket_of, climb
 from pipeline.evidence.records import GENESIS, canonical, digest, link_hash
 from pipeline.evidence.summary import summarise
 
+_RANGE: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 SUMMARY: Final = ("pii_principal", "pii_processing", "party_identification", "events")
 
 
@@ -41,7 +43,7 @@ def verify(document: Any, known_roots: Mapping[str, str] | None = None) -> list[
         evidence = document["evidence"]
         findings = _roots(evidence["roots"], known_roots or {})
         for chain in evidence["chains"]:
-            findings += _Walk(chain).findings() + _anchor(chain, evidence["roots"])
+            findings += _Walk(chain).findings() + _removed(chain) + _anchor(chain, evidence["roots"])
         contents = [record["content"] for chain in evidence["chains"] for record in chain["records"] if record["content"] is not None]
         keys = [chain["chain"] for chain in evidence["chains"]]
         return findings + _of_summary(document, keys, contents)
@@ -122,6 +124,20 @@ class _Walk:
         content = (record or {}).get("content") or {}
         named = f" ({content['kind']}, {content['id']})" if isinstance(content, dict) and "kind" in content and "id" in content else ""
         self._found.append(Finding(code=code, where=f"chain {self._name} record {number:06d}", text=f"record {number}{named} {text}"))
+
+
+def _removed(chain: Mapping[str, Any]) -> list[Finding]:
+    """Whether a record of the same chain accounts for each one whose content is gone."""
+    contents = [record["content"] for record in chain["records"] if isinstance(record["content"], dict)]
+    ranges = [_RANGE.fullmatch(str(text)) for content in contents if content.get("kind") == "expired" for text in content.get("records") or ()]
+    accounted = [(int(found[1]), int(found[2] or found[1])) for found in ranges if found]
+    gone = [record["sequence"] for record in chain["records"] if record.get("removed")]
+    text = "record {} says nothing any more, and no record says that its time was over"
+    return [
+        Finding(code="emptied", where=f"chain {chain['chain']} record {number:06d}", text=text.format(number))
+        for number in gone
+        if not any(first <= number <= last for first, last in accounted)
+    ]
 
 
 def _anchor(chain: Mapping[str, Any], roots: Sequence[Mapping[str, Any]]) -> list[Finding]:

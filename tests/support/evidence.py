@@ -36,6 +36,7 @@ EVERY_FIELD: Mapping[str, Any] = {
     "attempts": 1,
     "vendor_reference": "ref-1",
     "superseded_by": "n" * 24,
+    "records": ["1-3", "7"],
     "erase_at": "2026-02-05T12:00:00Z",
 }
 

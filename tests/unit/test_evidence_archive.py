@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import delete, text, update
+from sqlalchemy import delete, inspect, text, update
 
 from pipeline.errors import ArchiveUnavailable, ConfigurationError
 from pipeline.evidence import engine
@@ -246,8 +247,23 @@ def test_an_archive_of_a_newer_release_is_refused(archive: Archive, url: str) ->
     archive.prepare()
     with engine.writing(archive.engine) as connection:
         connection.execute(text("UPDATE evidence_version SET version_num = '9999'"))
-    with contextlib.closing(Archive(url)) as other, pytest.raises(ConfigurationError, match="schema 9999, this release works with 0001"):
+    with contextlib.closing(Archive(url)) as other, pytest.raises(ConfigurationError, match="schema 9999, this release works with 0002"):
         other.prepare()
+
+
+def test_an_archive_of_the_first_release_is_brought_forward(archive: Archive) -> None:
+    """With what it holds."""
+    config = Config()
+    config.set_main_option("script_location", str(engine.MIGRATIONS))
+    with engine.writing(archive.engine) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    with archive.writing() as writer:
+        writer.append(one_of_each())
+    with archive.reading() as connection:
+        assert connection.execute(text("SELECT version_num FROM evidence_version")).scalar() == engine.HEAD
+        assert "evidence_record_said" in {index["name"] for index in inspect(connection).get_indexes("evidence_record")}
+    assert faults(proof(archive, [ANA])) == []
 
 
 @pytest.mark.parametrize("wrong", ["nonsense", "mysql://db.example.org/x", "postgresql://db.example.org:port/x"])

@@ -42,7 +42,7 @@ class Case:
     def __init__(self, client: redis.Redis, folder: Path, *destinations: Any, **options: Any) -> None:
         self.relay = Relay(client, routing(destinations or [destination("crm")], **options), seconds=30.0, evidence=True)
         self.archive = Archive(f"sqlite:///{folder / 'evidence.sqlite'}")
-        self.archiver = Archiver(self.relay.ledger, self.archive, ArchiverOptions())
+        self.archiver = Archiver(self.relay.ledger, self.archive, ArchiverOptions(), lambda: self.relay.rules)
 
     def records(self, event_id: str | None = None) -> list[dict[str, Any]]:
         """Archive what waits; everything that is recorded of an event, in the order of its chain."""
@@ -356,7 +356,7 @@ def test_a_batch_that_is_lost_or_comes_twice(case: Case, monkeypatch: pytest.Mon
 
 def test_two_archivers_at_once(case: Case) -> None:
     """While events come in and are told: nothing is lost, nothing doubled, every chain holds."""
-    others = [Archiver(case.relay.ledger, case.archive, ArchiverOptions()) for _ in range(3)]
+    others = [Archiver(case.relay.ledger, case.archive, ArchiverOptions(), lambda: case.relay.rules) for _ in range(3)]
     stop, failed = threading.Event(), []
 
     def work(archiver: Archiver) -> None:
@@ -390,7 +390,7 @@ def case_kinds(records: list[dict[str, Any]], event_id: str) -> list[str]:
 def test_an_archive_that_is_away_loses_nothing(case: Case, caplog: pytest.LogCaptureFixture) -> None:
     """It is said aloud, what waits stays, and when it waits too long that is said as well."""
     case.relay.event("given", 1, email="ana@example.org")
-    away = Archiver(case.relay.ledger, Archive("postgresql://relay@127.0.0.1:1/x"), ArchiverOptions(alert_seconds=0.0))
+    away = Archiver(case.relay.ledger, Archive("postgresql://relay@127.0.0.1:1/x"), ArchiverOptions(alert_seconds=0.0), lambda: case.relay.rules)
     assert away.run() == 0
     assert [record.__dict__["alert"] for record in caplog.records if record.message == "alert"] == ["evidence_not_archived", "evidence_waits"]
     assert case.relay.ledger.outbox.waiting().entries == 1
@@ -403,7 +403,7 @@ def test_another_or_an_older_archive_is_refused(case: Case, tmp_path: Path, capl
     case.archiver.run()
     case.relay.event("given", 2, email="ana@example.org")
     with contextlib.closing(Archive(f"sqlite:///{tmp_path / 'other.sqlite'}")) as other:
-        archiver = Archiver(case.relay.ledger, other, ArchiverOptions())
+        archiver = Archiver(case.relay.ledger, other, ArchiverOptions(), lambda: case.relay.rules)
         assert archiver.run() == 0
         assert "give every process the same CONSENT_EVIDENCE_URL" in caplog.records[-1].__dict__["reason"]
         with case.archive.writing() as writer:

@@ -39,7 +39,7 @@ class Proofs:
         self.given = self.relay.event("given", 1, source="web-forms", email="ana@example.org", external_id="C-1")
         self.withdrawn = self.relay.event("withdrawn", 2, source="reader", email="ana@example.org", external_id="C-1")
         self.relay.drain()
-        Archiver(self.relay.ledger, self.archive, ArchiverOptions()).run()
+        Archiver(self.relay.ledger, self.archive, ArchiverOptions(), lambda: self.relay.rules).run()
         prover = Prover(self.archive, self.relay.hasher, lambda: self.relay.rules, lambda: NOW)
         self.http = make_relay(ledger=FakeLedger(), routing=make_routing(), prover=prover)
 
