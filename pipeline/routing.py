@@ -45,8 +45,8 @@ class Source:
 
     name: str
     kind: str = "native"
-    keys: tuple[str, ...] = ()
-    url_keys: tuple[str, ...] = ()
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    url_keys: tuple[str, ...] = field(default=(), repr=False)
     scopes: frozenset[str] = frozenset({"ingest"})
     all_sources: bool = False
     date_order: str = "day_first"

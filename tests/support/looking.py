@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import redis
 
 from tests.support.canaries import files_in, redis_content
 from tests.support.stack import Stack
+from workers.wiring import Parts
 
 KEEPS_SECRETS = ("environment.json", "subject_pepper", "vault_keys", "flower_login", "server/password", "server/valkey.conf", "consent.yaml")
 """Files of the state directory, readable by the owner only, whose purpose is to keep secrets; and the keys of the samples."""
@@ -82,3 +84,40 @@ def watching_arguments() -> Iterator[dict[str, bytes]]:
     finally:
         ended.set()
         thread.join()
+
+
+def inspected(stack: Stack) -> dict[str, bytes]:
+    """What `celery inspect` and `celery report` say of the workers, and every repr of our settings and parts."""
+    parts = Parts(stack.environment)
+    try:
+        names = sorted(answer for each in parts.app.control.ping(timeout=2.0) for answer in each)
+        assert names
+        inspect = parts.app.control.inspect(destination=names, timeout=5.0)
+        asked = ("stats", "report", "active", "reserved", "scheduled", "registered", "active_queues")
+        places = {f"inspect {name}": repr(getattr(inspect, name)()).encode() for name in asked}
+        places["inspect conf"] = repr(inspect.conf(with_defaults=True)).encode()
+        assert all(name.encode() in places["inspect conf"] for name in names)
+        places["celery report"] = parts.app.bugreport().encode()
+        return places | _reprs(parts)
+    finally:
+        parts.close()
+
+
+def _reprs(parts: Parts) -> dict[str, bytes]:
+    ledger, destinations = parts.ledger, parts.routing.destinations.values()
+    ours = [parts.settings, parts.routing, parts.vault, parts.hasher, ledger, ledger.identity, parts.exchange, parts.deliver, parts.acceptor]
+    ours += [*destinations, *(each.adapter for each in destinations)]
+    return {f"repr {type(value).__name__} {number}": f"{value!r} {value}".encode() for number, value in enumerate(ours)}
+
+
+def refusals_of(stack: Stack, wrong: Mapping[str, str]) -> dict[str, bytes]:
+    """The traceback of a start with each setting that is wrong, one at a time."""
+    places = {}
+    for name, value in wrong.items():
+        try:
+            Parts({**stack.environment, name: value}).ledger  # noqa: B018
+        except Exception as error:
+            places[f"traceback of a wrong {name}"] = "".join(traceback.format_exception(error)).encode()
+        else:
+            raise AssertionError(name)
+    return places
