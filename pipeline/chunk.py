@@ -117,7 +117,7 @@ class ChunkWorker:
             endings=[],
             stop_at=now + self._options.chunk_seconds,
             renew_at=now + self._options.lease_seconds / 3,
-            settle_at=now + SETTLE_SECONDS,
+            settle_at=now,  # the first answer is written down at once: a chunk of a few has no many to wait for
             patience=int(self._options.patience_seconds / DOZE_SECONDS),
         )
 

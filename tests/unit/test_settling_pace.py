@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from types import SimpleNamespace
 
 import pytest
+import redis
 
 import pipeline.chunk
 from pipeline.chunk import SETTLE_AT_ONCE, SETTLE_SECONDS, ChunkWorker
 from pipeline.landing import Chunk
+from tests.support.relay import Relay, destination, routing
 
 
 @pytest.mark.parametrize("takes,rests", [(0.002, 0.012), (0.010, 0.060), (0.5, SETTLE_SECONDS)])
@@ -52,3 +55,22 @@ def test_nobody_waits_for_an_answer_while_endings_are_due():
     chunk.endings.clear()
     worker._wait(chunk)
     assert time.monotonic() - now > 1.0
+
+
+def test_the_first_answer_of_a_chunk_is_written_down_at_once(client: redis.Redis, monkeypatch: pytest.MonkeyPatch):
+    """While another dialogue of the chunk is under way: a crash then repeats that one only."""
+    monkeypatch.setattr(pipeline.chunk, "SETTLE_SECONDS", 30.0)
+    relay = Relay(client, routing([destination("mail")]))
+    events = [relay.event("given", n, email=f"p{n}@example.org") for n in range(2)]
+    relay.fan_out.run(events)
+    direct, held = relay.exchange.start, []
+    relay.exchange.start = lambda work, on_done: held.append((work, on_done)) if not held else direct(work, on_done)
+    task = threading.Thread(target=relay.deliver.run, args=("mail", "given", events))
+    task.start()
+    until = time.monotonic() + 10
+    while not (settled := client.hlen(relay.ledger.keys.destination("mail", "result"))) and time.monotonic() < until:
+        time.sleep(0.005)
+    direct(*held[0])
+    task.join(30)
+    assert settled == 1
+    assert [relay.deliveries(event)["mail"][0] for event in events] == ["delivered", "delivered"]
