@@ -1,7 +1,8 @@
 """Gathers fan-out hints while the workers are behind, so that many single posts become few tasks.
 
-A task costs about as much for one event as for a hundred. While the queue is short every hint goes out at once; while it is long, what is
-accepted within a quarter of a second travels together, and so do its deliveries. A hint that a dying process still kept is found by the ledger.
+A task costs about as much for one event as for a hundred. While the queue is short every hint goes out at once; while it is longer, what is
+accepted within a quarter of a second travels together, and so do its deliveries. A hint would only wait in a long queue: it is kept until that is shorter or the
+message is full, so that messages of a lane that has to wait for the other do not pile up. A hint that a dying process still kept is found by the ledger.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from workers.queues import LANES, CeleryPublisher
 
 SHORT_QUEUE: Final = 2
 """With so many messages or fewer in the queue the workers keep up."""
+LONG_QUEUE: Final = 10
+"""With so many or more the workers have enough to do for a while: only full messages are added."""
 LONGEST_WAIT_SECONDS: Final = 0.25
 LOOK_AGAIN_SECONDS: Final = 0.02
 MOST_EVENTS: Final = 250
@@ -65,7 +68,7 @@ class GatheringPublisher(CeleryPublisher):
 
     def _send_gathered(self, lane: str) -> bool:
         """Send a lane's hints if it is time to; whether any were sent."""
-        if not self._pending[lane] or not (self._is_time(lane) or self.fan_out_depth(lane) <= SHORT_QUEUE):
+        if not self._pending[lane] or not self._is_time(lane):
             return False
         with self._changed:
             event_ids, self._pending[lane] = self._pending[lane], []
@@ -74,4 +77,7 @@ class GatheringPublisher(CeleryPublisher):
         return True
 
     def _is_time(self, lane: str) -> bool:
-        return self._closing or len(self._pending[lane]) >= MOST_EVENTS or time.monotonic() - self._since[lane] >= LONGEST_WAIT_SECONDS
+        if self._closing or len(self._pending[lane]) >= MOST_EVENTS:
+            return True
+        has_waited = time.monotonic() - self._since[lane] >= LONGEST_WAIT_SECONDS
+        return self.fan_out_depth(lane) < (LONG_QUEUE if has_waited else SHORT_QUEUE + 1)

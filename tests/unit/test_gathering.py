@@ -47,13 +47,28 @@ def test_a_hint_goes_at_once_while_the_queue_is_short(publisher, sent):
 def test_hints_travel_together_while_the_queue_is_long(publisher, sent, monkeypatch):
     """What comes within the longest wait makes one message; a lane with a short queue is not held up by the other."""
     monkeypatch.setattr(gathering, "LONGEST_WAIT_SECONDS", 0.3)
-    monkeypatch.setattr(publisher, "queue_depth", lambda queue: 50 if queue == "fan_out.given" else 0)
+    monkeypatch.setattr(publisher, "queue_depth", lambda queue: 5 if queue == "fan_out.given" else 0)
     for number in range(5):
         publisher.fan_out("given", [f"e{number}"])
     publisher.fan_out("withdrawn", ["w"])
     wait_for(lambda: sent == [("withdrawn", ["w"])])
     wait_for(lambda: len(sent) == 2)
     assert sent[1] == ("given", [f"e{number}" for number in range(5)])
+
+
+def test_hints_do_not_pile_up_in_a_long_queue(publisher, sent, monkeypatch):
+    """What would only wait there is kept until the queue is shorter, and makes one message then; what fills one goes out."""
+    monkeypatch.setattr(gathering, "LONGEST_WAIT_SECONDS", 0.02)
+    publisher.length = gathering.LONG_QUEUE
+    for number in range(5):
+        publisher.fan_out("given", [f"e{number}"])
+        time.sleep(0.05)
+    assert sent == []
+    publisher.length = gathering.LONG_QUEUE - 1
+    wait_for(lambda: sent == [("given", [f"e{number}" for number in range(5)])])
+    publisher.length = 10_000
+    publisher.fan_out("given", ["e"] * gathering.MOST_EVENTS)
+    wait_for(lambda: len(sent) == 2)
 
 
 def test_a_message_is_never_larger_than_the_most(publisher, sent, monkeypatch):
