@@ -244,6 +244,7 @@ def test_a_destination_that_is_told_again_to_repair_it(case: Case) -> None:
     """Because of what it holds, or may hold; and one that gets to know what stands, by backfill."""
     event_id = case.relay.event("withdrawn", 1, email="ana@example.org")
     case.relay.drain()
+    time.sleep(0.002)
     case.relay.ledger.deliveries.reopen("crm", "withdrawn", [(event_id, 1, "")], Row(state="withdrawn", reason="late_write"), only_dead=False)
     time.sleep(0.002)
     case.relay.ledger.deliveries.plan("new", "withdrawn", [(event_id, 1)], Row(state="withdrawn", reason="backfill"))
