@@ -23,6 +23,7 @@ from pipeline.ledger.lookout import InMemory, Lookout
 from pipeline.ledger.outbox import Outbox
 from pipeline.ledger.store import Store
 from workers.borrowed import embedded_url
+from workers.marks import MarksFile
 from workers.servers import ledger_servers
 from workers.state import LEDGER_FILE, StateFolder
 
@@ -52,7 +53,8 @@ class Looked:
         """`state` is the directory of the `consent up` that works with this server, if one does."""
         self._settings, self._store, self._state = settings, store, state
         self._pepper_fingerprint = Hasher(settings.pepper()).fingerprint()
-        remembered = (settings.ledger.expected_id, state.recall(LEDGER_FILE) if state else "", *instead_of)
+        seen = MarksFile(settings.state_path()).newest()
+        remembered = (settings.ledger.expected_id, state.recall(LEDGER_FILE) if state else "", seen, *instead_of)
         self._expected = tuple(dict.fromkeys(filter(None, remembered)))
 
     def look(self) -> Found:

@@ -32,18 +32,27 @@ class MarksFile:
         self._marks: dict[str, Mark] = {}
         self._said = False
 
+    def newest(self) -> str | None:
+        """The ledger that was looked at last."""
+        marks = self._current()
+        return max(marks, key=lambda ledger_id: marks[ledger_id].past[:1], default=None)
+
     def recall(self, ledger_id: str) -> Mark | None:
-        """What was seen of a ledger; the file is read again only if it changed."""
+        """What was seen of a ledger."""
+        return self._current().get(ledger_id)
+
+    def _current(self) -> dict[str, Mark]:
+        """All marks; the file is read again only if it changed."""
         try:
             state = self._file.stat()
             if (state.st_mtime_ns, state.st_ino) != self._read_at:
                 self._marks = _read(self._file)
                 self._read_at = (state.st_mtime_ns, state.st_ino)
         except FileNotFoundError:
-            return None
+            self._marks = {}
         except (OSError, ValueError, TypeError, KeyError) as error:
             self._complain(error)
-        return self._marks.get(ledger_id)
+        return self._marks
 
     def keep(self, mark: Mark) -> None:
         """Join a mark to the file's, one process at a time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from redis import exceptions
@@ -42,15 +42,19 @@ class Identity:
         return ledger_id in (self.ledger_id, *self.replaces)
 
 
-def recognise(store: Store, *, partitions: int, pepper_fingerprint: str, expected_id: str | None, may_make: bool = True) -> Identity:
+def recognise(
+    store: Store, *, partitions: int, pepper_fingerprint: str, expected_id: str | None, may_make: bool = True, seen: Callable[[], str | None] = lambda: None
+) -> Identity:
     """Read the ledger's identity, giving a new one to an empty ledger that was not expected to hold anything, if the caller `may_make` one.
 
-    `partitions` 0: what it has.
+    `partitions` 0: what it has. Where none is expected, the one that was `seen` last is expected of an empty server.
 
     Raises LedgerMismatch for another pepper, another ledger than `expected_id`, an unexpectedly empty one, or another schema; ConfigurationError for
     another number of partitions.
     """
     found = read(store)
+    if found is None:
+        expected_id = expected_id or seen()
     if found is None and expected_id is None:
         if not may_make:
             raise LedgerMismatch("the ledger is empty: if it should not be, look at its server; otherwise the first `consent serve`, `worker` or `up` makes it")

@@ -54,7 +54,7 @@ class Ledger:
         self._looking = Store(client, wait_milliseconds=options.wait_aof_milliseconds)
         known: dict[str, Any] = {"partitions": options.partitions, "pepper_fingerprint": options.pepper_fingerprint, "may_make": options.may_make}
         self._recognised = partial(identity.recognise, self._looking, **known)
-        self.identity = self._recognised(expected_id=options.expected_id)
+        self.identity = self._recognised(expected_id=options.expected_id, seen=options.marks.newest)
         self._settings = identity.settings_of(self._looking)
         self._durability = self._confirmable(self._settings)
         self.store = Store(self._looking.nodes, check=self.check, wait_milliseconds=options.wait_aof_milliseconds)

@@ -75,6 +75,9 @@ class Mark:
 class Marks(Protocol):
     """Where marks are kept outside of the ledger."""
 
+    def newest(self) -> str | None:
+        """The id of the ledger that was seen last; None if none was."""
+
     def recall(self, ledger_id: str) -> Mark | None:
         """What all processes that share this place have seen of a ledger."""
 
@@ -84,6 +87,9 @@ class Marks(Protocol):
 
 class InMemory:
     """Marks that end with their process."""
+
+    def newest(self) -> str | None:
+        return None
 
     def recall(self, ledger_id: str) -> Mark | None:
         del ledger_id

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from pipeline.errors import LedgerMismatch
+from pipeline.ledger.identity import accept
 from pipeline.ledger.keys import META
 from pipeline.ledger.lookout import Mark, Quarantine, quarantine_now
 from pipeline.ledger.nodes import OneServer
@@ -189,12 +191,25 @@ def test_another_process_and_a_restart_know_it_from_the_file(client: redis.Redis
     saved = {name: client.dump(name) for name in client.scan_iter("*")}
     first.events.commit([new_event("a" * 24)], first.durability)
     first.look()
+    assert MarksFile(tmp_path).newest() == first.identity.ledger_id
     assert (tmp_path / "ledger_seen.json").stat().st_mode & 0o777 == 0o600
     client.flushall()
     for name, value in saved.items():
         client.restore(name, 0, value)
     assert open_ledger(client, marks=MarksFile(tmp_path / "other")).quarantine is None
     assert open_ledger(client, marks=MarksFile(tmp_path)).quarantine.reason == "older"
+
+
+def test_an_emptied_server_is_no_new_ledger_for_a_process_that_starts_later(client: redis.Redis, tmp_path: Path):
+    """Whoever has the file of those who saw a ledger refuses an empty server, until a person has accepted it; somewhere else it is a new one."""
+    first = open_ledger(client, marks=MarksFile(tmp_path))
+    first.look()
+    client.flushall()
+    with pytest.raises(LedgerMismatch, match=f"the ledger is empty, but ledger {first.identity.ledger_id} was expected"):
+        open_ledger(client, marks=MarksFile(tmp_path))
+    assert client.dbsize() == 0
+    accept(first.store, partitions=first.identity.partitions, pepper_fingerprint=first.identity.pepper_fingerprint, instead_of=[first.identity.ledger_id])
+    assert open_ledger(client, marks=MarksFile(tmp_path)).identity.answers_to(first.identity.ledger_id)
 
 
 def test_two_that_notice_begin_one_era(client: redis.Redis):
