@@ -20,15 +20,20 @@ from pipeline.vault import Vault
 log = logging.getLogger(__name__)
 
 RESULTS_AT_ONCE = 500
+EVENTS_SOON = 2000
+"""Open events of each partition that are looked at soon where something does not add up."""
 
 
 class Audit:
     """Keeps the books; safe to share between threads."""
 
-    def __init__(self, ledger: Ledger, vault: Vault, routing: Callable[[], Routing], settler: Settler) -> None:
+    def __init__(
+        self, ledger: Ledger, vault: Vault, routing: Callable[[], Routing], settler: Settler, *, is_working: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`is_working`: whether this process tells somebody now, so that what can wait takes little of it."""
         self._ledger, self._routing = ledger, routing
         self._revival = Revival(ledger, vault, routing)
-        self._compaction = Compaction(ledger, Preparer(ledger, vault, routing), settler, routing)
+        self._compaction = Compaction(ledger, Preparer(ledger, vault, routing), settler, routing, is_working=is_working)
 
     def run(self) -> None:
         """One look: leftovers, vault keys, what was overtaken while it waits, withdrawals that a link may have revived, the `unaccounted` figure, withdrawals that take too long, deliveries of
@@ -42,6 +47,7 @@ class Audit:
         snapshot = collect(self._ledger, routing)
         if snapshot.unaccounted:
             log.error("alert", extra={"alert": "unaccounted", "items": snapshot.unaccounted})
+            self._ledger.events.look_soon(EVENTS_SOON)
         for name, seconds in snapshot.oldest_untold_withdrawal_seconds.items():
             destination = routing.destinations.get(name)
             if destination is not None and seconds >= destination.retry.give_up_after_seconds:

@@ -1,7 +1,7 @@
 """Ends what a newer word has overtaken while it waits for a destination that takes nothing: only the newest word of each person remains to be told there.
 
 At a destination that works an overtaken delivery ends when its turn comes, without a call; where no turn comes for hours it would be counted, kept and looked at
-again and again. Run by beat with the audit; safe to run twice. It costs at most `BUDGET_SECONDS` of each round, and nothing while nobody says anything new.
+again and again. Run by beat with the audit; safe to run twice. It costs at most `BUDGET_SECONDS` of each round, less while others are told, and nothing while nobody says anything new.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ AT_ONCE = 500
 """Deliveries looked at in one step."""
 BUDGET_SECONDS = 1.0
 """How long one round may look at backlogs, shared by all of them; the next round goes on where this one stopped."""
+WORKING_SECONDS = 0.2
+"""The same while this process tells others: what waits for a closed destination can wait a little longer to be tidied."""
 LOOK_AGAIN_MS = 60_000
 """When to look over a backlog again although nothing was accepted: what a worker had in hand during the last pass has come back to it since."""
 
@@ -30,7 +32,10 @@ LOOK_AGAIN_MS = 60_000
 class Compaction:
     """Compacts backlogs; safe to share between threads and to run in several processes."""
 
-    def __init__(self, ledger: Ledger, preparer: Preparer, settler: Settler, routing: Callable[[], Routing]) -> None:
+    def __init__(
+        self, ledger: Ledger, preparer: Preparer, settler: Settler, routing: Callable[[], Routing], *, is_working: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._is_working = is_working
         self._ledger, self._preparer, self._settler, self._routing = ledger, preparer, settler, routing
         self._judge = Judge(ledger, preparer, routing)
 
@@ -42,7 +47,8 @@ class Compaction:
             return 0
         accepted = self._ledger.events.counts()["accepted"]
         places = [(destination, index, lane) for destination in held for lane in LANES for index in ("due", "out")]
-        now, share_seconds = Place(accepted=accepted, began_ms=now_ms), BUDGET_SECONDS / len(places)
+        now = Place(accepted=accepted, began_ms=now_ms)
+        share_seconds = (WORKING_SECONDS if self._is_working() else BUDGET_SECONDS) / len(places)
         return sum(self._pass(destination, index, lane, now, share_seconds) for destination, index, lane in places)
 
     def _pass(self, destination: Destination, index: str, lane: str, now: Place, seconds: float) -> int:

@@ -41,6 +41,12 @@ class Crew:
         self._running: dict[tuple[str, str], list[Inbox]] = {}
         self.idle = 0
 
+    @property
+    def is_working(self) -> bool:
+        """Whether any task does more than wait for more."""
+        with self._lock:
+            return sum(map(len, self._running.values())) > self.idle
+
     def join(self, destination: str, lane: str, event_ids: Sequence[str], settings: object = None) -> Inbox | None:
         """An inbox with these deliveries for a task that must run itself; None if one that runs with the same settings takes them along."""
         with self._lock:

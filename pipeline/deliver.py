@@ -58,6 +58,11 @@ class Deliver:
         self._process = secrets.token_hex(4)
         self._chunks = itertools.count()
 
+    @property
+    def is_working(self) -> bool:
+        """Whether anybody is being told by this process now."""
+        return self._crew.is_working
+
     def run(self, destination: str, lane: str, event_ids: Sequence[str]) -> None:
         """Tell `destination` of these events, as far as they are still to be told and free; then of others that wait for nothing but a free hand.
 

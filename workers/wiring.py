@@ -194,7 +194,7 @@ class Parts:
     def audit(self) -> Audit:
         from pipeline.audit import Audit
 
-        return self.built("_audit", lambda: Audit(self.ledger, self.vault, lambda: self.routing, self.settler))
+        return self.built("_audit", lambda: Audit(self.ledger, self.vault, lambda: self.routing, self.settler, is_working=lambda: self.deliver.is_working))
 
     @property
     def alerts(self) -> Alerts:

@@ -210,6 +210,11 @@ class Events:
             stale += map(text, reply[1])
         return lost, stale
 
+    def look_soon(self, most: int) -> int:
+        """Have open events audited soon, up to `most` of each partition; returns how many would have been much later."""
+        names = [[self._keys.event(partition, "open")] for partition in self._keys.all]
+        return sum(self._store.run([self._store.script("look_soon", keys, [most, self._lifetimes.audit_ms]) for keys in names]))
+
     def note_rescued(self, event_ids: Sequence[str]) -> None:
         """Count events whose fan-out was asked for again; one that merely waits in a long queue is none of them."""
         groups = self._keys.by_partition(event_ids)

@@ -9,6 +9,7 @@ import redis
 
 import pipeline.compaction
 from pipeline.ledger.deliveries import Row
+from pipeline.prepare import Preparer
 from pipeline.routing import Trigger
 from tests.support.parts import close_gate, traffic
 from tests.support.relay import Relay, adapter, destination, routing
@@ -206,3 +207,18 @@ def test_audit_compacts(relay: Relay):
     events = [said(relay, "given", 1, email=ANA), said(relay, "withdrawn", 2, email=ANA)]
     relay.audit.run()
     assert standing(relay, events)[0] == ("superseded", "newer_word")
+
+
+def test_while_others_are_told_little_time_is_spent(relay: Relay, monkeypatch: pytest.MonkeyPatch):
+    """A fifth of the time, and the next round goes on where this one stopped."""
+    spent = []
+    monkeypatch.setattr(pipeline.compaction.Compaction, "_pass", lambda *arguments: spent.append(arguments[-1]) or 0)
+    shut(relay)
+    busy = [False]
+    compaction = pipeline.compaction.Compaction(
+        relay.ledger, Preparer(relay.ledger, relay.vault, lambda: relay.rules), relay.settler, lambda: relay.rules, is_working=lambda: busy[0]
+    )
+    compaction.run()
+    busy[0] = True
+    compaction.run()
+    assert (sum(spent[:4]), sum(spent[4:])) == (pytest.approx(pipeline.compaction.BUDGET_SECONDS), pytest.approx(pipeline.compaction.WORKING_SECONDS))

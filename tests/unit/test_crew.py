@@ -20,6 +20,24 @@ def test_what_another_task_brings_is_taken_along() -> None:
     assert crew.take(first, 9) == ["c"]
 
 
+def test_who_only_waits_for_more_does_not_work() -> None:
+    """A task works until it stays idle, and again when it is brought something."""
+    crew = Crew(most_idle=1)
+    assert crew.is_working is False
+    inbox = crew.join("mail", "given", ["a"])
+    assert inbox is not None
+    assert crew.is_working is True
+    crew.take(inbox, 1)
+    waiting = threading.Thread(target=crew.stay, args=(inbox, 5.0))
+    waiting.start()
+    while crew.idle == 0:
+        waiting.join(0.001)
+    assert crew.is_working is False
+    assert crew.join("mail", "given", ["b"]) is None
+    waiting.join()
+    assert crew.is_working is True
+
+
 def test_a_full_inbox_starts_one_more_task() -> None:
     """What would wait too long in memory is worked on by another task."""
     crew = Crew(most_handed=3)

@@ -171,7 +171,7 @@ def test_result_for_an_unknown_event_is_dropped(ledger: Ledger):
 
 def test_unfinished_events_are_found_again(ledger: Ledger):
     """An event whose fan-out was lost is found to fan out again, and counted once that was asked for; one with open deliveries is found to audit."""
-    commit(ledger, new_event(ANNA), new_event(BEN))
+    commit(ledger, new_event(ANNA), new_event(BEN, received_us=ledger.now_ms() * 1000))
     ledger.events.mark_fanned_out([(BEN, ["mail"], "")])
     assert ledger.events.take_due(10) == ([], [])
     time.sleep(0.11)
@@ -180,8 +180,26 @@ def test_unfinished_events_are_found_again(ledger: Ledger):
     ledger.events.note_rescued([ANNA])
     assert ledger.events.counts()["rescued"] == 1
     assert ledger.events.take_due(10) == ([], [])
-    time.sleep(0.11)
+    time.sleep(0.25)
     assert ledger.events.take_due(10) == ([ANNA], [BEN])
+
+
+def test_what_stays_open_is_looked_at_ever_more_seldom(ledger: Ledger):
+    """Within its age, an hour at most; where something does not add up, all of it soon."""
+    now_us = ledger.now_ms() * 1000
+    commit(ledger, new_event(ANNA, received_us=now_us - 300_000_000), new_event(BEN, received_us=now_us - 86_400_000_000))
+    ledger.events.mark_fanned_out([(ANNA, ["mail"], ""), (BEN, ["mail"], "")])
+    time.sleep(0.11)
+    assert sorted(ledger.events.take_due(10)[1]) == [ANNA, BEN]
+    index = {
+        member.decode(): score for n in ledger.keys.all for member, score in ledger.store.client.zrange(ledger.keys.event(n, "open"), 0, -1, withscores=True)
+    }
+    waits = {event_id: score - ledger.now_ms() for event_id, score in index.items()}
+    assert 290_000 < waits[ANNA] < 310_000
+    assert 3_590_000 < waits[BEN] < 3_610_000
+    assert ledger.events.take_due(10) == ([], [])
+    assert ledger.events.look_soon(10) == 2
+    assert sorted(ledger.events.take_due(10)[1]) == [ANNA, BEN]
 
 
 def lifetime(ledger: Ledger, event_id: str) -> tuple[bool, bool]:
