@@ -118,8 +118,13 @@ class ChunkWorker:
             stop_at=now + self._options.chunk_seconds,
             renew_at=now + self._options.lease_seconds / 3,
             settle_at=now,  # the first answer is written down at once: a chunk of a few has no many to wait for
-            patience=int(self._options.patience_seconds / DOZE_SECONDS),
+            patience=self._patience,
         )
+
+    @property
+    def _patience(self) -> int:
+        """How often to look again for a connection, since the last one that there was: chunks that share one have it in turn."""
+        return int(self._options.patience_seconds / DOZE_SECONDS)
 
     def _settle(self, chunk: Chunk) -> None:
         """Write endings down: many at once while dialogues are under way, but never long after they came."""
@@ -171,7 +176,8 @@ class ChunkWorker:
         first = chunk.next_permit
         chunk.next_permit += admission.dialogues
         admitted = chunk.sort(asked, admission.verdicts)
-        chunk.moved = chunk.moved or bool(admitted)
+        if admitted:
+            chunk.moved, chunk.patience = True, self._patience
         self._launch(chunk, admitted, first, read, started_at)
         if chunk.pending and not chunk.flying and not admitted and not self._waits_for_connection(chunk, admission):
             self._compact(chunk)

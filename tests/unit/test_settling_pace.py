@@ -13,6 +13,8 @@ import redis
 import pipeline.chunk
 from pipeline.chunk import SETTLE_AT_ONCE, SETTLE_SECONDS, ChunkWorker
 from pipeline.landing import Chunk
+from pipeline.ledger.accounts import Admission
+from pipeline.limits import DeliverOptions
 from tests.support.relay import Relay, destination, routing
 
 
@@ -74,3 +76,13 @@ def test_the_first_answer_of_a_chunk_is_written_down_at_once(client: redis.Redis
     task.join(30)
     assert settled == 1
     assert [relay.deliveries(event)["mail"][0] for event in events] == ["delivered", "delivered"]
+
+
+def test_who_was_let_in_has_patience_again(monkeypatch: pytest.MonkeyPatch):
+    """A chunk that has one connection in turn with another waits as long for each of its turns."""
+    worker = ChunkWorker(None, None, None, None, None, DeliverOptions(patience_seconds=0.25))
+    monkeypatch.setattr(worker, "_launch", lambda *_: None)
+    times = {"stop_at": 0.0, "renew_at": 0.0, "settle_at": 0.0, "patience": 0}
+    chunk = Chunk(destination=None, lane="given", token="t", traffic=None, pending=deque(), endings=[], **times)
+    worker._start(chunk, [SimpleNamespace(contact_keys=())], Admission(dialogues=1, retry_at_ms=0, why="", verdicts=(1,)), {}, 0.0)
+    assert (chunk.patience, chunk.moved) == (25, True)
