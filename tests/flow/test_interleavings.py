@@ -316,7 +316,7 @@ class Interleavings(RuleBasedStateMachine):
         return wrong
 
 
-@pytest.mark.timeout(0 if LONG else 120)
+@pytest.mark.timeout(0 if LONG else 400)
 def test_any_interleaving_ends_with_the_newest_word(client: redis.Redis) -> None:
     """Whatever is lost, doubled, late, interrupted or killed, every vendor ends with the newest word and no withdrawal is forgotten."""
     chosen = int(os.environ.get("CONSENT_HYPOTHESIS_SEED", "0")) or randrange(1, 2**32)
