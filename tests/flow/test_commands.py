@@ -224,6 +224,7 @@ def test_a_killed_worker_comes_back(up):
         assert time.monotonic() < until
         time.sleep(0.1)
     assert '"event": "child_died"' in (state / "logs/up.log").read_text()
+    wait_until(lambda: (state / "logs/worker-1.log").read_text().count(" ready.") == 2, 30)
 
 
 def test_no_task_failed_and_nothing_personal_or_secret_is_in_any_log(up):
