@@ -381,7 +381,7 @@ def test_every_service_of_the_compose_file_runs_by_its_exact_command(tmp_path):
     processes = {"valkey": subprocess.Popen(server.prepare(), stdout=subprocess.DEVNULL)}
     try:
         wait_for_answer(server)
-        environment = given | {"CONSENT_REDIS_URL": server.url}
+        environment = given | {"CONSENT_REDIS_URL": server.url, "CONSENT_STATE_DIR": str(tmp_path / "state")}
         for name in ("ingest", "worker", "beat", "flower", "sandbox"):
             output = (tmp_path / f"{name}.log").open("wb")
             processes[name] = subprocess.Popen(command(*services[name]["command"][1:]), env=environment, cwd="/", stdout=output, stderr=output)

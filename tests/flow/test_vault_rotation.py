@@ -58,6 +58,7 @@ def test_the_key_is_changed_while_the_relay_runs(tmp_path) -> None:
             "CONSENT_REDIS_URL": url,
             "CONSENT_SUBJECT_PEPPER": new_pepper(),
             "CONSENT_CONFIG": str(tmp_path / "consent.yaml"),
+            "CONSENT_STATE_DIR": str(tmp_path / "state"),
             "CONSENT_SANDBOX_PORT": "1",
         }
         event_id = accept({**shared, "CONSENT_VAULT_KEYS": old}, "ana@example.org")

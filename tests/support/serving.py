@@ -54,6 +54,7 @@ def serving(routing: str, environment: Mapping[str, str] | None = None) -> Itera
         (folder / "consent.yaml").write_text(routing)
         settings = {
             "CONSENT_CONFIG": str(folder / "consent.yaml"),
+            "CONSENT_STATE_DIR": str(folder / "state"),
             "CONSENT_REDIS_URL": redis_url,
             "CONSENT_INGEST_PORT": str(port),
             "CONSENT_SUBJECT_PEPPER": new_pepper(),
