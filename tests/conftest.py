@@ -15,6 +15,12 @@ settings.register_profile("consent", deadline=None)  # how long an example takes
 settings.load_profile("consent")
 
 
+@pytest.fixture(autouse=True)
+def own_state_directory(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test has seen of a ledger is nothing to the next one, which works with another; nothing is written into the checkout."""
+    monkeypatch.setenv("CONSENT_STATE_DIR", str(tmp_path_factory.getbasetemp() / f"state-{abs(hash(request.node.nodeid))}"))
+
+
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
     with valkey_server() as url:
