@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from tests.chaos.frame import Check, Figures, Scale, Scenario
-from tests.support.killing import WEIGHTS, Killer, Plan
+from tests.support.killing import WEIGHTS, Killer, Plan, plain
 from tests.support.load import Arrival, Clients, Sent, invent, posts_of, quantile, quantiles, stale_lags
 from tests.support.stack import Stack, wait_until
 from tests.support.verdict import BEGUN_BEFORE_SECONDS, Verdict, arrivals_of, check_end, counts, faults, judge
@@ -131,6 +131,10 @@ def figures(rounds: Sequence[Round], failed: int) -> Figures:
             Check(what="events that are in the ledger more or less than once", found=sum(abs(each.accepted - each.events) for each in verdicts), most=0),
             Check(what="events whose clients were told several ids", found=sum(each.several_ids for each in verdicts), most=0),
             Check(what="tasks that failed by a fault of ours", found=failed, most=0),
+            Check(what="accepted events and webhook calls for which the evidence does not account", found=sum(len(each.gaps) for each in verdicts), most=0),
+            Check(
+                what="kinds of process that no rolling restart met", found=len(_plain_kinds() - {name for name in done if name.startswith("SIGTERM")}), most=0
+            ),
             Check(
                 what=f"`given` that arrived later than {BEGUN_BEFORE_SECONDS:g} s after a withdrawal's 202 and were not counted in `consent_stale_sends_total`",
                 found=sum(each.uncounted for each in verdicts),
@@ -163,6 +167,10 @@ SCENARIO = Scenario(
     run=run,
     longest_seconds=lambda scale: 300 + scale.kills * 8 + math.ceil(scale.kills / ROUND_KILLS) * 400,
 )
+
+
+def _plain_kinds() -> set[str]:
+    return {f"SIGTERM of {plain(kind)}" for kind in WEIGHTS}
 
 
 @pytest.mark.timeout(170)

@@ -111,7 +111,7 @@ class Killer(threading.Thread):
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.chance.choice(pids), signal.SIGKILL)
             self.killed += 1
-            self.done[f"SIGKILL of {_plain(kind)}"] += 1
+            self.done[f"SIGKILL of {plain(kind)}"] += 1
         if kind == "supervisor":
             self.stack.start_again()
         if self.killed % 25 == 0:
@@ -131,7 +131,7 @@ class Killer(threading.Thread):
             pid, begun_at = self.chance.choice(pids), time.time()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
-                self.done[f"SIGSTOP, later SIGCONT, of {_plain(kind)}"] += 1
+                self.done[f"SIGSTOP, later SIGCONT, of {plain(kind)}"] += 1
                 timer = threading.Timer(seconds, self._resume, (pid, kind, begun_at))
                 self._resuming.append(timer)
                 timer.start()
@@ -147,10 +147,12 @@ class Killer(threading.Thread):
         """Ask every process to end, one kind after the other, each once the one before is back; in the end the supervisor with all that is left."""
         self._say("rolling restart")
         for kind in self.plan.weights:
-            for pid in self.stack.kinds().get(kind, []):
+            pids = self._running(kind, BACK_SECONDS)
+            assert pids, f"{kind} was not there to be restarted"
+            for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
-                    self.done[f"SIGTERM of {_plain(kind)}"] += 1
+                    self.done[f"SIGTERM of {plain(kind)}"] += 1
                 if kind == "supervisor":
                     self.stack.start_again()
                 wait_until(
@@ -158,7 +160,7 @@ class Killer(threading.Thread):
                 )
 
 
-def _plain(kind: str) -> str:
+def plain(kind: str) -> str:
     """A kind for people: workers are one kind."""
     plain = {"server": "the server", "supervisor": "the supervisor, and with it everything", "ingest-group": "the supervisor of ingest, and with it ingest"}
     return "a worker" if kind.startswith("worker") else plain.get(kind, kind)
