@@ -34,7 +34,7 @@ KINDS: Final[Mapping[str, str]] = {
     "exported": "the destination took it from a file",
     "discarded": "a person closed the delivery without telling",
     "completed": "every destination had its final answer; from `erase_at` on nothing personal of the event is kept",
-    "erased": "the personal values were erased",
+    "erased": "the personal values of the event were erased, or, where no event is named, the identifier and its links",
     "expired": "what older records said was removed, since their time was over; their hashes stay",
 }
 """Every kind of record, in words."""

@@ -15,6 +15,8 @@ from pipeline.ledger.rows import Row
 UNKNOWN: Final = "unknown"
 """The chain of what nobody can say any more whom it was about."""
 ERASED: Final = "erased"
+IDENTIFIERS: Final = "strip"
+"""The kind of entries whose rows are identifiers and no events."""
 EXPORTED: Final = "exported"
 CONFIRMED: Final = "confirmed"
 REPAIRS: Final = frozenset({"late_write", "heard_given", "repaired", "reconciled", "drift"})
@@ -30,7 +32,7 @@ def facts_in(entry: OutboxEntry) -> dict[str, Facts]:
 
 def named_in(entry: OutboxEntry) -> Iterator[str]:
     """The events that an entry is about."""
-    return (row if isinstance(row, str) else row[0] for row in entry.rows if row)
+    return (row if isinstance(row, str) else row[0] for row in entry.rows if row and entry.kind != IDENTIFIERS)
 
 
 def entries_of(entry: OutboxEntry, ledger_id: str, facts: Mapping[str, Facts]) -> list[Entry]:
@@ -39,12 +41,21 @@ def entries_of(entry: OutboxEntry, ledger_id: str, facts: Mapping[str, Facts]) -
     for place, row in enumerate(entry.rows):
         if not row:
             continue
+        if entry.kind == IDENTIFIERS:
+            made.append(_identifier(f"{ledger_id}/{entry.stream}/{entry.entry}/{place}/erased", row, entry))
+            continue
         event_id = row if isinstance(row, str) else row[0]
         known = facts.get(event_id)
         for number, (kind, at_ms, said) in enumerate(_READERS[entry.kind](entry, row, known)):
             record_id = f"{ledger_id}/{entry.stream}/{entry.entry}/{place}.{number}/{kind}"
             made.append(_entry(record_id, kind, event_id, known, at_ms, said))
     return made
+
+
+def _identifier(record_id: str, key: str, entry: OutboxEntry) -> Entry:
+    """What was taken from an identifier, its value or its links: it is about no event, and in a chain by that name."""
+    content = {"id": record_id, "kind": "erased", "at": time_text(entry.at_ms), "subject_key": key, "reason": entry.shared.get("reason")}
+    return Entry(record_id, key, "", entry.at_ms, content)
 
 
 def _entry(record_id: str, kind: str, event_id: str, known: Facts | None, at_ms: int, said: Said) -> Entry:

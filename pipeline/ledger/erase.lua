@@ -21,7 +21,9 @@ for i = 1, math.floor((#KEYS - 2) / 2) do
     if ARGV[a + 2] == '1' and (not ended or is_dead) then
       answers[i] = 0
     else
-      if redis.call('DEL', payload) == 1 then gone[#gone + 1] = i end
+      redis.call('DEL', payload)
+      -- Recorded once, whatever has deleted the payload before: its time, the end of a withdrawal that was to be told first, a source that keeps nothing.
+      if redis.call('HSETNX', record, 'xe', 1) == 1 then gone[#gone + 1] = i end
       for n = 1, #fields, 2 do
         local kept = string.sub(fields[n], 1, 2) == 'd:' and string.match(fields[n + 1], '^[^S]|[^|]*|[^|]*|[^|]*|[^|]*|')
         if kept then redis.call('HSET', record, fields[n], kept) end

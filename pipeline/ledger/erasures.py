@@ -19,6 +19,8 @@ from pipeline.ledger.store import Store, pairs_of, text
 
 ERASING = f"{PREFIX}:{{meta}}:erasing"
 QUIET = f"{PREFIX}:{{meta}}:quiet"
+QUIET_FOR_LONG = "identifier_days"
+"""Why identifiers were taken of whom nothing was said for so long."""
 AT_ONCE = 100
 
 
@@ -91,11 +93,17 @@ class Erasures:
 
         With `only_quiet` one of which anything was said since the erasure's time is left alone.
         """
-        groups = list(self._keys.by_partition(erasure.keys).values())
-        names = [[name(erasure.keys[place]) for place in places for name in (self._keys.identifier, self._keys.missing)] for places in groups]
-        until = f"{erasure.at_us:016d}" if only_quiet else ""
-        replies = self._store.run([self._store.script("strip", each, [until]) for each in names], replicated=True)
-        stripped = [erasure.keys[place] for places, answers in zip(groups, replies, strict=True) for place, done in zip(places, answers, strict=True) if done]
+        groups = self._keys.by_partition(erasure.keys)
+        until, reason = (f"{erasure.at_us:016d}", QUIET_FOR_LONG) if only_quiet else ("", ERASED)
+        commands = []
+        for partition, places in groups.items():
+            named = [erasure.keys[place] for place in places]
+            names = [name(key) for key in named for name in (self._keys.identifier, self._keys.missing)] + self._outbox.of_identifiers(partition)
+            commands.append(self._store.script("strip", names, [until, *self._outbox.said("strip", named, reason=reason)]))
+        replies = self._store.run(commands, replicated=True)
+        stripped = [
+            erasure.keys[place] for places, answers in zip(groups.values(), replies, strict=True) for place, done in zip(places, answers, strict=True) if done
+        ]
         ours = set(stripped)
         gone = {key: [f"l:{link}" for link in links if link in ours] for key, links in neighbours.items() if key not in ours}
         self._store.run([("HDEL", self._keys.identifier(key), *fields) for key, fields in gone.items() if fields])

@@ -55,6 +55,10 @@ class Outbox:
         """The last key of a script in the slot of events; none if no evidence is kept."""
         return [self._keys.event(partition, "evidence")] if self._version else []
 
+    def of_identifiers(self, partition: int) -> list[str]:
+        """The last key of a script in the slot of identifiers; none if no evidence is kept."""
+        return [self._keys.identifier_part(partition, "evidence")] if self._version else []
+
     def of_destination(self, destination: str) -> list[str]:
         """The last key of a script in the slot of a destination; none if no evidence is kept."""
         return [self._keys.destination(destination, "evidence")] if self._version else []
@@ -64,9 +68,9 @@ class Outbox:
         return [orjson.dumps({"kind": kind, "rows": rows, "version": self._version(), **shared})] if self._version else []
 
     def streams(self) -> list[str]:
-        """The names of all streams, those of events first."""
+        """The names of all streams: those of events first, then those of identifiers."""
         destinations = sorted(text(name) for name in self._store.run([("SMEMBERS", DESTINATIONS)])[0])
-        return [f"e{partition}" for partition in self._keys.all] + [f"d:{name}" for name in destinations]
+        return [f"{kind}{partition}" for kind in "ei" for partition in self._keys.all] + [f"d:{name}" for name in destinations]
 
     def read(self, stream: str, after: str, most: int) -> list[OutboxEntry]:
         """The entries after one, oldest first."""
@@ -119,7 +123,9 @@ class Outbox:
 
     def _key(self, stream: str) -> str:
         kind, _, name = stream.partition(":")
-        return self._keys.destination(name, "evidence") if kind == "d" else self._keys.event(int(stream[1:]), "evidence")
+        if kind == "d":
+            return self._keys.destination(name, "evidence")
+        return (self._keys.event if kind[0] == "e" else self._keys.identifier_part)(int(kind[1:]), "evidence")
 
 
 def _entry(stream: str, entry: str, fields: Any) -> OutboxEntry:

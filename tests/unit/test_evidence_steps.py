@@ -50,7 +50,7 @@ class Case:
         with self.archive.reading() as connection:
             rows = connection.execute(RECORDS.select().order_by(RECORDS.c.chain, RECORDS.c.sequence))
             found = [orjson.loads(row.content) for row in rows]
-        return [content for content in found if event_id in (None, content["event_id"])]
+        return [content for content in found if event_id in (None, content.get("event_id"))]
 
     def said(self, event_id: str) -> list[dict[str, Any]]:
         """What is recorded of an event, without what all records of it have in common."""
@@ -456,12 +456,39 @@ def test_an_erasure_is_recorded_and_the_proof_still_holds(case: Case) -> None:
     dead, fresh = relay.event("given", 2, email=CANARY), relay.event("given", 2, purpose="sms", email=CANARY)
     relay.fan_out.run([dead])
     relay.deliver.run("crm", "given", [dead])
-    eraser = Erasing(relay.ledger, relay.vault, lambda: relay.rules)
-    found = eraser.find(relay.hasher.identifier_keys(Subject(email=CANARY)).values())
-    assert eraser.advance(eraser.begin([found])[0]).event_ids == ()
+    assert erase(relay, email=CANARY).event_ids == ()
     assert case.kinds(told)[-1] == "erased"
     assert case.kinds(fresh)[2:] == ["erased", "completed"]
     assert [content["reason"] for content in case.records(dead) if content["kind"] in ("skipped", "erased")] == ["erased", "erased"]
     assert "discarded" not in case.kinds(dead)
     assert case.faults() == []
     assert CANARY.encode() not in b"".join(map(orjson.dumps, case.records()))
+    (key,) = relay.hasher.identifier_keys(Subject(email=CANARY)).values()
+    of_identifier = [content for content in case.records() if content["kind"] == "erased" and "event_id" not in content]
+    assert [(content["subject_key"], content["reason"]) for content in of_identifier] == [(key, "erased")]
+
+
+def erase(relay: Relay, **subject: str) -> Any:
+    eraser = Erasing(relay.ledger, relay.vault, lambda: relay.rules)
+    return eraser.advance(eraser.begin([eraser.find(relay.hasher.identifier_keys(Subject(**subject)).values())])[0])
+
+
+def test_an_erasure_is_recorded_although_the_payload_had_gone_by_itself(case: Case) -> None:
+    """By its time, or at once as the source keeps nothing; and once, however often the erasure is repeated."""
+    event_id = case.relay.event("withdrawn", 1, email=CANARY)
+    case.relay.drain()
+    case.relay.ledger.store.client.delete(case.relay.ledger.keys.payload(event_id))
+    for _ in range(2):
+        case.relay.ledger.erasures.erase_events([(event_id, True)], case.relay.ledger.clock_ms() * 1000)
+    assert case.kinds(event_id).count("erased") == 1
+
+
+def test_an_erasure_that_waits_for_a_withdrawal_is_recorded_when_it_is_done(case: Case) -> None:
+    """Not before it was told; beat ends it."""
+    event_id = case.relay.event("withdrawn", 1, email=CANARY)
+    assert erase(case.relay, email=CANARY).event_ids == (event_id,)
+    assert "erased" not in case.kinds(event_id)
+    case.relay.drain()
+    Erasing(case.relay.ledger, case.relay.vault, lambda: case.relay.rules).go_on()
+    assert case.kinds(event_id)[-1] == "erased"
+    assert [content["reason"] for content in case.records() if content["kind"] == "erased"] == ["erased", "erased"]
