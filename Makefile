@@ -51,7 +51,7 @@ bench: $(BENCH_STAMPS) ## Measure beside the peers, up to 20 minutes on a calm m
 bench-quick: $(BENCH_STAMPS) ## The same in short: one round of each, under 3 minutes
 	$(BIN)/python -m benchmarks run --quick
 
-chaos: $(DEV_STAMP) ## Kill and disturb it for about two hours; writes docs/reliability.md; KILLS= SECONDS= (soak) SHARE= (the rest) SEED= ONLY=
+chaos: $(DEV_STAMP) ## Kill and disturb it for about five hours; writes docs/reliability.md; KILLS= SECONDS= (soak) SHARE= (the rest) SEED= ONLY=
 	@tests/support/system_packages.sh
 	$(BIN)/python -m tests.chaos run $(if $(KILLS),--kills $(KILLS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SHARE),--share $(SHARE)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 

@@ -179,7 +179,7 @@ ZERO_ALLOWED = frozenset(
     }
 )
 ONE_OF = {
-    "ledger.durability": ("auto", "fsync", "waitaof", "none"),
+    "ledger.durability": ("auto", "fsync", "waitaof"),
     "evidence.enabled": ("auto", "on", "off"),
     "exchange.transport": ("curl", "requests"),
     "log.level": ("debug", "info", "warning", "error"),

@@ -139,6 +139,9 @@ def _ledger(parts: Parts) -> str:
     found = f"id {parts.ledger.identity.ledger_id}, durability {parts.ledger.durability.mode}"
     if parts.ledger.store.nodes.is_spread and parts.ledger.identity.partitions == 1:
         raise Noted(f"{found}; it lies on a cluster and has 1 partition: all events are on one node, and all identifiers on one")
+    nodes = parts.ledger.store.nodes
+    if not (nodes.is_spread or nodes.replicates) and any(reply[0].get("connected_slaves") for reply in parts.ledger.store.on_each([("INFO", "replication")])):
+        raise Noted(f"{found}; its server has replicas that no 202 waits for: where one may be promoted, name its Sentinels in CONSENT_REDIS_URL (sentinel://)")
     return found
 
 

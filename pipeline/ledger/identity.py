@@ -20,6 +20,8 @@ ON_ONE_SERVER = 1
 """Partitions of a new ledger, unless a setting says otherwise: each more costs every step another script, and helps only a cluster."""
 ON_A_CLUSTER = 16
 """And on a cluster: enough for the slots of events and identifiers to lie on all of its nodes."""
+SAFE = {"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "always", "no-appendfsync-on-rewrite": "no"}
+"""The settings of a server that keep what it has confirmed, in the order of `ServerSettings`."""
 ANEW = "or, to give the old one up, `consent ledger accept`"
 
 
@@ -159,21 +161,31 @@ class ServerSettings:
     eviction: str | None = None
     append_only: str | None = None
     sync: str | None = None
+    spares_sync: str | None = None
 
 
 def settings_of(store: Store) -> ServerSettings:
     """Ask the server how it keeps what it is given; of several, replicas that may take over among them, the worst counts."""
     try:
-        answers = store.on_each([("CONFIG GET", name) for name in ("maxmemory-policy", "appendonly", "appendfsync")], and_replicas=True)
+        answers = store.on_each([("CONFIG GET", name) for name in SAFE], and_replicas=True)
     except exceptions.ResponseError:
-        return ServerSettings()
+        return ServerSettings(eviction=_eviction(store))
     found = [[text(pairs_of(reply)[0][1]) if reply else None for reply in replies] for replies in answers]
-    return ServerSettings(*(_worst(values, good) for values, good in zip(zip(*found, strict=True), ("noeviction", "yes", "always"), strict=True)))
+    return ServerSettings(*(_worst(values, good) for values, good in zip(zip(*found, strict=True), SAFE.values(), strict=True)))
+
+
+def _eviction(store: Store) -> str | None:
+    """What a server that forbids CONFIG says of it all the same."""
+    try:
+        found = [each.get("maxmemory_policy") for (each,) in store.on_each([("INFO", "memory")], and_replicas=True)]
+    except exceptions.ResponseError:
+        return None
+    return _worst(found, SAFE["maxmemory-policy"])
 
 
 def _worst(values: Sequence[str | None], good: str) -> str | None:
     """`no` before anything else that is not `good`, None before what is."""
-    return min(values, key=lambda value: (value != "no", value == good, value is not None))
+    return min(values, key=lambda value: (value == good, value != "no", value is not None))
 
 
 def confirmable(store: Store, settings: ServerSettings, wanted: str, wait_milliseconds: int) -> Durability:
@@ -189,6 +201,8 @@ def confirmable(store: Store, settings: ServerSettings, wanted: str, wait_millis
         raise ConfigurationError("the ledger's server, or a replica of it, keeps no append-only file: set `appendonly yes` (and best `appendfsync always`)")
     if settings.sync == "no":
         raise ConfigurationError("the ledger's server never waits for the disk (appendfsync no): set `appendfsync always`")
+    if settings.sync == "always" and settings.spares_sync == "yes":
+        raise ConfigurationError("the ledger's server does not sync while it rewrites its file (no-appendfsync-on-rewrite yes): set it to `no`")
     if wanted in ("auto", "fsync") and settings.sync == "always":
         return Durability("fsync")
     if wanted in ("auto", "waitaof"):

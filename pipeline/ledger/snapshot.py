@@ -207,9 +207,13 @@ def restore(client: Any, groups: Iterable[Sequence[Command]], *, at_ms: int, sha
     era = int(fields.get("era", 0)) + 1
     fields.pop("lifted", None)
     client.hset(META, mapping={"restoring": sha256, **fields, "quarantine": found.encode(), "era": era})
+    written = b""
     for group in remaining:
         pipeline = client.pipeline(transaction=False)
         for command in group:
+            if (key := bytes(command[1])) != written:  # the commands of a key follow each other; what an earlier try has left of it goes
+                pipeline.execute_command("DEL", key)
+                written = key
             pipeline.execute_command(*command)
         pipeline.execute()
         on_keys(len({bytes(command[1]) for command in group}))

@@ -135,7 +135,7 @@ def broker_flushed(it: Disturbed) -> None:
 
 def unsafe_setting(it: Disturbed) -> None:
     """A setting that breaks a promise, at run time: refused by every accept within a second or so, and named."""
-    name, value = it.chance.choice([("maxmemory-policy", "allkeys-lru"), ("appendfsync", "no"), ("appendonly", "no")])
+    name, value = it.chance.choice([("maxmemory-policy", "allkeys-lru"), ("appendfsync", "no"), ("appendonly", "no"), ("no-appendfsync-on-rewrite", "yes")])
     since = time.monotonic()
     with it.server.client() as client:
         with it.ready.wrong(notice_seconds=NOTICE_SECONDS):

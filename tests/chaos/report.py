@@ -23,7 +23,7 @@ load from clients that repeat what was not answered; vendors are the sandboxes, 
 """
 FOOT: Final = """## How to repeat
 
-`make chaos` (about two hours in full; Linux, loopback only). `make chaos KILLS=150 SECONDS=300 SHARE=0.2` is shorter: kills, seconds of the soak, and the share of everything else; `ONLY=kills,soak`
+`make chaos` (about five hours in full; Linux, loopback only). `make chaos KILLS=150 SECONDS=300 SHARE=0.2` is shorter: kills, seconds of the soak, and the share of everything else; `ONLY=kills,soak`
 chooses scenarios and keeps the stored results of the others; `SEED=` repeats a run's choices (what was killed when, who said what; not the machine's timing). The exit code is 0 if everything held.
 The short forms run in `make test`. `.venv/bin/python -m tests.chaos render` writes this page again from the stored results.
 """

@@ -25,8 +25,8 @@ LIMITS: Mapping[str, tuple[str, float, float]] = {
     "memory": ("MB", 80.0, 0.1),
     "descriptors": ("count", 50.0, 0.1),
     "server": ("MB", 10.0, 0.1),
-    "waiting": ("count", 100.0, 1.0),
-    "latency": ("s", 0.5, 1.0),
+    "waiting": ("count", 50.0, 0.25),
+    "latency": ("s", 0.2, 0.25),
 }
 """Curve -> unit, the median below which growth is measured by this value instead, and the share of it by which a line may grow."""
 TITLES = {

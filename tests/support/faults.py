@@ -17,7 +17,7 @@ import redis
 from tests.support.stack import wait_until
 from workers.embedded import free_port, server_binary
 
-SAFE = {"maxmemory": "0", "maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "always"}
+SAFE = {"maxmemory": "0", "maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "always", "no-appendfsync-on-rewrite": "no"}
 
 
 class Server:

@@ -109,6 +109,7 @@ def everything_stored(client: redis.Redis) -> dict[bytes, Any]:
         b"hash": client.hgetall,
         b"set": client.smembers,
         b"zset": lambda name: client.zrange(name, 0, -1, withscores=True),
+        b"stream": client.xrange,
     }
     return {name: readers[client.type(name)](name) for name in client.keys("*")}
 

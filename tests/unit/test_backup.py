@@ -35,9 +35,9 @@ def put_back(client: redis.Redis, path: Path) -> Manifest:
     return manifest
 
 
-def unfinished_relay(client: redis.Redis) -> Relay:
+def unfinished_relay(client: redis.Redis, *, evidence: bool = False) -> Relay:
     """A ledger with work at every stage."""
-    relay = Relay(client, RULES)
+    relay = Relay(client, RULES, evidence=evidence)
     relay.vendors["mail"].answers = [200, 503, 400]
     for n in range(6):
         relay.event("withdrawn" if n % 2 else "given", n, email=f"p{n}.{CANARY}")
@@ -197,6 +197,25 @@ def test_a_restore_that_was_broken_off_is_refused_until_it_is_finished(client: r
         snapshot.restore(other, read_commands(path), at_ms=1, sha256="other")
     put_back(other, path)
     assert Relay(other, RULES).ledger.events.counts() == relay.ledger.events.counts()
+
+
+def test_a_restore_that_was_broken_off_anywhere_can_be_repeated(client: redis.Redis, other: redis.Redis, tmp_path: Path):
+    """Streams of evidence among what it had put back: they refuse the same entry twice."""
+    unfinished_relay(client, evidence=True)
+    path = tmp_path / "b.resp.gz"
+    manifest = back_up(client, 0, path, Progress())
+
+    def breaks() -> Iterator[list[tuple[object, ...]]]:
+        yield from read_commands(path)
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        snapshot.restore(other, breaks(), at_ms=manifest.taken_at_ms, sha256=manifest.sha256)
+    assert any(other.type(name) == b"stream" for name in other.scan_iter("*"))
+    put_back(other, path)
+    before, after = everything_stored(client), everything_stored(other)
+    assert before.pop(META.encode()).items() <= after.pop(META.encode()).items()
+    assert after == before
 
 
 def test_a_snapshot_made_by_other_means_will_do(client: redis.Redis, other: redis.Redis, tmp_path: Path):

@@ -249,6 +249,20 @@ def test_server_that_evicts_is_refused():
                 open_ledger(client, durability=wanted)
 
 
+def test_server_that_does_not_sync_while_it_rewrites_is_refused():
+    """Each backup and each rewriting of its file would be a time in which a power cut loses what was answered 202."""
+    with valkey_server("--no-appendfsync-on-rewrite", "yes") as url, redis.Redis.from_url(url) as client, pytest.raises(ConfigurationError, match="on-rewrite"):
+        open_ledger(client)
+
+
+def test_server_that_forbids_config_still_says_whether_it_evicts():
+    """A managed service tells by INFO."""
+    with valkey_server("--maxmemory-policy", "allkeys-lru") as url, redis.Redis.from_url(url) as admin:
+        admin.acl_setuser("default", enabled=True, nopass=True, commands=["+@all", "-config"], keys=["*"])
+        with redis.Redis.from_url(url) as client, pytest.raises(ConfigurationError, match="noeviction"):
+            open_ledger(client)
+
+
 def test_server_that_was_set_up_anew_is_noticed_while_we_run():
     """One that no longer syncs always is asked to wait from then on; one that evicts or keeps nothing is refused, until it is set up well again."""
     with valkey_server() as url, redis.Redis.from_url(url) as client:
@@ -257,7 +271,12 @@ def test_server_that_was_set_up_anew_is_noticed_while_we_run():
         look_again(ledger)
         ledger.ping()
         assert ledger.durability.mode == "waitaof"
-        for name, unsafe, good in (("maxmemory-policy", "allkeys-lru", "noeviction"), ("appendonly", "no", "yes"), ("appendfsync", "no", "always")):
+        for name, unsafe, good in (
+            ("maxmemory-policy", "allkeys-lru", "noeviction"),
+            ("appendonly", "no", "yes"),
+            ("appendfsync", "no", "always"),
+            ("no-appendfsync-on-rewrite", "yes", "no"),
+        ):
             client.config_set(name, unsafe)
             look_again(ledger)
             for number in range(2):
