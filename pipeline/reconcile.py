@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 FAILED_WAIT_SECONDS: Final = 10.0
 FAILED_WAIT_MAX_SECONDS: Final = 300.0
 PAST_AFTER: Final = 3
-"""Failures in a row after which whoever is asked about is passed by."""
+"""Failures in a row after which it is found out whether the vendor is away, or fails with the one who is asked about: him it passes by."""
 ALERT_AFTER: Final = 5
 IDLE_MS: Final = 3_600_000
 
@@ -104,8 +104,8 @@ class Reconcile:
         past_failures = self._ledger.sweeps.failures(destination.name) >= PAST_AFTER
         while True:
             step = self.sweeper.step(destination, walk, stop_at=stop_at, past_failures=past_failures)
-            walk = step.walk
-            if not self._ledger.sweeps.keep(turn, walk, step.counts, step.passed, lease_ms=self._options.times.lease_ms, asked=step.asked > 0):
+            walk, past_failures = step.walk, past_failures and not step.has_answered
+            if not self._ledger.sweeps.keep(turn, walk, step.counts, step.passed, lease_ms=self._options.times.lease_ms, asked=step.has_answered):
                 return
             if step.has_ended:
                 self._ledger.sweeps.give_back(turn, walk, self._options.idle_ms, ended=True)

@@ -27,7 +27,10 @@ UNASKED: Final = Held(readable=False)
 
 @dataclass(slots=True)
 class Step:
-    """What one step did: where the walk is now, what was found, how many names were passed and people asked about, and why it cannot go on at once."""
+    """What one step did: where the walk is now, what was found, how many names were passed and people asked about, and why it cannot go on at once.
+
+    `has_answered`: the vendor answered about somebody, whether he was to be compared or not.
+    """
 
     walk: Walk
     counts: Counter[str] = field(default_factory=Counter)
@@ -35,6 +38,7 @@ class Step:
     asked: int = 0
     retry_ms: int = 0
     failure: VendorResult | None = None
+    has_answered: bool = False
 
     @property
     def has_ended(self) -> bool:
@@ -48,34 +52,57 @@ class Sweeper:
         self._ledger, self._expectations, self._asker, self._repairs = ledger, expectations, asker, repairs
 
     def step(self, destination: Destination, walk: Walk, *, stop_at: float, dry_run: bool = False, past_failures: bool = False) -> Step:
-        """Compare some of what comes next. With `past_failures` whoever the vendor cannot be asked about counts as unreadable, so that he does not hold up the others.
+        """Compare some of what comes next. `past_failures` says that the vendor has failed some times in a row: then it may be away, or fail with just one person.
+
+        So it is asked about somebody first about whom it has answered before. If it answers, and fails again with the one, he is unreadable and does not hold up the
+        others; else nobody is passed by. Where nobody is known to ask about, whoever fails goes to the end of the line.
 
         A step that meets nobody to ask about counts as one of a sample: a destination of few people must not have the whole ledger looked through each hour.
         """
-        step = self._filled(destination, walk)
+        is_doubted = past_failures and not walk.is_vouched
+        before = self._vouched(destination, walk) if is_doubted and walk.witness else Step(walk=walk)
+        if before.failure is not None or before.retry_ms:
+            return before
+        is_doubted = is_doubted and not before.walk.is_vouched
+        step = self._filled(destination, before.walk, least=KEYS_AT_ONCE if is_doubted else 1)
+        step.has_answered = before.has_answered
         entries = [(key, int(done or 0)) for key, _, done in (entry.partition("+") for entry in step.walk.pending[:KEYS_AT_ONCE])]
         found = self._expectations.of(destination, [key for key, _ in entries]) if entries else {}
         line = [(place, number, contact) for place, (key, done) in enumerate(entries) for number, contact in enumerate(found[key]) if number >= done]
         self._park(destination, [contact for _, _, contact in line])
-        at, at_once = 0, self._asker.at_once(destination)
+        at, at_once = 0, 1 if is_doubted or step.walk.is_vouched else self._asker.at_once(destination)
         while at < len(line) and not step.retry_ms and step.failure is None and step.walk.left and (at == 0 or time.monotonic() < stop_at):
             group = _group([contact for _, _, contact in line[at:]], min(at_once, step.walk.left) if step.walk.left > 0 else at_once)
-            at += self._compare(destination, group, step, dry_run=dry_run, past_failures=past_failures)
+            at += self._compare(destination, group, step, dry_run=dry_run)
         rest = step.walk.pending[len(entries) :]
         if at < len(line):
             place, number, contact = line[at]
-            rest = (f"{contact.key}+{number}", *step.walk.pending[place + 1 :])
+            here, after = f"{contact.key}+{number}", step.walk.pending[place + 1 :]
+            rest = (*after, here) if is_doubted and _is_away(step.failure) else (here, *after)
         left = step.walk.left - 1 if step.walk.left > 0 and not step.asked and not step.retry_ms and step.failure is None else step.walk.left
         step.walk = replace(step.walk, pending=rest, left=left)
         return step
 
-    def _filled(self, destination: Destination, walk: Walk) -> Step:
-        """The walk with identifiers that this destination knows people by, as far as a few pages have some."""
+    def _vouched(self, destination: Destination, walk: Walk) -> Step:
+        """Ask about the witness, for nothing but the answer; one who cannot be asked about any more is forgotten."""
+        step = Step(walk=walk)
+        contact = next((each for each in self._expectations.of(destination, [walk.witness])[walk.witness] if not each.why), None)
+        if contact is None:
+            step.walk = replace(walk, witness="")
+            return step
+        with self._asker.asked(destination, [_question(destination, contact)]) as replies:
+            step.has_answered = replies.held[0] is not None
+        step.walk = replace(walk, witness=walk.witness if step.has_answered or replies.failure or replies.retry_ms else "", is_vouched=step.has_answered)
+        step.retry_ms, step.failure = (0, None) if step.has_answered else (replies.retry_ms, replies.failure)
+        return step
+
+    def _filled(self, destination: Destination, walk: Walk, *, least: int) -> Step:
+        """The walk with at least so many identifiers that this destination knows people by, as far as a few pages have some."""
         letters = {KIND_LETTERS[kind] for kind in destination.adapter.capabilities.identifiers}
         pending, cursor, pages = walk.pending, walk.cursor, 0
-        while not pending and cursor != END and pages < MOST_PAGES:
+        while len(pending) < least and cursor != END and pages < MOST_PAGES:
             page = self._ledger.walks.identifiers(cursor, PAGE)
-            pending, cursor, pages = tuple(name for name in page.names if name[0] in letters), page.cursor, pages + 1
+            pending, cursor, pages = (*(name for name in page.names if name[0] in letters), *pending), page.cursor, pages + 1
         return Step(walk=replace(walk, pending=pending, cursor=cursor), passed=pages * PAGE)
 
     def _park(self, destination: Destination, contacts: Sequence[Contact]) -> None:
@@ -83,27 +110,34 @@ class Sweeper:
         self._ledger.sweeps.park(destination.name, {each.thing: each.refused_ms for each in contacts if each.refused_ms > each.parked_ms})
         self._ledger.sweeps.unpark(destination.name, [each.thing for each in contacts if each.parked_ms and not each.is_parked])
 
-    def _compare(self, destination: Destination, group: Sequence[Contact], step: Step, *, dry_run: bool, past_failures: bool) -> int:
+    def _compare(self, destination: Destination, group: Sequence[Contact], step: Step, *, dry_run: bool) -> int:
         """Ask about those of the group who can be asked about; returns with how many of it we are done."""
         asking = [each for each in group if not each.why]
         step.counts[Drift.PENDING] += len(group) - len(asking)
         if not asking:
             return len(group)
-        questions = [Question(subject=each.event.subject, contact_keys=each.contact_keys, options=each.options(destination)) for each in asking]
-        with self._asker.asked(destination, questions) as replies:
+        with self._asker.asked(destination, [_question(destination, each) for each in asking]) as replies:
             done = _answered(replies)
             self._judge(destination, list(zip(asking[:done], replies.held, strict=False)), replies, step, dry_run=dry_run)
         step.asked += done
         step.retry_ms, step.failure = 0 if done else replies.retry_ms, replies.failure
-        if done < len(asking) and past_failures and replies.failure is not None and replies.failure.outcome is Outcome.UNAVAILABLE:
+        if done < len(asking) and step.walk.is_vouched and _is_away(step.failure):
             step.counts[Drift.UNREADABLE] += 1
             done, step.failure = done + 1, None
+        self._note_witness(step, asking, replies.held, done)
         if step.walk.left > 0:
             step.walk = replace(step.walk, left=max(0, step.walk.left - done))
         if done == len(asking):
             return len(group)
         step.counts[Drift.PENDING] -= sum(bool(each.why) for each in group[group.index(asking[done]) :])
         return group.index(asking[done])
+
+    @staticmethod
+    def _note_witness(step: Step, asking: Sequence[Contact], held: Sequence[Held | None], done: int) -> None:
+        """Remember about whom the vendor has answered; once somebody is done with, that it answered before says nothing of the one after him."""
+        answered = [each.key for each, known in zip(asking, held, strict=True) if known is not None]
+        step.has_answered = step.has_answered or any(known is not None for known in held[:done])
+        step.walk = replace(step.walk, witness=answered[-1] if answered else step.walk.witness, is_vouched=step.walk.is_vouched and not done)
 
     def _judge(self, destination: Destination, answers: Sequence[tuple[Contact, Held | None]], replies: Replies, step: Step, *, dry_run: bool) -> None:
         """Read the standings once more, and act on what still holds, while nobody else may tell these contacts anything."""
@@ -128,6 +162,14 @@ def _group(contacts: Sequence[Contact], most: int) -> list[Contact]:
             most -= 1
         group.append(contact)
     return group
+
+
+def _question(destination: Destination, contact: Contact) -> Question:
+    return Question(subject=contact.event.subject, contact_keys=contact.contact_keys, options=contact.options(destination))
+
+
+def _is_away(failure: VendorResult | None) -> bool:
+    return failure is not None and failure.outcome is Outcome.UNAVAILABLE
 
 
 def _answered(replies: Replies) -> int:

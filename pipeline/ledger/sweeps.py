@@ -11,6 +11,7 @@ from pipeline.ledger.store import Store, pairs_of, text
 
 FULL: Final = "full"
 SAMPLE: Final = "sample"
+VOUCHED: Final = "!"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +26,17 @@ class SweepTimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """How far a pass is: the cursor of the next page, identifiers left of this one, and how many people a sample has left (-1: it is no sample)."""
+    """How far a pass is: the cursor of the next page, identifiers left of this one, and how many people a sample has left (-1: it is no sample).
+
+    `witness` is the identifier about which the vendor last answered; with `is_vouched` it did so again, since it has failed with the one who is asked about next.
+    """
 
     mode: str
     cursor: int
     pending: tuple[str, ...]
     left: int
+    witness: str = ""
+    is_vouched: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +76,16 @@ class Sweeps:
         reply = self._store.call("take_sweep", [self._name(destination)], arguments)
         if not reply:
             return None
-        mode, cursor, pending, left = (text(value) for value in reply)
-        return SweepTurn(destination=destination, token=token, walk=Walk(mode=mode, cursor=int(cursor), pending=tuple(pending.split()), left=int(left)))
+        mode, cursor, pending, left, witness = (text(value or b"") for value in reply)
+        walk = Walk(
+            mode=mode,
+            cursor=int(cursor),
+            pending=tuple(pending.split()),
+            left=int(left),
+            witness=witness.removesuffix(VOUCHED),
+            is_vouched=witness.endswith(VOUCHED),
+        )
+        return SweepTurn(destination=destination, token=token, walk=walk)
 
     def keep(self, turn: SweepTurn, walk: Walk, counts: Mapping[str, int], looked: int, *, lease_ms: int, asked: bool) -> bool:
         """Note how far it is and what was found, and go on; False if the turn was lost."""
@@ -86,7 +100,8 @@ class Sweeps:
         return self._keep(turn, walk, {}, 0, ended=0, again_ms=again_ms, lease_ms=0, failed=1)
 
     def _keep(self, turn: SweepTurn, walk: Walk, counts: Mapping[str, int], looked: int, *, ended: int, again_ms: int, lease_ms: int, failed: int) -> int:
-        arguments = [turn.token, walk.cursor, " ".join(walk.pending), walk.left, ended, again_ms, lease_ms, failed, looked]
+        witness = walk.witness + (VOUCHED if walk.is_vouched else "")
+        arguments = [turn.token, walk.cursor, " ".join(walk.pending), walk.left, ended, again_ms, lease_ms, failed, looked, witness]
         arguments += [value for item in counts.items() if item[1] for value in item]
         return int(self._store.call("keep_sweep", [self._name(turn.destination)], arguments))
 

@@ -1,7 +1,7 @@
 -- Takes the turn to go on with comparing a destination, if it is time and nobody else has it; begins a pass where none is under way.
 -- KEYS  sweep of the destination
 -- ARGV  token, lease in ms, ms between samples (0: none), size of a sample, ms between full sweeps (0: none), run of the server, 1 if a full sweep is wanted now
--- Returns {} if it is not time, else {mode, cursor, identifiers that are left of a page, how many are left of a sample}
+-- Returns {} if it is not time, else {mode, cursor, identifiers that are left of a page, how many are left of a sample, whose answer shows that the vendor is there}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local held = redis.call('HMGET', KEYS[1], 'due', 'until', 'mode', 'server', 'full_at', 'rolling', 'rest')
@@ -32,4 +32,4 @@ elseif held[4] ~= ARGV[6] then
   begin(mode, 0, '')
 end
 redis.call('HSET', KEYS[1], 'holder', ARGV[1], 'until', now + tonumber(ARGV[2]))
-return redis.call('HMGET', KEYS[1], 'mode', 'cursor', 'pending', 'left')
+return redis.call('HMGET', KEYS[1], 'mode', 'cursor', 'pending', 'left', 'witness')

@@ -495,14 +495,6 @@ def test_a_vendor_that_is_throttled_is_left_alone(relay: ComparingRelay) -> None
     assert relay.found() == only(Drift.IN_SYNC, 2)
 
 
-def test_who_cannot_be_asked_about_does_not_hold_up_the_others(relay: ComparingRelay) -> None:
-    """After a few failures in a row he is passed by as unreadable."""
-    people(relay, 3)
-    crm(relay).ask_answers = [503] * 30
-    found = relay.sweep(turns=50)
-    assert found == {"unreadable": 3}
-
-
 def test_a_sample_asks_about_so_many_and_the_next_goes_on(client: redis.Redis) -> None:
     """Two samples of two meet four people; what they find is counted."""
     options = ReconcileOptions(sample_size=2, sample_every_seconds=0.001, full_every_seconds=0)
