@@ -12,6 +12,8 @@ import redis
 from pipeline.errors import ConfigurationError
 
 Command = tuple[Any, ...]
+AWAY_SECONDS = 5.0
+"""How long a Sentinel that did not answer is not asked again."""
 LOOK_SECONDS = 1.0
 """How long a count of replicas is trusted; one that joins meanwhile copies everything first, and none that is there is forgotten."""
 
@@ -78,7 +80,7 @@ class OneServer:
 class BehindSentinel(OneServer):
     """The primary of a service that Sentinel watches. Whoever is promoted must have every accepted event, so all replicas that may be are waited for.
 
-    Those are the live ones that a Sentinel knows, and beside them the ones connected to the primary: WAIT counts answers and does not say whose.
+    Those are the ones that any Sentinel of a majority takes for live, and beside them the ones connected to the primary: WAIT counts answers and does not say whose.
     """
 
     replicates = True
@@ -89,23 +91,25 @@ class BehindSentinel(OneServer):
         self._service, self._least, self._connect = service, least, connect
         self._lock = threading.Lock()
         self._replicas: dict[tuple[str, int], Any] = {}
+        self._away_until: dict[Any, float] = {}
         self._looked_at, self._wanted = float("-inf"), least
 
     def replicas_wanted(self, primary: Any) -> int:
         with self._lock:
             if time.monotonic() - self._looked_at < LOOK_SECONDS:
                 return self._wanted
-        known = self._known()
+        answers = self._asked()
         connected = _connected(primary.info("replication"))
         with self._lock:
-            if known is not None:  # without any Sentinel nobody is promoted, and the last count stands
-                self._wanted = max(self._least, len(_live(known) | connected))
-            self._wanted = max(self._wanted, len(connected))
+            # A minority promotes nobody, but it may be the side that is cut off: what it takes for dead the others may be promoting at this moment.
+            may_lower = 2 * len(answers) > len(self._sentinels)
+            counted = {address for known in answers for address in (_live(known) if may_lower else _all(known))} | connected
+            self._wanted = max(self._least if may_lower else self._wanted, len(counted))
             self._looked_at = time.monotonic()
             return self._wanted
 
     def replicas(self) -> Sequence[Any]:
-        found = sorted(_live(self._known() or []))
+        found = sorted({address for known in self._asked() for address in _live(known)})
         with self._lock:
             for address in found:
                 if address not in self._replicas:
@@ -119,29 +123,40 @@ class BehindSentinel(OneServer):
 
     def refuse_unsafe(self) -> None:
         """Raise ConfigurationError where no replica could take over what was accepted."""
-        known = self._known()
-        if known is None:
+        answers = self._asked()
+        if not answers:
             raise ConfigurationError("CONSENT_REDIS_URL: no Sentinel of those named answers for that service: check hosts, ports and the service's name")
-        promotable = [each for each in known if int(each.get("slave-priority", 100)) > 0]
+        promotable = {_address(each) for known in answers for each in known if int(each.get("slave-priority", 100)) > 0}
         if len(promotable) < self._least:
             raise ConfigurationError(
                 f"Sentinel knows {len(promotable)} replicas that it may promote, ledger.min_replicas asks for {self._least}: "
                 "without a replica that has an accepted event its loss with the primary is certain; add a replica, or use redis://"
             )
 
-    def _known(self) -> list[Mapping[str, Any]] | None:
-        """The replicas as the first Sentinel that answers knows them, None if none does."""
+    def _asked(self) -> list[list[Mapping[str, Any]]]:
+        """The replicas as each Sentinel that answers knows them; one that has not answered is left alone for some seconds, as each accept would wait for it."""
+        found = []
         for sentinel in self._sentinels:
-            try:
-                return list(sentinel.sentinel_slaves(self._service))
-            except (redis.RedisError, OSError):
+            if time.monotonic() < self._away_until.get(sentinel, 0.0):
                 continue
-        return None
+            try:
+                found.append(list(sentinel.sentinel_slaves(self._service)))
+            except (redis.RedisError, OSError):
+                self._away_until[sentinel] = time.monotonic() + AWAY_SECONDS
+        return found
 
 
 def _live(known: Sequence[Mapping[str, Any]]) -> set[tuple[str, int]]:
-    """The addresses of those that Sentinel does not take for dead."""
-    return {(str(each["ip"]), int(each["port"])) for each in known if not (each["is_sdown"] or each["is_odown"])}
+    """The addresses of those that a Sentinel does not take for dead."""
+    return {_address(each) for each in known if not (each["is_sdown"] or each["is_odown"])}
+
+
+def _all(known: Sequence[Mapping[str, Any]]) -> set[tuple[str, int]]:
+    return {_address(each) for each in known}
+
+
+def _address(replica: Mapping[str, Any]) -> tuple[str, int]:
+    return str(replica["ip"]), int(replica["port"])
 
 
 def _connected(replication: Mapping[str, Any]) -> set[tuple[str, int]]:

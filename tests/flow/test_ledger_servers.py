@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,7 @@ from pipeline.ledger.cluster import slot_of
 from pipeline.ledger.standings import Merge
 from tests.support.cluster import ClusterSet, valkey_cluster
 from tests.support.parts import HASHER, VAULT, new_event, word
-from tests.support.sentinel import SentinelSet, behind_sentinel
+from tests.support.sentinel import SERVICE, SentinelSet, behind_sentinel
 from tests.support.stack import wait_until
 from workers.servers import ledger_servers
 
@@ -53,6 +54,28 @@ def test_accept_waits_for_every_replica_that_could_be_promoted(watched: Sentinel
         finally:
             lagging.thaw()
         wait_until(lambda: _is_accepted(ledger, "b" * 24), 20)
+
+
+def test_a_minority_of_sentinels_lets_no_replica_be_forgotten() -> None:
+    """Cut off with one of three Sentinels and one of two replicas, nothing is accepted: the others may be promoting the other one. A process that starts there accepts nothing either."""
+    with behind_sentinel() as watched, opened(watched.url, waits_ms=300) as ledger:  # a Sentinel that stood still mistrusts its clock for half a minute
+        assert ledger.events.commit([new_event("a" * 24)], ledger.durability)
+        left, *others = watched.sentinels
+        cut_off = next(server for server in watched.servers if server is not watched.primary())
+        for server in (*others, cut_off):
+            server.freeze()
+        try:
+            wait_until(lambda: any(each["is_sdown"] for each in left.client.sentinel_slaves(SERVICE)), 20)
+            for _ in range(3):
+                with pytest.raises(LedgerUnavailable, match="1 of 2 replicas"):
+                    ledger.events.commit([new_event("c" * 24)], ledger.durability)
+                time.sleep(0.7)
+            with pytest.raises(LedgerUnavailable, match="1 of 2 replicas"), opened(watched.url, waits_ms=300) as late:
+                late.events.commit([new_event("d" * 24)], late.durability)
+        finally:
+            for server in (*others, cut_off):
+                server.thaw()
+        wait_until(lambda: _is_accepted(ledger, "c" * 24), 20)
 
 
 def test_what_was_accepted_is_at_the_new_primary(watched: SentinelSet) -> None:
