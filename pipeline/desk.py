@@ -19,7 +19,7 @@ from pipeline.ledger.ledger import time_of
 from pipeline.ledger.letters import DeadLetterPage, LetterFilter, ReplayReport
 from pipeline.metrics import MetricsSnapshot
 from pipeline.routing import Routing
-from pipeline.subject_status import subject_status
+from pipeline.subject_status import Recorded, subject_status, with_recorded
 from pipeline.vault import Vault
 
 BEAT_SECONDS = 30.0
@@ -33,7 +33,11 @@ FENCED = frozenset({Outcome.SUPERSEDED, Outcome.NOT_APPLICABLE})
 class Desk:
     """The operators' side of the relay; safe to share between threads. Raises LedgerUnavailable if the ledger is away."""
 
-    def __init__(self, ledger: Ledger, vault: Vault, routing: Callable[[], Routing], hasher: Hasher) -> None:
+    def __init__(
+        self, ledger: Ledger, vault: Vault, routing: Callable[[], Routing], hasher: Hasher, *, recorded: Callable[[Subject], Recorded] = lambda _: {}
+    ) -> None:
+        """`recorded` is what the evidence knows of what a person's destinations were told."""
+        self._recorded = recorded
         self._ledger, self._vault, self._routing, self._hasher = ledger, vault, routing, hasher
 
     def event(self, event_id: str) -> dict[str, Any] | None:
@@ -42,7 +46,8 @@ class Desk:
 
     def subject(self, subject: Subject, source: str | None = None) -> dict[str, Any]:
         """What holds for a person, and what every destination was told of it; with a `source`, only what came from there."""
-        return subject_status(self._ledger, self._hasher, subject, source=source)
+        status = subject_status(self._ledger, self._hasher, subject, source=source)
+        return with_recorded(status, self._recorded(subject), source=source) if status["purposes"] else status
 
     def dead_letters(
         self,

@@ -7,9 +7,11 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.domain import Subject, format_time
+from pipeline.errors import ArchiveUnavailable
 from pipeline.evidence.archive import Archive
 from pipeline.evidence.document import build
 from pipeline.evidence.reader import Reader
+from pipeline.evidence.told import Told, last_told
 from pipeline.identifiers import Hasher
 from pipeline.routing import Routing
 
@@ -38,6 +40,14 @@ class Prover:
             reader = Reader(connection)
             chains = reader.chains_of(self._hasher.identifier_keys(subject).values())
             return self._document(reader, chains, "subject", lambda content: _sees(source, content))
+
+    def told(self, subject: Subject) -> Mapping[tuple[str, str], Told]:
+        """(purpose, destination) -> what it was told last of a person; nothing while the archive is away."""
+        try:
+            with self._archive.reading() as connection:
+                return last_told(connection, Reader(connection).chains_of(self._hasher.identifier_keys(subject).values()))
+        except ArchiveUnavailable:
+            return {}
 
     def _document(self, reader: Reader, chains: Sequence[str], about: str, shown: Callable[[Content], bool]) -> dict[str, Any] | None:
         made = build(reader, chains, about=about, now=format_time(self._now()), shown=shown, labels=self._labels())

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pipeline.domain import DeliveryStatus, Subject, Word, format_time, utc_from_us
 from pipeline.identifiers import Hasher
 from pipeline.ledger import Ledger
 from pipeline.ledger.standings import newest_of
+
+if TYPE_CHECKING:
+    from pipeline.evidence.told import Told
+
+Recorded = Mapping[tuple[str, str], "Told"]
+"""(purpose, destination) -> what it was told last, by the evidence."""
 
 
 def subject_status(ledger: Ledger, hasher: Hasher, subject: Subject, *, source: str | None = None) -> dict[str, Any]:
@@ -28,6 +34,21 @@ def subject_status(ledger: Ledger, hasher: Hasher, subject: Subject, *, source: 
         "subject_key": hasher.subject_key(subject),
         "purposes": [each for each in purposes if source is None or each["source"] == source],
     }
+
+
+def with_recorded(status: dict[str, Any], recorded: Recorded, *, source: str | None = None) -> dict[str, Any]:
+    """The same, with what destinations were told of words that no standing names any more; a `source` learns of its own events only."""
+    for purpose in status["purposes"]:
+        for (name, destination), told in sorted(recorded.items()):
+            if name != purpose["purpose"] or source not in (None, told.source):
+                continue
+            shown = next((each for each in purpose["destinations"] if each["destination"] == destination), None)
+            if shown is None:
+                shown = dict.fromkeys(("destination", "told", "told_at", "event_id", "status", "reason", "next_attempt_at")) | {"destination": destination}
+                purpose["destinations"] = sorted([*purpose["destinations"], shown], key=lambda each: str(each["destination"]))
+            if shown["told"] is None:
+                shown |= {"told": told.state, "told_at": told.at, "event_id": told.event_id}
+    return status
 
 
 def _shown(ledger: Ledger, event_ids: Iterable[str]) -> dict[str, dict[str, Any]]:

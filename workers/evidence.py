@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING
 from pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipeline.archiving import Archiver
+    from pipeline.domain import Subject
     from pipeline.proving import Prover
+    from pipeline.subject_status import Recorded
     from workers.wiring import Parts
+
+
+def recorded_of(parts: Parts) -> Callable[[Subject], Recorded]:
+    """What the evidence knows of what a person's destinations were told; nothing where none is kept."""
+    return parts.evidence.prover.told if parts.settings.evidence_url() else lambda _: {}
 
 
 class EvidenceParts:

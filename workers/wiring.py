@@ -22,7 +22,7 @@ from pipeline.identifiers import Hasher
 from pipeline.routing import RetryPolicy, Routing
 from pipeline.vault import Vault
 from workers.app import create_app, refuse_unknown_broker
-from workers.evidence import EvidenceParts
+from workers.evidence import EvidenceParts, recorded_of
 from workers.gathering import GatheringPublisher
 from workers.options import alert_options, deliver_options, exchange, ledger_options, limit_options, listen_options, publishing, routing_text, transport
 from workers.queues import CeleryPublisher
@@ -211,7 +211,7 @@ class Parts:
     def desk(self) -> Desk:
         from pipeline.desk import Desk
 
-        return self.built("_desk", lambda: Desk(self.ledger, self.vault, lambda: self.routing, self.hasher))
+        return self.built("_desk", lambda: Desk(self.ledger, self.vault, lambda: self.routing, self.hasher, recorded=recorded_of(self)))
 
     @property
     def prober(self) -> Prober:

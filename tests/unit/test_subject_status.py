@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import redis
 
+from pipeline.archiving import Archiver, ArchiverOptions
 from pipeline.desk import Desk
 from pipeline.domain import Subject
+from pipeline.evidence.archive import Archive
+from pipeline.proving import Prover
 from tests.support.relay import Relay, destination, routing
 
 ANA = "ana@example.org"
@@ -35,19 +40,29 @@ def test_newest_word_and_what_was_told(relay: Relay):
     assert all(each["told_at"] for each in purpose["destinations"])
 
 
-def test_untold_withdrawal_shows_what_the_vendor_still_holds(relay: Relay):
-    """While a vendor does not answer, the last word it was told stands beside the one it has yet to learn."""
+def test_untold_withdrawal_shows_what_the_vendor_still_holds(client: redis.Redis, tmp_path: Path):
+    """While a vendor does not answer, the last word it was told stands beside the one it has yet to learn: the evidence has it, as the ledger keeps the newest word only."""
+    relay = Relay(client, routing([destination("mail"), destination("sms")]), seconds=30, evidence=True)
+    archive = Archive(f"sqlite:///{tmp_path / 'evidence.sqlite'}")
+    prover = Prover(archive, relay.hasher, lambda: relay.rules, relay.ledger.now)
+    desk = Desk(relay.ledger, relay.vault, lambda: relay.rules, relay.hasher, recorded=prover.told)
     given = relay.event("given", 1, email=ANA, external_id="C-1")
     relay.drain()
     relay.vendors["mail"].answers = [503] * 5
     withdrawn = relay.event("withdrawn", 2, external_id="C-1", email=ANA)
     relay.drain()
-    (purpose,) = status(relay, external_id="C-1")["purposes"]
+    Archiver(relay.ledger, archive, ArchiverOptions(), lambda: relay.rules).run()
+    (purpose,) = desk.subject(Subject(external_id="C-1"))["purposes"]
     mail, sms = purpose["destinations"]
     assert (purpose["state"], purpose["event_id"]) == ("withdrawn", withdrawn)
     assert (sms["told"], sms["event_id"], sms["status"]) == ("withdrawn", withdrawn, "delivered")
-    assert (mail["told"], mail["status"]) == (None, "waiting")  # the older event's word was replaced by the newer one for both identifiers
-    assert given != withdrawn
+    assert (mail["told"], mail["event_id"], mail["status"]) == ("given", given, "waiting")
+    assert mail["told_at"]
+    (purpose,) = status(relay, external_id="C-1")["purposes"]
+    assert [(each["destination"], each["told"]) for each in purpose["destinations"]] == [("mail", None), ("sms", "withdrawn")]
+    (purpose,) = desk.subject(Subject(external_id="C-1"), "another")["purposes"] or [None]
+    assert purpose is None
+    archive.close()
 
 
 def test_word_of_a_linked_identifier_counts(relay: Relay):

@@ -69,6 +69,8 @@ def erase(file: str | None, *, when_told: bool, only_given: bool, no_rewrite: bo
             click.confirm("Erase? This cannot be undone.", abort=True, err=True)
         left = _carry_out(parts, found)
         report |= {"erased": not left.event_ids, "waits_for": list(left.event_ids)}
+        if left.event_ids:  # a backup that is made until then holds it too
+            report["backups_readable_until"] = None
         report["append_only_file"] = "left" if no_rewrite else "later" if left.event_ids else _rewrite(parts)
     common.show(report, as_json=as_json, pretty=lambda: _print_done(report))
 
@@ -154,7 +156,7 @@ def _print_done(report: dict[str, Any]) -> None:
     else:
         click.echo(f"noted: {len(report['waits_for'])} events have to be told, or to end, first; then beat erases the rest by itself")
     click.echo(LOG_WORDS[report["append_only_file"]])
-    click.echo(
-        f"backups from before can be read with the vault keys until they are deleted: by {report['backups_readable_until']}, as retention.backup_days says"
-    )
+    until = report["backups_readable_until"]
+    when = f"by {until}" if until else "retention.backup_days after beat has erased the rest, and so logged `erased`"
+    click.echo(f"backups from before can be read with the vault keys until they are deleted: {when}{', as retention.backup_days says' * bool(until)}")
     click.echo("sooner: change the vault key (`consent vault --help`), and destroy the old one")
