@@ -37,7 +37,7 @@ class Poll:
 class Source:
     """Where events come from, and what its keys may do.
 
-    `keys` and `url_keys` are the hex SHA-256 of the keys, never the keys. With `all_sources`, `read` and `replay` see every source.
+    `keys` and `url_keys` are the hex SHA-256 of the keys, never the keys; `key_ends` has the last day (UTC) of those that end. With `all_sources`, `read` and `replay` see every source.
     `links` says whether its events may teach which identifiers belong to one person. `country` helps to read phone numbers. `dedup_days` None means the ledger's setting,
     and so do `payload_days` and `evidence_days`, unless the purpose has its own; the shortest counts.
     `origin` names the destinations for which it speaks: what they say is not told back to them. `partners` are kept equal with those as pairs.
@@ -47,6 +47,7 @@ class Source:
     kind: str = "native"
     keys: tuple[str, ...] = field(default=(), repr=False)
     url_keys: tuple[str, ...] = field(default=(), repr=False)
+    key_ends: Mapping[str, date] = field(default_factory=dict, repr=False)
     scopes: frozenset[str] = frozenset({"ingest"})
     all_sources: bool = False
     date_order: str = "day_first"

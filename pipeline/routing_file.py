@@ -30,6 +30,7 @@ from pipeline.routing import (
     with_partners,
 )
 from pipeline.routing_destinations import DestinationReader
+from pipeline.routing_keys import KeyReader
 from pipeline.routing_pairs import PairReader
 from pipeline.routing_warnings import doubts
 from pipeline.vendors import has_verb, vendor_names
@@ -48,7 +49,6 @@ _POLL: Final = ("destination", "every_seconds", "credentials")
 LEAST_POLL_SECONDS: Final = 1.0
 _TRIGGER: Final = ("purposes", "states", "when", "deliver_to")
 _CONDITIONS: Final = ("source", "country", "group")
-_KEY: Final = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE)
 
 
 def load_routing(text: str, *, filename: str, environment: Mapping[str, str], default_retry: RetryPolicy | None = None, may_be_unset: bool = False) -> Routing:
@@ -77,7 +77,7 @@ class _File:
         self.lines = lines
         self.top = top
         self.version_hash = version_hash
-        self.key_owners: dict[str, str] = {}
+        self.key_reader = KeyReader(lines)
         self.polled_by: dict[str, str] = {}
         self.nodes = {part: self._required(part) for part in ("sources", "purposes", "destinations")}
         self.destination_reader = DestinationReader(lines, self.nodes["purposes"], default_retry)
@@ -150,8 +150,9 @@ class _File:
         return Source(
             name=name,
             kind=kind,
-            keys=self._keys(parts.get("keys"), "keys", name),
-            url_keys=self._keys(parts.get("url_keys"), "url_keys", name),
+            keys=self.key_reader.read(parts.get("keys"), "keys", name),
+            url_keys=self.key_reader.read(parts.get("url_keys"), "url_keys", name),
+            key_ends=self.key_reader.ends,
             scopes=frozenset({"ingest"}) if scopes is None else scopes,
             all_sources=self.lines.flag(parts.get("all_sources"), f"all_sources of {name}", default=False),
             date_order=self.lines.choice(parts.get("date_order"), f"date_order of {name}", DATE_ORDERS) or "day_first",
@@ -204,20 +205,6 @@ class _File:
         if kind is not None and kind not in source_kinds():
             self.lines.complain(parts["kind"], f"source {name} has an unknown kind; {suggestion(kind, source_kinds())}")
         return kind or NATIVE
-
-    def _keys(self, node: yaml.Node | None, what: str, source: str) -> tuple[str, ...]:
-        """Hex hashes; an empty text (an unset variable with an empty default) is no key."""
-        found = []
-        for item, text in self.lines.texts(node, f"{what} of {source}"):
-            match = _KEY.fullmatch(text)
-            if not match:
-                if text:
-                    self.lines.complain(item, f'each of {what} of {source} must be "sha256:" and 64 hex digits, the hash of the key and not the key')
-                continue
-            found.append(match[1].lower())
-            if self.key_owners.setdefault(found[-1], source) != source:
-                self.lines.complain(item, f"source {source} has a key of source {self.key_owners[found[-1]]}; expected each key in one source")
-        return tuple(dict.fromkeys(found))
 
     def _country(self, node: yaml.Node | None, what: str) -> str | None:
         text = self.lines.text(node, what)

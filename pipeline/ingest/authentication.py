@@ -35,7 +35,7 @@ class Doorkeeper:
         if scheme.lower() != "bearer" or not key.strip():
             raise unauthenticated("give a key as `Authorization: Bearer <key>`")
         self._reindex()
-        return allowed(_find(self._keys, key.strip()), scope)
+        return allowed(self._find(self._keys, key.strip()), scope)
 
     def sender(self, request: falcon.asgi.Request, name: str) -> Source | None:
         """The source that posts to `/v1/sources/<name>` with a key; None if it must prove itself by signing what it sends."""
@@ -46,7 +46,7 @@ class Doorkeeper:
     def by_address(self, name: str, url_key: str) -> Source:
         """The source behind a key in the address; the key is not logged and not repeated."""
         self._reindex()
-        source = _find(self._url_keys, url_key, path="url_key")
+        source = self._find(self._url_keys, url_key, path="url_key")
         if source.name != name:
             raise unauthenticated(path="url_key")
         return allowed(source, "ingest")
@@ -66,6 +66,16 @@ class Doorkeeper:
                 raise unauthenticated(error.message, path=error.path)
         return source
 
+    def _find(self, index: Mapping[str, tuple[Source, str]], key: str, *, path: str = "authorization") -> Source:
+        """The source of a key; one that has ended is refused like one that never was."""
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+        source, known = index.get(digest, (None, ""))
+        if not hmac.compare_digest(digest, known) or source is None:
+            raise unauthenticated(path=path)
+        if (last_day := source.key_ends.get(digest)) is not None and self._now().date() > last_day:
+            raise unauthenticated(path=path)
+        return source
+
     def _reindex(self) -> None:
         routing = self._routing()
         if routing is not self._indexed:
@@ -73,14 +83,6 @@ class Doorkeeper:
             self._keys = {digest: (source, digest) for source in sources for digest in source.keys}
             self._url_keys = {digest: (source, digest) for source in sources for digest in source.url_keys}
             self._indexed = routing
-
-
-def _find(index: Mapping[str, tuple[Source, str]], key: str, *, path: str = "authorization") -> Source:
-    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-    source, known = index.get(digest, (None, ""))
-    if not hmac.compare_digest(digest, known) or source is None:
-        raise unauthenticated(path=path)
-    return source
 
 
 def allowed(source: Source, scope: str) -> Source:

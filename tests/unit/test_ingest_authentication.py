@@ -46,6 +46,18 @@ def test_a_reload_takes_effect_on_the_next_request():
     assert [relay.post(json=EVENT, key=key).status_code for key in (KEYS["web-forms"], "new-key")] == [401, 202]
 
 
+@pytest.mark.parametrize("days, status", [(0, 202), (1, 202), (-1, 401)])
+def test_a_key_ends_with_its_last_day(days, status):
+    """Given a key that ends, it is taken to the end of that day (UTC) and then refused like one that never was."""
+    table = make_routing()
+    own = dataclasses.replace(table.sources["web-forms"], key_ends={digest(KEYS["web-forms"]): NOW.date() + timedelta(days=days)})
+    relay = make_relay(routing=lambda: dataclasses.replace(table, sources={**table.sources, "web-forms": own}))
+    answer = relay.post(json=EVENT)
+    assert answer.status_code == status
+    if status == 401:
+        assert answer.json == make_relay().post(json=EVENT, key="nobody").json
+
+
 def test_the_scheme_is_read_in_any_case_and_the_key_is_not():
     """Given `bearer` in lower case, the key is accepted: schemes ignore case (RFC 9110, 11.1)."""
     relay = make_relay()

@@ -325,6 +325,13 @@ def test_a_key_belongs_to_one_source():
     assert found == ["consent.yaml:4: source shop has a key of source web; expected each key in one source"]
 
 
+def test_a_key_may_end():
+    """Its last day stands behind it; what is no date is refused."""
+    source = load(GOOD.replace(KEY, f"{KEY} until 2027-01-31")).sources["web"]
+    assert (source.keys, source.key_ends) == (("ab" * 32,), {"ab" * 32: date(2027, 1, 31)})
+    assert "expected its last day" in complaints(GOOD.replace(KEY, f"{KEY} until soon"))[0]
+
+
 def test_an_empty_key_is_no_key_and_is_warned_of():
     """An unset variable with an empty default leaves a source that accepts nobody."""
     routing = load(GOOD.replace(KEY, "${ABSENT:-}"))
