@@ -80,11 +80,18 @@ class Reconcile:
         routing = self._routing()
         return [name for name, each in routing.destinations.items() if why_not_asked(each, routing) == ""]
 
+    def why_not_asked(self, name: str) -> str:
+        """Why a destination is not asked now, and what to do about it; empty if it may be."""
+        routing = self._routing()
+        if name not in routing.destinations:
+            return "the routing file does not have it"
+        paused = self._ledger.deliveries.figures(name)["paused"]
+        return why_not_asked(routing.destinations[name], routing) or (f"it is paused; `consent destination resume {name}` first" if paused else "")
+
     def run(self, name: str, *, full: bool = False) -> bool:
         """One turn of a destination, if it is its turn and a thread is free for it; with `full` a full sweep begins now. False if there was no turn."""
-        routing = self._routing()
-        destination = routing.destinations.get(name)
-        if destination is None or why_not_asked(destination, routing) or self._ledger.deliveries.figures(name)["paused"]:
+        destination = self._routing().destinations.get(name)
+        if destination is None or self.why_not_asked(name):
             return False
         if self._ledger.quarantine is not None:
             return False  # what an older ledger says is no measure of what a vendor holds
@@ -112,7 +119,7 @@ class Reconcile:
                 self._say_ended(destination)
                 return
             if step.failure is not None:
-                failures = self._ledger.sweeps.give_up(turn, walk, self._wait_ms(turn, step.failure))
+                failures = self._ledger.sweeps.give_up(turn, walk, self._wait_ms(turn, step.failure), step.failure)
                 self._complain(destination, step.failure, failures)
                 return
             if step.retry_ms or time.monotonic() > stop_at:

@@ -69,7 +69,8 @@ class Sweeper:
         entries = [(key, int(done or 0)) for key, _, done in (entry.partition("+") for entry in step.walk.pending[:KEYS_AT_ONCE])]
         found = self._expectations.of(destination, [key for key, _ in entries]) if entries else {}
         line = [(place, number, contact) for place, (key, done) in enumerate(entries) for number, contact in enumerate(found[key]) if number >= done]
-        self._park(destination, [contact for _, _, contact in line])
+        if not dry_run:
+            self._park(destination, [contact for _, _, contact in line])
         at, at_once = 0, 1 if is_doubted or step.walk.is_vouched else self._asker.at_once(destination)
         while at < len(line) and not step.retry_ms and step.failure is None and step.walk.left and (at == 0 or time.monotonic() < stop_at):
             group = _group([contact for _, _, contact in line[at:]], min(at_once, step.walk.left) if step.walk.left > 0 else at_once)

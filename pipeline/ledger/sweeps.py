@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from pipeline.domain import VendorResult
 from pipeline.ledger.keys import Keys
 from pipeline.ledger.store import Store, pairs_of, text
 
@@ -50,7 +51,10 @@ class SweepTurn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepFigures:
-    """What is known of a destination's comparing: counts of the pass under way, of the last that ended, and of all; times are milliseconds, 0 for never."""
+    """What is known of a destination's comparing: counts of the pass under way, of the last that ended, and of all; times are milliseconds, 0 for never.
+
+    `failures` is how often in a row the vendor could not be asked, `failed_with` and `reason` what came of it the last time.
+    """
 
     mode: str = ""
     looked: int = 0
@@ -62,6 +66,9 @@ class SweepFigures:
     full_ms: int = 0
     total: Mapping[str, int] = field(default_factory=dict)
     due_ms: int = 0
+    failures: int = 0
+    failed_with: str = ""
+    reason: str = ""
 
 
 class Sweeps:
@@ -95,13 +102,16 @@ class Sweeps:
         """End a turn; the next one is due after `again_ms`."""
         self._keep(turn, walk, {}, 0, ended=int(ended), again_ms=again_ms, lease_ms=0, failed=2)
 
-    def give_up(self, turn: SweepTurn, walk: Walk, again_ms: int) -> int:
+    def give_up(self, turn: SweepTurn, walk: Walk, again_ms: int, failure: VendorResult) -> int:
         """End a turn in which the vendor could not be asked; returns how often in a row that was so by now."""
-        return self._keep(turn, walk, {}, 0, ended=0, again_ms=again_ms, lease_ms=0, failed=1)
+        why = f"{failure.outcome} {failure.reason}"
+        return self._keep(turn, walk, {}, 0, ended=0, again_ms=again_ms, lease_ms=0, failed=1, why=why)
 
-    def _keep(self, turn: SweepTurn, walk: Walk, counts: Mapping[str, int], looked: int, *, ended: int, again_ms: int, lease_ms: int, failed: int) -> int:
+    def _keep(
+        self, turn: SweepTurn, walk: Walk, counts: Mapping[str, int], looked: int, *, ended: int, again_ms: int, lease_ms: int, failed: int, why: str = ""
+    ) -> int:
         witness = walk.witness + (VOUCHED if walk.is_vouched else "")
-        arguments = [turn.token, walk.cursor, " ".join(walk.pending), walk.left, ended, again_ms, lease_ms, failed, looked, witness]
+        arguments = [turn.token, walk.cursor, " ".join(walk.pending), walk.left, ended, again_ms, lease_ms, failed, looked, witness, why]
         arguments += [value for item in counts.items() if item[1] for value in item]
         return int(self._store.call("keep_sweep", [self._name(turn.destination)], arguments))
 
@@ -121,7 +131,8 @@ class Sweeps:
         def counts(prefix: str) -> dict[str, int]:
             return {name[2:]: int(value) for name, value in sorted(held.items()) if name.startswith(prefix)}
 
-        numbers = {name: int(held.get(name, 0)) for name in ("looked", "started", "last_at", "full_at", "due")}
+        numbers = {name: int(held.get(name, 0)) for name in ("looked", "started", "last_at", "full_at", "due", "failures")}
+        failed_with, _, reason = held.get("failure", "").partition(" ")
         return SweepFigures(
             mode=held.get("mode", ""),
             looked=numbers["looked"],
@@ -133,6 +144,9 @@ class Sweeps:
             full_ms=numbers["full_at"],
             total=counts("t:"),
             due_ms=numbers["due"],
+            failures=numbers["failures"],
+            failed_with=failed_with,
+            reason=reason,
         )
 
     def note(self, destination: str, counts: Mapping[str, int]) -> None:
