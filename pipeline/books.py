@@ -24,6 +24,8 @@ MOST_SHOWN: Final = 1000
 STUCK_MS: Final = 120_000
 """Work that should have been looked at so long ago and was not: nothing progresses there."""
 SECOND_LOOK_SECONDS: Final = 0.5
+SUSPECTS_AT_ONCE: Final = 5000
+"""What looks wrong is looked at once more as soon as there is so much of it, and in the end."""
 INDEXES: Final = ("out", "due")
 
 LOST: Final = "is unfinished and stands in no index: nobody will come back to it"
@@ -98,14 +100,15 @@ class Bookkeeper:
 
     def run(self, on_progress: Callable[[int], None] = lambda _: None) -> Books:
         """The books. Raises LedgerUnavailable."""
-        books, suspects = Books(), Found()
+        books = Books()
+        suspects: list[Finding] = []
         for page in self._pages(on_progress):
-            self._look(page, books, suspects)
+            suspects += self._look(page, books)
+            self._look_again(suspects, books, at_least=SUSPECTS_AT_ONCE)
         for finding in self._strangers():
-            suspects.add(finding)
-        if suspects.count:
-            self._wait(SECOND_LOOK_SECONDS)
-            self._look_again(suspects, books)
+            suspects.append(finding)
+            self._look_again(suspects, books, at_least=SUSPECTS_AT_ONCE)
+        self._look_again(suspects, books, at_least=1)
         books.unaccounted = collect(self._ledger, self._routing()).unaccounted
         if books.unaccounted and not books.unexplained.count:
             for finding in self._miscounted():
@@ -120,22 +123,23 @@ class Bookkeeper:
             yield [event for event in self._ledger.events.load(page.names, payloads=False) if event is not None]
             on_progress(EVENTS_AT_ONCE)
 
-    def _look(self, events: Sequence[StoredEvent], books: Books | None, suspects: Found) -> None:
-        """Enter a page of events into the books; on the second look (no books) only what is wrong with them is wanted."""
-        look = _Look(self._ledger, self._routing(), events)
+    def _look(self, events: Sequence[StoredEvent], books: Books | None) -> list[Finding]:
+        """What is wrong with a page of events, which are entered into the books; on the second look (no books) only the former is wanted."""
+        look, wrong = _Look(self._ledger, self._routing(), events), []
         for event in events:
             state = event.facts.state.value
             if problem := look.event_problem(event):
-                suspects.add(Finding(event.event_id, problem))
+                wrong.append(Finding(event.event_id, problem))
             if books is not None:
                 books.events[state, _status(event)] += 1
                 if look.is_forgotten(event):
                     books.stuck.add(Finding(event.event_id, "was accepted and is not fanned out"))
             for name in event.destinations:
                 if problem := look.delivery_problem(event, name):
-                    suspects.add(Finding(delivery_id(event.event_id, name), problem))
+                    wrong.append(Finding(delivery_id(event.event_id, name), problem))
                 if books is not None:
                     look.enter(event, name, books)
+        return wrong
 
     def _strangers(self) -> Iterator[Finding]:
         """Entries of indexes whose event does not know of them."""
@@ -146,9 +150,13 @@ class Bookkeeper:
                     while cursor != END:
                         page = self._ledger.walks.unfinished(name, lane, index, cursor, EVENTS_AT_ONCE)
                         cursor = page.cursor
-                        for event_id, event in zip(page.names, self._ledger.events.load(page.names, payloads=False), strict=True):
-                            if event is None or (event.fanned_out and name not in event.destinations):
-                                yield Finding(delivery_id(event_id, name), UNKNOWN)
+                        yield from self._unknown(name, page.names)
+
+    def _unknown(self, name: str, event_ids: Sequence[str]) -> Iterator[Finding]:
+        """Those of these entries of a destination's indexes whose event does not know of them."""
+        for event_id, event in zip(event_ids, self._ledger.events.load(event_ids, payloads=False), strict=True):
+            if event is None or (event.fanned_out and name not in event.destinations):
+                yield Finding(delivery_id(event_id, name), UNKNOWN)
 
     def _miscounted(self) -> Iterator[Finding]:
         """Which counters do not fit the indexes, where every event and delivery has its place: the counting is wrong, and nothing is lost."""
@@ -161,18 +169,33 @@ class Bookkeeper:
             if (unfinished := int(figures["counters"].get("planned", 0) - figures["counters"].get("done", 0))) != waiting:
                 yield Finding(f"deliveries to {name}", f"the counters say that {unfinished} are unfinished, the indexes have {waiting}")
 
-    def _look_again(self, suspects: Found, books: Books) -> None:
-        """Report what is still wrong, by the same reading as before."""
-        still = Found()
-        event_ids = sorted({each.id.partition(".")[0] for each in suspects.named})
+    def _look_again(self, suspects: list[Finding], books: Books, *, at_least: int) -> None:
+        """Report what is still wrong by the same reading as before, if there are so many of them; afterwards none is suspect."""
+        if len(suspects) < at_least:
+            return
+        self._wait(SECOND_LOOK_SECONDS)
+        event_ids = sorted({each.id.partition(".")[0] for each in suspects if each.what != UNKNOWN})
+        still: set[Finding] = set()
         for first in range(0, len(event_ids), EVENTS_AT_ONCE):
             events = [event for event in self._ledger.events.load(event_ids[first : first + EVENTS_AT_ONCE], payloads=False) if event is not None]
-            self._look(events, None, still)
-        strangers = {each.id for each in self._strangers()} if any(each.what == UNKNOWN for each in suspects.named) else set()
-        wrong = {(each.id, each.what) for each in still.named}
-        for each in suspects.named:
-            if (each.id, each.what) in wrong or (each.what == UNKNOWN and each.id in strangers):
+            still.update(self._look(events, None))
+        still.update(self._still_unknown([each for each in suspects if each.what == UNKNOWN]))
+        for each in dict.fromkeys(suspects):
+            if each in still:
                 books.unexplained.add(each)
+        suspects.clear()
+
+    def _still_unknown(self, suspects: Sequence[Finding]) -> Iterator[Finding]:
+        """Those that still stand in an index, and whose event still does not know of them."""
+        by_destination: dict[str, list[str]] = {}
+        for each in suspects:
+            event_id, _, name = each.id.partition(".")
+            by_destination.setdefault(name, []).append(event_id)
+        for name, ids in by_destination.items():
+            for first in range(0, len(ids), EVENTS_AT_ONCE):
+                some = ids[first : first + EVENTS_AT_ONCE]
+                places = zip(some, self._ledger.walks.places(name, some), strict=True)
+                yield from self._unknown(name, [event_id for event_id, place in places if place.is_unfinished])
 
 
 class _Look:

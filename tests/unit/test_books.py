@@ -188,6 +188,36 @@ def test_what_moved_between_two_looks_is_not_reported(relay: Relay, client: redi
     assert (found.unexplained.count, found.is_good) == (0, True)
 
 
+def test_a_real_loss_among_many_that_only_moved_is_reported(relay: Relay, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many look wrong at the first look, every one of them is looked at again."""
+    monkeypatch.setattr(books, "MOST_SHOWN", 5)
+    relay.vendors["mail"].answers = [503] * 100
+    for number in range(40):
+        relay.event("withdrawn", 1, email=f"person-{number}@example.org")
+    relay.drain()
+    key = "cr:{d:mail}:due:withdrawn"
+    scores = dict(client.zrange(key, 0, -1, withscores=True))
+    lost = list(scores)[-1]
+    client.delete(key)
+    found = made(relay, lambda _: client.zadd(key, {name: score for name, score in scores.items() if name != lost}) and None)
+    assert [(each.id, each.what) for each in found.unexplained.named] == [(f"{lost.decode()}.mail", LOST)]
+
+
+@pytest.mark.parametrize("at_once", [5000, 7])
+def test_a_loss_of_many_is_counted_whole_and_only_some_are_named(relay: Relay, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """In portions, too; entries without an event are counted like events without an entry."""
+    monkeypatch.setattr(books, "MOST_SHOWN", 5)
+    monkeypatch.setattr(books, "SUSPECTS_AT_ONCE", at_once)
+    relay.vendors["mail"].answers = [503] * 100
+    for number in range(40):
+        relay.event("withdrawn", 1, email=f"person-{number}@example.org")
+    relay.drain()
+    client.delete("cr:{d:mail}:due:withdrawn")
+    client.zadd("cr:{d:mail}:due:given", {f"{number:b<24}": 9e12 for number in range(10, 30)})
+    found = made(relay)
+    assert (found.unexplained.count, len(found.unexplained.named)) == (60, 5)
+
+
 def test_the_report_for_programs_has_everything(relay: Relay) -> None:
     relay.clock_offset = timedelta(hours=-2)
     event = waiting(relay)
