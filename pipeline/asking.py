@@ -20,6 +20,7 @@ from pipeline.landing import gate_word
 from pipeline.ledger import Ledger
 from pipeline.ledger.accounts import Admission, Farewell, Leaving, Traffic
 from pipeline.limits import LimitOptions, traffic_of
+from pipeline.outgoing import Sent
 from pipeline.routing import Destination
 from pipeline.vendors.base import SIGN_IN_CALLS, Held
 
@@ -43,7 +44,7 @@ class Replies:
     """What came of some questions, in their order: what the vendor holds, None where it was not asked.
 
     `is_busy` where somebody is telling it about the contact, or a late write may still come. `retry_ms` is when there is room again (0: there was).
-    `failure` is why the vendor could not be asked, if so; `until` is when the claims end (time.monotonic()).
+    `failure` is why the vendor could not be asked, if so; `until` is when the claims end (time.monotonic()). `sent` are the requests made, where evidence is kept.
     """
 
     held: tuple[Held | None, ...]
@@ -51,6 +52,7 @@ class Replies:
     retry_ms: int = 0
     failure: VendorResult | None = None
     until: float = 0.0
+    sent: tuple[tuple[Sent, ...], ...] = ()
 
 
 class _Grip:
@@ -177,6 +179,7 @@ def _replies(questions: Sequence[Question], share: Admission, admission: Admissi
         retry_ms=max(share.retry_at_ms if share.dialogues < len(questions) else 0, admission.retry_at_ms) if no_room else 0,
         failure=max(failures, key=lambda failure: HOLDING.index(failure.outcome), default=None),
         until=until,
+        sent=tuple(results[place].sent if place in results else () for place in range(len(questions))),
     )
 
 

@@ -59,7 +59,13 @@ def _drift(ledger: Ledger, names: Sequence[str]) -> dict[str, Any]:
             if ":" in field:
                 repaired[name, field.partition(":")[2]] += count
     return {
-        "drift": [(name, field, count) for name, each in figures.items() for field, count in each.last.items() if ":" not in field],
+        "drift": [
+            (name, mode, field, count)
+            for name, each in figures.items()
+            for mode, counts in each.last_by_mode.items()
+            for field, count in counts.items()
+            if ":" not in field
+        ],
         "drift_found": [(name, field, count) for name, each in figures.items() for field, count in each.total.items() if ":" not in field],
         "drift_repaired": [(name, how, count) for (name, how), count in sorted(repaired.items())],
         "last_sweep_seconds": {name: (ledger.clock_ms() - each.full_ms) / 1000 for name, each in figures.items() if each.full_ms},

@@ -30,8 +30,8 @@ class MetricsSnapshot:
     """Every figure at one moment; names of destinations, accounts and reasons only, never a person.
 
     `deliveries` are (destination, outcome, state, count), `dead_letters` (destination, state, reason, count), `waiting` (destination, lane, count).
-    `last_beat_seconds` is the age of the last beat, None if there was none yet. `drift` is (destination, class, people) of the last pass that ended,
-    `drift_found` the same of all, `drift_repaired` (destination, how, count), `last_sweep_seconds` the age of the last full sweep.
+    `last_beat_seconds` is the age of the last beat, None if there was none yet. `drift` is (destination, mode, class, people) of the last sample and the last full sweep
+    that ended, `drift_found` (destination, class, people) of all, `drift_repaired` (destination, how, count), `last_sweep_seconds` the age of the last full sweep.
     """
 
     unaccounted: int = 0
@@ -49,7 +49,7 @@ class MetricsSnapshot:
     last_heard_seconds: Mapping[str, float] = field(default_factory=dict)
     key_expires_in_days: Mapping[str, int] = field(default_factory=dict)
     quarantined: bool = False
-    drift: Sequence[tuple[str, str, int]] = ()
+    drift: Sequence[tuple[str, str, str, int]] = ()
     drift_found: Sequence[tuple[str, str, int]] = ()
     drift_repaired: Sequence[tuple[str, str, int]] = ()
     last_sweep_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -129,11 +129,14 @@ class _SnapshotCollector(Collector):
 
     def _drift(self) -> Iterator[Metric]:
         snapshot = self._snapshot
-        drift = GaugeMetricFamily("consent_drift", "What vendors were found to hold against the standings by the last pass.", labels=("destination", "class"))
+        drift = GaugeMetricFamily(
+            "consent_drift", "What vendors were found to hold against the standings by the last pass of the mode.", labels=("destination", "mode", "class")
+        )
         found = CounterMetricFamily("consent_drift_found", "The same of every pass so far.", labels=("destination", "class"))
-        for family, counts in ((drift, snapshot.drift), (found, snapshot.drift_found)):
-            for destination, name, count in counts:
-                family.add_metric((destination, name), count)
+        for destination, mode, name, count in snapshot.drift:
+            drift.add_metric((destination, mode, name), count)
+        for destination, name, count in snapshot.drift_found:
+            found.add_metric((destination, name), count)
         repaired = CounterMetricFamily("consent_drift_repaired", "Drift that was repaired.", labels=("destination", "how"))
         for destination, how, count in snapshot.drift_repaired:
             repaired.add_metric((destination, how), count)

@@ -16,7 +16,7 @@ from typing import Final
 from pipeline.domain import Outcome, State, VendorResult
 from pipeline.expectation import Drift
 from pipeline.ledger import Ledger
-from pipeline.ledger.sweeps import SweepTimes, SweepTurn
+from pipeline.ledger.sweeps import FULL, SweepTimes, SweepTurn
 from pipeline.limits import Bulkhead
 from pipeline.ports import Publisher
 from pipeline.routing import Destination, Routing
@@ -141,6 +141,8 @@ class Reconcile:
     def _say_ended(self, destination: Destination) -> None:
         """Say what a pass found; aloud where a vendor permits what was withdrawn, although it is being told again."""
         figures = self._ledger.sweeps.figures(destination.name)
+        if figures.last_mode == FULL:
+            self._ledger.drifts.forget(destination.name, figures.started_ms)
         found = {name: count for name, count in figures.last.items() if ":" not in name}
         log.info("sweep_ended", extra={"destination": destination.name, "mode": figures.last_mode, "found": found})
         if count := found.get(Drift.VENDOR_LOOSER, 0):

@@ -12,9 +12,12 @@ from pipeline.asking import Asker, Question, Replies
 from pipeline.domain import KIND_LETTERS, Outcome, VendorResult
 from pipeline.expectation import DRIFTED, Contact, Drift, Expectations, compare
 from pipeline.ledger import Ledger
+from pipeline.ledger.drifts import Drifted
 from pipeline.ledger.sweeps import Walk
 from pipeline.ledger.walks import END
+from pipeline.outgoing import Sent
 from pipeline.repairs import Repairs
+from pipeline.retelling import derived_id
 from pipeline.routing import Destination
 from pipeline.vendors.base import Held
 
@@ -39,6 +42,7 @@ class Step:
     retry_ms: int = 0
     failure: VendorResult | None = None
     has_answered: bool = False
+    drifted: list[Drifted] = field(default_factory=list)
 
     @property
     def has_ended(self) -> bool:
@@ -144,13 +148,34 @@ class Sweeper:
         """Read the standings once more, and act on what still holds, while nobody else may tell these contacts anything."""
         again = self._expectations.of(destination, list(dict.fromkeys(contact.key for contact, _ in answers)))
         fresh: Mapping[tuple[str, str], Contact] = {(each.key, each.place): each for several in again.values() for each in several}
-        for contact, held in answers:
+        in_sync: list[str] = []
+        for number, (contact, held) in enumerate(answers):
             now = fresh.get((contact.key, contact.place))
             is_same = now is not None and not now.why and now.words == contact.words and time.monotonic() < replies.until
             drift = compare(now, held) if now is not None and is_same and held is not None else Drift.PENDING
             step.counts[drift] += 1
-            if now is not None and held is not None and drift in DRIFTED and not dry_run and (how := self._repairs.act(destination, now, held, drift)):
-                step.counts[f"{drift}:{how}"] += 1
+            if now is not None and held is not None and drift in DRIFTED:
+                self._drifted(destination, now, held, drift, step, asked=None if dry_run else replies.sent[number])
+            elif drift is Drift.IN_SYNC:
+                in_sync.append(_named(contact))
+        if not dry_run:
+            self._ledger.drifts.in_sync(destination.name, in_sync)
+
+    def _drifted(self, destination: Destination, contact: Contact, held: Held, drift: Drift, step: Step, *, asked: Sequence[Sent] | None) -> None:
+        """Note who has drifted and by which requests that showed (None: this is a mere look), before anything is done about it."""
+        found = Drifted(contact=_named(contact), event_id=contact.said[0].word.event_id, drift=drift.value, at_ms=self._ledger.clock_ms())
+        step.drifted.append(found)
+        if asked is None:
+            return
+        self._ledger.drifts.note(destination.name, found, asked)
+        if how := self._repairs.act(destination, contact, held, drift):
+            step.counts[f"{drift}:{how}"] += 1
+            self._ledger.drifts.note(destination.name, replace(found, repaired=how))
+
+
+def _named(contact: Contact) -> str:
+    """What stands for a contact and place, whatever its words are."""
+    return derived_id(contact.place, contact.key)
 
 
 def _group(contacts: Sequence[Contact], most: int) -> list[Contact]:

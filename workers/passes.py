@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.domain import Outcome
 from pipeline.expectation import DRIFTED, Drift
+from pipeline.ledger.drifts import MOST_KEPT, Drifted
+from pipeline.ledger.ledger import time_of
 from pipeline.ledger.sweeps import FULL, SAMPLE, Walk
 from pipeline.reconcile import ALERT_AFTER, PAST_AFTER
 
@@ -35,6 +37,7 @@ class Pass:
         before = parts.ledger.sweeps.figures(name)
         self._full_ms, self._failures = before.full_ms, before.failures if self._is_kept else 0
         self.counts: Counter[str] = Counter()
+        self._seen: list[Drifted] = []
         self.asked, self.problem, self.has_ended, self.ready_at = 0, "", False, 0.0
         self.sample, self.passed, self.size = sample, 0, max(1, parts.ledger.walks.size())
         self._walk: Walk = _first_walk(full=full, sample=sample, size=self.size)
@@ -78,6 +81,7 @@ class Pass:
         if step.has_ended and not self.has_ended:
             self._walk, self._may_wrap = replace(step.walk, cursor=0), False
         self.counts += step.counts
+        self._seen += step.drifted
         self.asked, self.passed = self.asked + step.asked, self.passed + step.passed
         self._failures = (0 if step.has_answered else self._failures) + (step.failure is not None)
         if step.failure is not None:
@@ -98,6 +102,7 @@ class Pass:
             "mode": "full" if self.full else "sample",
             **found,
             "repaired": repaired,
+            "drifted": listed(self._seen if self.dry_run else self._parts.ledger.drifts.of(self.name)),
             "problem": self.problem or None,
             "good": good,
         }
@@ -106,6 +111,19 @@ class Pass:
     def share(self) -> tuple[int, int]:
         """How far it is, and of how much."""
         return (min(self.passed, self.size), self.size) if self.full else (min(self.asked, self.sample), self.sample)
+
+
+def listed(found: Sequence[Drifted]) -> dict[str, Any]:
+    """Who has drifted, by event, for programs."""
+    items = [{"event_id": each.event_id, "class": each.drift, "at": time_of(each.at_ms), "repaired": each.repaired or None} for each in found[:MOST_KEPT]]
+    return {"count": len(found), "items": items}
+
+
+def standing(parts: Parts, name: str) -> dict[str, Any]:
+    """What was found at a destination so far, by workers or by hand, and who has drifted and was not seen in sync since; asks nobody."""
+    figures, drifted = parts.ledger.sweeps.figures(name), parts.ledger.drifts.of(name)
+    found = {mode: {drift.value: counts.get(drift, 0) for drift in Drift} for mode, counts in figures.last_by_mode.items() if counts}
+    return {"destination": name, "last": found, "full_at": time_of(figures.full_ms) if figures.full_ms else None, "drifted": listed(drifted)}
 
 
 def _first_walk(*, full: bool, sample: int, size: int) -> Walk:

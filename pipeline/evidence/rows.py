@@ -101,6 +101,15 @@ def _settle(entry: OutboxEntry, row: Sequence[Any], _known: Facts | None) -> Hap
     yield kind, entry.at_ms, {**fixed, **said, "status": status.value, "status_code": sent[-1][3] if sent else None}
 
 
+def _compare(entry: OutboxEntry, row: Sequence[Any], _known: Facts | None) -> Happened:
+    """What a destination was asked, where it held something else than the standing; the last answer showed it."""
+    _, drift, sent = row
+    fixed = {"destination": _destination(entry), "routing_version": entry.shared.get("version")}
+    for number, (at_ms, operation, request_hmac, status_code) in enumerate(sent, 1):
+        said = {"operation": operation, "request_hmac": request_hmac, "status_code": status_code}
+        yield "asked", at_ms, {**fixed, **said, "reason": drift if number == len(sent) else ""}
+
+
 def _outcome(result: str, waiting: str) -> tuple[dict[str, Any], DeliveryStatus]:
     """What became of a delivery: it ended, or it waits to be told again or to be confirmed."""
     if not result:
@@ -155,6 +164,7 @@ _READERS: Final[Mapping[str, Callable[[OutboxEntry, Any, Facts | None], Happened
     "close": _close,
     "again": _again,
     "lost": _lost,
+    "compare": _compare,
     "done": _done,
     "erase": _erase,
 }

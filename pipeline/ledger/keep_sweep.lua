@@ -20,17 +20,19 @@ elseif ARGV[8] == '0' then
   redis.call('HDEL', KEYS[1], 'failures', 'failure')
 end
 if ARGV[5] == '1' then
+  local mode = redis.call('HGET', KEYS[1], 'mode')
+  local of_mode = mode == 'full' and 'lf:' or 'ls:' -- a sample does not hide what the last full sweep found
   local fields = redis.call('HGETALL', KEYS[1])
   for i = 1, #fields, 2 do
-    if string.sub(fields[i], 1, 2) == 'l:' then redis.call('HDEL', KEYS[1], fields[i]) end
+    if string.sub(fields[i], 1, 2) == 'l:' or string.sub(fields[i], 1, 3) == of_mode then redis.call('HDEL', KEYS[1], fields[i]) end
   end
   for i = 1, #fields, 2 do
     if string.sub(fields[i], 1, 2) == 'n:' then
-      redis.call('HSET', KEYS[1], 'l:' .. string.sub(fields[i], 3), fields[i + 1])
+      local name = string.sub(fields[i], 3)
+      redis.call('HSET', KEYS[1], 'l:' .. name, fields[i + 1], of_mode .. name, fields[i + 1])
       redis.call('HDEL', KEYS[1], fields[i])
     end
   end
-  local mode = redis.call('HGET', KEYS[1], 'mode')
   redis.call('HSET', KEYS[1], 'last_mode', mode, 'last_at', now)
   if mode == 'full' then
     redis.call('HSET', KEYS[1], 'full_at', now)

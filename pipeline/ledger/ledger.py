@@ -20,6 +20,7 @@ from pipeline.ledger.backlog import Backlog
 from pipeline.ledger.clock import Clock
 from pipeline.ledger.copies import Copies
 from pipeline.ledger.deliveries import Deliveries, Leased, read_claim
+from pipeline.ledger.drifts import Drifts
 from pipeline.ledger.erasures import Erasures
 from pipeline.ledger.events import Events, StoredEvent
 from pipeline.ledger.keys import BEAT, COUNTERS, META, OLD_STALE, Keys
@@ -83,6 +84,7 @@ class Ledger:
         self.push_rescue_ms = lifetimes.push_rescue_ms
         self.polls, self.shown = Polls(self.store, self.keys), Shown(self.store, self.keys, self.outbox)
         self.walks, self.sweeps = Walks(self.store, self.keys), Sweeps(self.store, self.keys)
+        self.drifts = Drifts(self.store, self.keys, self.outbox)
         self.erasures = Erasures(self.store, self.keys, lifetimes, self.outbox)
         if options.needs_vault_keys:
             self.seals.refuse_missing()

@@ -63,6 +63,7 @@ class SweepFigures:
     last_mode: str = ""
     last_ms: int = 0
     last: Mapping[str, int] = field(default_factory=dict)
+    last_by_mode: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     full_ms: int = 0
     total: Mapping[str, int] = field(default_factory=dict)
     due_ms: int = 0
@@ -129,7 +130,7 @@ class Sweeps:
         held = {text(name): text(value) for name, value in pairs_of(self._store.run([("HGETALL", self._name(destination))])[0])}
 
         def counts(prefix: str) -> dict[str, int]:
-            return {name[2:]: int(value) for name, value in sorted(held.items()) if name.startswith(prefix)}
+            return {name[len(prefix) :]: int(value) for name, value in sorted(held.items()) if name.startswith(prefix)}
 
         numbers = {name: int(held.get(name, 0)) for name in ("looked", "started", "last_at", "full_at", "due", "failures")}
         failed_with, _, reason = held.get("failure", "").partition(" ")
@@ -141,6 +142,7 @@ class Sweeps:
             last_mode=held.get("last_mode", ""),
             last_ms=numbers["last_at"],
             last=counts("l:"),
+            last_by_mode={FULL: counts("lf:"), SAMPLE: counts("ls:")},
             full_ms=numbers["full_at"],
             total=counts("t:"),
             due_ms=numbers["due"],

@@ -71,6 +71,7 @@ def test_every_figure_is_one_that_metrics_have():
         quarantined=True,
         ready=True,
         last_backup_seconds=1.0,
+        drift=[("mail", "full", "missing", 1)],
     )
     known: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(render_metrics(snapshot).decode()):

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.books import Books, Finding
-from workers.commands.reconcile import _show_books, _show_drift, reconcile
+from workers.commands.reconcile import _show_books, _show_drift, _show_standing, reconcile
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,8 @@ from workers.commands.reconcile import _show_books, _show_drift, reconcile
         (["--internal", "--full"], "--internal asks nobody"),
         (["--internal", "--destination", "mail"], "--internal asks nobody"),
         (["--internal", "--dry-run"], "--internal asks nobody"),
+        (["--internal", "--show"], "--internal asks nobody"),
+        (["--show", "--full"], "--show asks nobody"),
         (["--sample", "5", "--full"], "--sample or --full, not both"),
         (["--sample", "0"], "--sample"),
     ],
@@ -48,9 +50,36 @@ def test_the_books_are_shown_with_what_is_wrong(capsys: pytest.CaptureFixture[st
 
 def test_drift_is_shown_by_destination(capsys: pytest.CaptureFixture[str]) -> None:
     found = {"in_sync": 7, "missing": 0, "vendor_stricter": 0, "vendor_looser": 2, "pending": 1, "unreadable": 0}
-    _show_drift([{"destination": "mail", "mode": "full", **found, "repaired": {"told_again": 2, "adopted": 0}, "problem": None, "good": False}])
+    _show_drift(
+        [
+            {
+                "destination": "mail",
+                "mode": "full",
+                **found,
+                "repaired": {"told_again": 2, "adopted": 0},
+                "drifted": {"count": 0, "items": []},
+                "problem": None,
+                "good": False,
+            }
+        ]
+    )
     shown = capsys.readouterr().out
     assert "2 told again" in shown
     assert "adopted" not in shown
     _show_drift([])
     assert "no destination can be asked" in capsys.readouterr().out
+
+
+def test_who_has_drifted_is_shown_by_event(capsys: pytest.CaptureFixture[str]) -> None:
+    """Some of them, and how many more there are."""
+    items = [{"event_id": f"event-{number}", "class": "vendor_stricter", "at": "2026-01-05T12:00:00Z", "repaired": None} for number in range(30)]
+    found = {"in_sync": 7, "missing": 0, "vendor_stricter": 30, "vendor_looser": 0, "pending": 1, "unreadable": 0}
+    rows = [{"destination": "mail", "last": {"full": found}, "full_at": None, "drifted": {"count": 30, "items": items}}]
+    _show_standing(rows)
+    shown = capsys.readouterr().out
+    assert "drifted at mail: 30" in shown
+    assert "event-19" in shown
+    assert "event-20" not in shown
+    assert "and 10 more" in shown
+    _show_standing([{"destination": "mail", "last": {}, "full_at": None, "drifted": {"count": 0, "items": []}}])
+    assert "nothing has been compared yet" in capsys.readouterr().out

@@ -30,9 +30,10 @@ SHOWN: Final = 20
     "--sample", type=click.IntRange(min=1), help="Ask about so many people of each destination, chosen at random. The default, with reconcile.sample_size."
 )
 @click.option("--full", is_flag=True, help="Ask about everybody. What is done is kept in the ledger: interrupted, workers go on with it.")
+@click.option("--show", "only_shows", is_flag=True, help="Ask nobody: show what was found so far, and by event who has drifted and was not seen in sync since.")
 @click.option("--dry-run", is_flag=True, help="Only look: repair nothing, adopt nothing, count nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-def reconcile(internal: bool, names: tuple[str, ...], sample: int | None, full: bool, dry_run: bool, as_json: bool) -> None:
+def reconcile(internal: bool, names: tuple[str, ...], sample: int | None, full: bool, only_shows: bool, dry_run: bool, as_json: bool) -> None:
     """Compare what vendors hold with the standings, and repair what is too loose.
 
     A vendor that still permits what was withdrawn is told again. One that permits less, or has lost a consent, is reported, unless the routing file says otherwise
@@ -44,15 +45,20 @@ def reconcile(internal: bool, names: tuple[str, ...], sample: int | None, full: 
     Examples:
       consent reconcile                                  a sample of every destination
       consent reconcile --destination dinamize-news --full
+      consent reconcile --show                           who has drifted, by event
       consent reconcile --internal --json
     """  # noqa: D301 - click reads the backspace
-    if internal and (names or sample or full or dry_run):
-        raise click.UsageError("--internal asks nobody: leave out --destination, --sample, --full and --dry-run")
+    if internal and (names or sample or full or dry_run or only_shows):
+        raise click.UsageError("--internal asks nobody: leave out --destination, --sample, --full, --show and --dry-run")
+    if only_shows and (sample or full or dry_run):
+        raise click.UsageError("--show asks nobody: leave out --sample, --full and --dry-run")
     if sample and full:
         raise click.UsageError("--sample or --full, not both")
-    with common.opened("reconcile", looks_only=internal) as parts:
+    with common.opened("reconcile", looks_only=internal or only_shows) as parts:
         if internal:
             _internal(parts, as_json=as_json)
+        elif only_shows:
+            _standing(parts, names, as_json=as_json)
         else:
             _against_vendors(parts, names, sample=sample, full=full, dry_run=dry_run, as_json=as_json)
 
@@ -103,6 +109,17 @@ def _against_vendors(parts: Parts, names: Sequence[str], *, sample: int | None, 
     sys.exit(0 if all(row["good"] for row in rows) else common.FAILED)
 
 
+def _standing(parts: Parts, names: Sequence[str], *, as_json: bool) -> None:
+    from workers.passes import standing
+
+    for name in names:
+        common.refuse_unknown_destination(name, parts.routing.destinations)
+    chosen = [name for name, each in parts.routing.destinations.items() if each.adapter.capabilities.reads_back and (not names or name in names)]
+    rows = [standing(parts, name) for name in chosen]
+    common.show({"destinations": rows}, as_json=as_json, pretty=lambda: _show_standing(rows))
+    sys.exit(common.FAILED if any(row["drifted"]["count"] for row in rows) else 0)
+
+
 def _chosen(parts: Parts, built: Reconcile, names: Sequence[str]) -> list[str]:
     """The destinations to ask; one that was named and is not to be asked is an error, one that was not is left out, and that is said."""
     reasons = {name: built.why_not_asked(name) for name in parts.routing.destinations if not names or name in names}
@@ -136,6 +153,29 @@ def _show_drift(rows: Sequence[dict[str, Any]]) -> None:
         return
     cells = [[row["destination"], *(_cell(name, row[name]) for name in COLUMNS), _repaired(row["repaired"]), row["problem"] or ""] for row in rows]
     console.print(common.table("what vendors hold", ("destination", *(name.replace("_", " ") for name in COLUMNS), "repaired", "problem"), cells))
+    _show_drifted(rows)
+
+
+def _show_standing(rows: Sequence[dict[str, Any]]) -> None:
+    console = common.console()
+    cells = [[row["destination"], mode, *(_cell(name, found[name]) for name in COLUMNS)] for row in rows for mode, found in row["last"].items()]
+    if not cells:
+        console.print("nothing has been compared yet")
+    else:
+        console.print(common.table("last found", ("destination", "pass", *(name.replace("_", " ") for name in COLUMNS)), cells))
+    _show_drifted(rows)
+
+
+def _show_drifted(rows: Sequence[dict[str, Any]]) -> None:
+    """Some of those who have drifted, by event: `consent status EVENT_ID` tells more of each."""
+    for row in rows:
+        count, items = row["drifted"]["count"], row["drifted"]["items"][:SHOWN]
+        if not count:
+            continue
+        cells = [(each["event_id"], each["class"].replace("_", " "), each["at"], (each["repaired"] or "").replace("_", " ")) for each in items]
+        common.console().print(common.table(f"drifted at {row['destination']}: {count}", ("event", "the vendor's state", "seen", "repaired"), cells))
+        if count > len(items):
+            common.console().print(f"and {count - len(items)} more: --json has them")
 
 
 def _cell(name: str, count: int) -> str:
