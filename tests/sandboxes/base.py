@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 import time
 from collections import deque
@@ -12,12 +13,14 @@ from typing import Any, ClassVar
 
 import orjson
 
+from pipeline.identifiers import Hasher
+
 FAULT_KINDS = frozenset({"latency", "status", "reset", "hang", "lost_answer", "html", "empty", "cut_json", "redirect", "throttle", "lie"})
 
 
 @dataclass(slots=True)
 class Request:
-    """One request as it came, its path without the vendor's prefix and version; `concurrent` counts it and all others not yet answered."""
+    """One request as it came, its path without the vendor's prefix and version; `concurrent` counts it and all others not yet answered, `target` is what stood in the request line."""
 
     method: str
     path: str
@@ -25,6 +28,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes
     arrived_at: float
+    target: str = ""
     concurrent: int = 1
 
     def json(self) -> Any:
@@ -95,6 +99,11 @@ class Meter:
         return {name: getattr(self, name) for name in names}
 
 
+@functools.cache
+def _hasher(pepper: str) -> Hasher:
+    return Hasher(pepper.encode())
+
+
 class Sandbox:
     """Base of the one class in each sandbox file; subclasses answer in `handle` and may be quick and single-threaded.
 
@@ -108,7 +117,7 @@ class Sandbox:
     """Where it keeps what it knows of people."""
 
     def __init__(self) -> None:
-        self.settings: dict[str, Any] = {"latency_seconds": 0.0, "window_seconds": 60.0, "account_windows": {}, **self.defaults}
+        self.settings: dict[str, Any] = {"latency_seconds": 0.0, "window_seconds": 60.0, "account_windows": {}, "pepper": "", **self.defaults}
         self.random = random.Random(1)
         self.listeners: list[Callable[[str, str, Mapping[str, Any]], None]] = []
         self.reset()
@@ -198,6 +207,9 @@ class Sandbox:
         meter.arrive(request.arrived_at)
         call = {"operation": self.operation(request), "method": request.method, "arrived_at": request.arrived_at, "answered_at": None}
         call |= {"status": None, "fault": None, "concurrent": self.concurrent, "in_window": len(self.window)}
+        if pepper := self.settings["pepper"]:  # whoever holds evidence against calls knows them by this
+            url = f"http://{request.headers.get('host', '')}{request.target}"
+            call["request_hmac"] = _hasher(pepper).request_hmac(request.method, url, request.body)
         self.under_way[id(call)] = meter
         self.calls.append(call)
         return call

@@ -64,7 +64,7 @@ class Connection(asyncio.Protocol):
         self.busy, self.continued = True, False
         method, target, _ = lines[0].split(" ", 2)
         path, _, query = target.partition("?")
-        self.server.serve(self, Request(method, path, dict(parse_qsl(query, keep_blank_values=True)), headers, body, time.time()))
+        self.server.serve(self, Request(method, path, dict(parse_qsl(query, keep_blank_values=True)), headers, body, time.time(), target))
 
     def reply(self, reply: Reply) -> None:
         if self.transport.is_closing():

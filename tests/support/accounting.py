@@ -10,6 +10,8 @@ from contextlib import closing
 from tests.support.load import Sent
 from tests.support.stack import Stack
 
+MOST_REQUESTS = 6
+"""Requests of one dialogue, at the most: found, read, written, each once more."""
 Recorded = Mapping[tuple[str, str, str], int]
 """(event id, kind, destination) -> how many records."""
 
@@ -30,6 +32,32 @@ def gaps(recorded: Recorded, accepted: Iterable[str], calls: Mapping[tuple[str, 
         if count > known:
             found.append(f"{event_id}.{destination}: {count} calls, {known} on record")
     return found
+
+
+def unrecorded(seen: Mapping[str, int], recorded: Mapping[str, int], unanswered: int) -> list[str]:
+    """Calls that vendors saw and no record has, by their keyed hash; a worker that never reported may have made some for each delivery that it had taken up."""
+    missing = {name: count - recorded.get(name, 0) for name, count in seen.items() if count > recorded.get(name, 0)}
+    most = unanswered * MOST_REQUESTS
+    return (
+        [f"{sum(missing.values())} calls are not on record, {unanswered} deliveries are unanswered, such as {sorted(missing)[:3]}"]
+        if sum(missing.values()) > most
+        else []
+    )
+
+
+def unrecorded_calls(stack: Stack, vendors: Iterable[str]) -> list[str]:
+    """The same of a relay whose sandboxes were given its pepper, for all calls since they were last told to forget."""
+    seen = Counter(call["request_hmac"] for vendor in vendors for call in stack.sandbox(vendor)["calls"] if "request_hmac" in call)
+    query = "SELECT json_extract(CAST(content AS TEXT), '$.request_hmac'), kind, count(*) FROM evidence_record WHERE kind IN ('told', 'asked', 'unanswered') GROUP BY 1, 2"
+    recorded: Counter[str] = Counter()
+    unanswered = 0
+    with closing(sqlite3.connect(stack.folder / "evidence.sqlite")) as connection:
+        for name, kind, count in connection.execute(query):
+            if kind == "unanswered":
+                unanswered += count
+            else:
+                recorded[name] += count
+    return unrecorded(seen, recorded, unanswered)
 
 
 def recorded_in(stack: Stack, event_ids: Collection[str]) -> Recorded:
@@ -54,8 +82,8 @@ def webhook_calls(stack: Stack) -> dict[tuple[str, str], int]:
     return calls
 
 
-def evidence_gaps(stack: Stack, events: Iterable[Sent]) -> list[str]:
-    """What the evidence of a relay does not account for, of these events."""
+def evidence_gaps(stack: Stack, events: Iterable[Sent], vendors: Iterable[str] = ()) -> list[str]:
+    """What the evidence of a relay does not account for: of these events, and of every call to these vendors."""
     accepted = {sent.event_id for sent in events if sent.ids}
     calls = {about: count for about, count in webhook_calls(stack).items() if about[0] in accepted}
-    return gaps(recorded_in(stack, accepted), sorted(accepted), calls)
+    return gaps(recorded_in(stack, accepted), sorted(accepted), calls) + unrecorded_calls(stack, vendors)

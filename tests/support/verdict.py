@@ -106,7 +106,7 @@ def judge(
         uncounted=max(0, len(late) - (now.stale_sends - before.stale_sends)),
         several_ids=sum(len(set(sent.ids)) > 1 for sent in events),
         accepted=now.accepted - before.accepted,
-        gaps=evidence_gaps(stack, events),
+        gaps=evidence_gaps(stack, events, purposes_of),
     )
 
 

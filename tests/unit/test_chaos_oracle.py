@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 
 from tests.chaos.test_kills import unexplained
+from tests.support.accounting import unrecorded
 from tests.support.load import Arrival, Sent, corrections, stale_arrivals
 from tests.support.verdict import Verdict, faults, repeated_in, wrong_states
 
@@ -93,3 +94,11 @@ def test_every_broken_promise_is_a_problem():
     }
     for name, value in wrong.items():
         assert len(Verdict(**{**good, name: value}).problems(doubled_share=0.01)) == 1
+
+
+def test_calls_that_no_record_has_are_named_unless_a_worker_may_have_made_them():
+    """By their keyed hash and how often; each delivery that a dead worker had taken up covers a dialogue."""
+    assert unrecorded({"a": 2, "b": 1}, {"a": 2, "b": 3}, 0) == []
+    assert "1 calls are not on record" in unrecorded({"a": 2, "b": 1}, {"a": 1, "b": 1}, 0)[0]
+    assert unrecorded({"a": 7}, {"a": 1}, 1) == []
+    assert unrecorded({"a": 8}, {"a": 1}, 1) != []
