@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections import Counter
 from collections.abc import Collection
 from contextlib import ExitStack
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.chaos.frame import Check, Figures, Scale, Scenario
 from tests.support.engines import BROKERS, LEDGERS, Engine, engine
+from tests.support.killing import WEIGHTS, Killer, Plan
 from tests.support.load import Clients, Sent, invent, posts_of
 from tests.support.rabbitmq import rabbitmq_node
 from tests.support.stack import Stack, wait_until
@@ -24,12 +26,17 @@ SETTLE_SECONDS = 120.0
 """How long the relay has for everything once the load is over: a claim of a killed worker has to run out, and a late write to become impossible."""
 IN_SHORT = (("rabbitmq", "sentinel"), ("valkey", "cluster"))
 """Each broker and each kind of ledger once; one server is what all other chaos tests run on, and tests/flow/test_rabbitmq.py with RabbitMQ. The long form takes every pair."""
-FULL_EVENTS = 3000
-FULL_STRIKES = 20
-REPEATED_SHARE = 0.2
-"""Calls that may have been made before: a strike every few seconds leaves many answers unknown."""
-SERVER_SECONDS = 20.0
-"""How long a combination may take to take away a primary and to have it back."""
+FULL_KILLS = 60
+EVERY_SECONDS = 2.5
+BETWEEN_SECONDS = (8.0, 16.0)
+"""How long after a server is back the next one is taken away."""
+POSTS_PER_SECOND = 30.0
+PEOPLE = 200
+REPEATED_SHARE = 0.02
+"""Calls that may have been made before: twice as many as where only processes are killed, since each loss of a primary leaves answers unwritten too."""
+WEIGHTS_OUTSIDE = {kind: weight for kind, weight in WEIGHTS.items() if kind != "server"}
+"""The servers are none of the relay's own processes here."""
+TWO_OF_EACH = {"CONSENT_INGEST_PROCESSES": "2"}
 
 
 def disturb(
@@ -61,21 +68,52 @@ def test_a_killed_worker_and_a_lost_primary_lose_nothing(broker: str, ledger: st
         assert verdict.problems(doubled_share=1.0) == []
 
 
+def harass(stack: Stack, servers: Engine, chance: random.Random, plan: Plan) -> tuple[Counter[str], Verdict]:
+    """The kill suite on other engines: any process is killed, paused and restarted, and meanwhile a primary, and now and then the broker, is taken away."""
+    events = invent(chance, int(plan.kills * plan.every_seconds * POSTS_PER_SECOND * 8), people=PEOPLE + 5 * plan.kills, purposes=PURPOSES)
+    posts = posts_of(chance, events)
+    clients = Clients(stack.url, stack.headers(), posts, threads=12, seconds=len(posts) / POSTS_PER_SECOND, give_up_seconds=150)
+    killer = Killer(stack, chance, plan)
+    clients.start()
+    killer.start()
+    taken: Counter[str] = Counter()
+    try:
+        while not killer.over.wait(chance.uniform(*BETWEEN_SECONDS)):
+            servers.take_away_primary()
+            taken["a primary of the ledger"] += 1
+            if servers.take_away_broker and taken["a primary of the ledger"] % 3 == 0:
+                servers.take_away_broker()
+                taken["the broker"] += 1
+        killer.finish()
+    finally:
+        killer.over.set()
+        clients.end()
+    clients.join(200)
+    said = [sent for sent in events if sent.ids]
+    return killer.done + Counter({f"taken away: {what}": times for what, times in taken.items()}), judge(stack, said, seconds=SETTLE_SECONDS)
+
+
 def run(scale: Scale, seed: int) -> Figures:
     """The long form: every combination, a cluster with replicas as well, one after the other."""
-    chance, strikes, events = random.Random(seed), scale.times(FULL_STRIKES), scale.times(FULL_EVENTS)
+    chance, kills = random.Random(seed), max(len(WEIGHTS_OUTSIDE), scale.times(FULL_KILLS))
+    plan = Plan(kills=kills, every_seconds=EVERY_SECONDS, pauses=max(2, kills // 12), longest_pause_seconds=6.0, weights=WEIGHTS_OUTSIDE)
+    done: Counter[str] = Counter()
     verdicts: dict[str, Verdict] = {}
     with rabbitmq_node() as node:
         for broker in BROKERS:
             for ledger in LEDGERS:
-                scale.say(f"broker {broker}, ledger {ledger}: {strikes} strikes, {events} events")
-                with engine(broker, ledger, lambda: node) as servers, disturbed_stack(environment=servers.environment) as stack:
-                    _, verdicts[f"{broker} + {ledger}"] = disturb(stack, servers, chance, events=events, strikes=strikes, seconds=4.0 * strikes)
+                scale.say(f"broker {broker}, ledger {ledger}: {kills} kills")
+                with (
+                    engine(broker, ledger, lambda: node) as servers,
+                    disturbed_stack(environment={**servers.environment, **TWO_OF_EACH}, vendors_apart=True) as stack,
+                ):
+                    what, verdicts[f"{broker} + {ledger}"] = harass(stack, servers, chance, plan)
+                    done += what
                 for problem in verdicts[f"{broker} + {ledger}"].problems(doubled_share=REPEATED_SHARE):
                     scale.say(f"  {problem}")
     found = list(verdicts.values())
     return Figures(
-        done={"combinations": len(found), "workers killed": strikes * len(found), "primaries killed": strikes * len(found)},
+        done={"combinations": len(found), **dict(sorted(done.items()))},
         events=sum(each.events for each in found),
         calls=sum(each.calls for each in found),
         lost=sum(len(each.lost) for each in found),
@@ -83,6 +121,7 @@ def run(scale: Scale, seed: int) -> Figures:
         doubled=sum(each.doubled for each in found),
         doubled_share=REPEATED_SHARE,
         checks=[check for name, each in verdicts.items() for check in _checks(name, each)],
+        more={f"{name}: share of calls that had been made before": round(each.doubled / max(1, each.calls), 4) for name, each in verdicts.items()},
     )
 
 
@@ -93,6 +132,7 @@ def _checks(name: str, verdict: Verdict) -> list[Check]:
         "stale sends that were not counted": verdict.uncounted,
         "events that were told several ids": verdict.several_ids,
         "events in the ledger beside those accepted": abs(verdict.accepted - verdict.events),
+        "events and calls for which the evidence does not account": len(verdict.gaps),
     }
     return [Check(what=f"{name}: {what}", found=found, most=0) for what, found in figures.items()]
 
@@ -101,7 +141,8 @@ SCENARIO = Scenario(
     name="engines",
     title="Every combination of broker and ledger loses its primary",
     told="""A load runs on each combination of a broker (Valkey, RabbitMQ with quorum queues) and a ledger (one server, behind Sentinel with two replicas, a cluster of three nodes, the same with a
-    replica each). Again and again a worker is killed and the ledger's primary with it: alone it is started again after a second, otherwise a replica takes its place and it comes back as a replica.""",
+    replica each), with two ingest and two worker processes. As in the scenario of kills, processes of every kind are killed, paused and restarted; meanwhile the ledger's primary is killed again and again (alone it is started
+    again after a second, otherwise a replica takes its place and it comes back as a replica), and now and then the broker, where it is a server of its own.""",
     run=run,
-    longest_seconds=lambda scale: len(BROKERS) * len(LEDGERS) * (90 + SETTLE_SECONDS + scale.times(FULL_STRIKES) * SERVER_SECONDS),
+    longest_seconds=lambda scale: len(BROKERS) * len(LEDGERS) * (200 + SETTLE_SECONDS + scale.times(FULL_KILLS) * 8),
 )

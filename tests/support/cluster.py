@@ -13,12 +13,11 @@ from workers.embedded import free_port
 
 SLOTS = 16_384
 NODE_TIMEOUT_MS = 2000
+PRIMARIES = 3
 
 
 class ClusterSet:
     """Three primaries that share the slots; the servers after them are their replicas."""
-
-    failover_seconds = 3 * NODE_TIMEOUT_MS / 1000
 
     def __init__(self, folder: Path, *, replicas: bool) -> None:
         self._bus_ports = [free_port() for _ in range(6 if replicas else 3)]
@@ -48,8 +47,12 @@ class ClusterSet:
             until(lambda replica=replica, primary_id=primary_id: _follows(replica, primary_id))
         until(self.is_well)
 
-    def is_well(self) -> bool:
-        return all(server.client.execute_command("CLUSTER INFO")["cluster_state"] == "ok" for server in self.servers)
+    def is_well(self, *, but: Server | None = None) -> bool:
+        return all(server.client.execute_command("CLUSTER INFO")["cluster_state"] == "ok" for server in self.servers if server is not but)
+
+    def primaries(self) -> list[Server]:
+        """Those that answer and say that they take writes."""
+        return [server for server in self.servers if server.answers() and server.client.info("replication")["role"] == "master"]
 
     def close(self) -> None:
         for server in self.servers:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tests.support.cluster import valkey_cluster
+from tests.support.cluster import PRIMARIES, valkey_cluster
 from tests.support.rabbitmq import RabbitNode
-from tests.support.sentinel import Server, behind_sentinel
+from tests.support.sentinel import Server, behind_sentinel, until
 
 AWAY_SECONDS = 1.0
 """How long a server stays away that nobody can take the place of."""
@@ -20,10 +22,14 @@ AWAY_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """Running servers: what the relay's environment has to say of them, and `take_away_primary`, which returns once the ledger can be written again."""
+    """Running servers: what the relay's environment has to say of them, and how a primary or the broker is taken away; both return once it is back or replaced.
+
+    `take_away_broker` is None where the broker is the ledger's own server.
+    """
 
     environment: Mapping[str, str]
     take_away_primary: Callable[[], None]
+    take_away_broker: Callable[[], None] | None = None
 
 
 @contextmanager
@@ -42,9 +48,10 @@ def sentinel() -> Iterator[Engine]:
 
 @contextmanager
 def cluster() -> Iterator[Engine]:
-    """The ledger on three nodes without replicas: one is killed and started again."""
+    """The ledger on three nodes without replicas: one of them after the other is killed and started again."""
     with valkey_cluster() as servers:
-        yield Engine(environment={"CONSENT_REDIS_URL": servers.url}, take_away_primary=lambda: _restart(servers.servers[1]))
+        turns = itertools.cycle(servers.servers)
+        yield Engine(environment={"CONSENT_REDIS_URL": servers.url}, take_away_primary=lambda: _restart(next(turns)))
 
 
 @contextmanager
@@ -53,11 +60,12 @@ def cluster_with_replicas() -> Iterator[Engine]:
     with valkey_cluster(replicas=True) as servers:
 
         def take_away() -> None:
-            killed = servers.servers[0]
+            killed = servers.primaries()[0]
             killed.kill()
-            time.sleep(AWAY_SECONDS + servers.failover_seconds)
+            until(lambda: len(servers.primaries()) == PRIMARIES and servers.is_well(but=killed))
             killed.start()
-            servers.servers.append(servers.servers.pop(0))
+            until(lambda: killed not in servers.primaries() and servers.is_well())
+            servers.servers.append(servers.servers.pop(servers.servers.index(killed)))  # another one the next time
 
         yield Engine(environment={"CONSENT_REDIS_URL": servers.url}, take_away_primary=take_away)
 
@@ -71,13 +79,17 @@ def engine(broker: str, ledger: str, rabbitmq: Callable[[], RabbitNode]) -> Iter
     """The servers of one combination; a broker on Valkey is the ledger's next database, and a server of its own beside a cluster."""
     with ExitStack() as stack:
         own: dict[str, str] = {}
+        beside: Server | RabbitNode | None = None
         if broker == "rabbitmq":
             node = rabbitmq()
             own = {"CONSENT_BROKER_URL": node.url, "CONSENT_FLOWER_BROKER_API": node.api_url}
+            beside = node
         elif ledger.startswith("cluster"):
-            own = {"CONSENT_BROKER_URL": url_of(stack.enter_context(single()))}
+            server = stack.enter_context(single())
+            own = {"CONSENT_BROKER_URL": url_of(server)}
+            beside = server
         found = stack.enter_context(LEDGERS[ledger]())
-        yield Engine(environment={**found.environment, **own}, take_away_primary=found.take_away_primary)
+        yield Engine(environment={**found.environment, **own}, take_away_primary=found.take_away_primary, take_away_broker=beside and partial(_restart, beside))
 
 
 @contextmanager
@@ -97,7 +109,7 @@ def url_of(server: Server) -> str:
     return f"redis://127.0.0.1:{server.port}/0"
 
 
-def _restart(server: Server) -> None:
+def _restart(server: Server | RabbitNode) -> None:
     server.kill()
     time.sleep(AWAY_SECONDS)
     server.start()
