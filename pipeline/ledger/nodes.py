@@ -38,6 +38,9 @@ class Nodes(Protocol):
     def replicas_wanted(self, primary: Any) -> int:
         """How many replicas of a primary must have a write: all that could take its place, and never fewer than were asked for."""
 
+    def refuse_unsafe(self) -> None:
+        """Raise ConfigurationError where these servers could lose what they confirm, or disagree about the time."""
+
     def note_moved(self) -> None:
         """An answer has shown that another server is the right one by now."""
 
@@ -66,6 +69,9 @@ class OneServer:
     def replicas_wanted(self, primary: Any) -> int:
         del primary
         return 0
+
+    def refuse_unsafe(self) -> None:
+        """One server agrees with itself; how it keeps things is looked at with its settings."""
 
     def note_moved(self) -> None:
         """There is no other."""

@@ -128,6 +128,18 @@ def test_commands_are_split_by_node_and_answers_keep_their_order(spread: Cluster
         assert len({id(client) for client, _ in ledger.store.nodes.split([("GET", ledger.keys.identifier(key)) for key in keys])}) == 3
 
 
+def test_a_node_whose_clock_leaves_the_others_is_noticed_while_we_run(spread: ClusterSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits there would wait for the length of the step; it goes on by itself once the clocks agree again."""
+    with opened(spread.url) as ledger:
+        ledger.look()
+        other = ledger.store.nodes.primaries()[1]
+        with monkeypatch.context() as patched:
+            patched.setattr(other, "time", lambda: (int(time.time()) - 600, 0))
+            with pytest.raises(LedgerUnavailable, match="600 seconds apart"):
+                ledger.look()
+        ledger.look()
+
+
 def test_commands_of_one_turn_are_sent_stage_by_stage(spread: ClusterSet) -> None:
     """What begins a stage is only sent when the stage before it is answered, whatever nodes the keys are on."""
     with opened(spread.url) as ledger:
