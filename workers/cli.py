@@ -55,7 +55,7 @@ for command in (
     backup.restore,
 ):
     main.add_command(command)
-for command in (forward.ledger_show, forward.bring_forward, forward.ledger_migrate):
+for command in (forward.ledger_show, forward.bring_forward, forward.ledger_quarantine, forward.ledger_migrate):
     ledger.ledger.add_command(command)
 
 if __name__ == "__main__":

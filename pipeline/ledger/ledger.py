@@ -140,6 +140,10 @@ class Ledger:
         """Whether nothing of a lane may be told now: a ledger that may have forgotten withdrawals tells no `given`."""
         return lane == State.GIVEN and self.quarantine is not None
 
+    def quarantine_by_hand(self, from_ms: int) -> Quarantine:
+        """Quarantine it because a person knows that words said from then on may be missing."""
+        return self.lookout.begin_quarantine("restored", from_ms)
+
     def lift(self, looked_at: Quarantine, until_ms: int) -> bool:
         """End the quarantine that a person has looked at, everything said until then having been posted again; False if it is another one by now."""
         lifted = bool(self.store.call("lift", [META], [looked_at.encode(), until_ms]))

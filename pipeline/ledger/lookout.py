@@ -153,6 +153,13 @@ class Lookout:
         if self._is_replicated():
             self._keep(Mark(ledger_id=known.ledger_id, era=era, accepted=accepted, past=((now_ms, accepted),)))
 
+    def begin_quarantine(self, reason: str, from_ms: int) -> Quarantine:
+        """Quarantine the ledger in a new era, whatever was seen of it."""
+        with self._lock:
+            era = self._mark.era
+        self.quarantine = quarantine_now(self._store, reason=reason, from_ms=from_ms, era=era)
+        return self.quarantine
+
     def _is_replicated(self) -> bool:
         """Whether all that was written until now is at every replica that may take over: what a failover may still forget does not count as seen."""
         if self._store.nodes.replicates:

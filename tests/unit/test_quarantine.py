@@ -212,6 +212,18 @@ def test_an_emptied_server_is_no_new_ledger_for_a_process_that_starts_later(clie
     assert open_ledger(client, marks=MarksFile(tmp_path)).identity.answers_to(first.identity.ledger_id)
 
 
+def test_a_person_may_say_that_words_are_missing(relay: Relay):
+    """Where nothing can be seen from outside: withdrawals are told and `given` wait, until it is lifted; said again, the earlier time counts."""
+    ledger = relay.ledger
+    first = ledger.quarantine_by_hand(9_000)
+    assert (first.reason, first.from_ms, ledger.holds("given"), ledger.holds("withdrawn")) == ("restored", 9_000, True, False)
+    ledger.look()
+    assert ledger.quarantine == first
+    assert ledger.quarantine_by_hand(5_000).from_ms == 5_000
+    assert ledger.lift(ledger.quarantine, ledger.now_ms())
+    assert ledger.quarantine is None
+
+
 def test_two_that_notice_begin_one_era(client: redis.Redis):
     """Who comes second with the same mark changes nothing; a mark of the era that was lost fits no more."""
     store = open_ledger(client).store

@@ -72,6 +72,37 @@ def bring_forward(until: str | None, *, is_sure: bool, dry_run: bool, as_json: b
         sys.exit(common.FAILED)
 
 
+@click.command("quarantine")
+@click.option("--from", "since", required=True, help="Words may be missing from this time on, such as the time of the copy: 2026-01-05T13:00:00Z.")
+@click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
+def ledger_quarantine(since: str, *, is_sure: bool) -> None:
+    """Say that the ledger may have forgotten withdrawals, where no process can notice it: files of a cluster's node were put back from a copy.
+
+    From then on withdrawals are told and every `given` waits, until `consent ledger bring-forward`. Said too often it does no harm but for the waiting.
+    """
+    from pipeline.ledger.ledger import time_of
+
+    with common.opened("ledger", looks_only=True) as parts:
+        since_ms = _time_ms(since, "--from")
+        if since_ms > parts.ledger.now_ms():
+            raise click.BadParameter("--from: this time has not come yet")
+        if not is_sure:
+            click.confirm(f"Have every `given` wait, since words may be missing from {time_of(since_ms)}?", abort=True, err=True)
+        found = parts.ledger.quarantine_by_hand(since_ms)
+    click.echo(f"quarantined: words may be missing from {time_of(found.from_ms)}; `consent ledger bring-forward` says what to do")
+
+
+def _time_ms(text: str, option: str) -> int:
+    """A time with its zone, in milliseconds."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise click.BadParameter(f"{option}: a time with its zone was expected, such as 2026-01-05T13:00:00Z")
+    return int(found.timestamp() * 1000)
+
+
 @click.command("migrate")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
@@ -148,13 +179,7 @@ def _read_until(parts: Parts, text: str | None, found: Quarantine) -> int | None
 
     if text is None:
         return None
-    try:
-        until = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.BadParameter("--until: a time with its zone was expected, such as 2026-01-05T13:00:00Z") from None
-    if until.tzinfo is None:
-        raise click.BadParameter("--until: a time with its zone was expected, such as 2026-01-05T13:00:00Z")
-    until_ms = int(until.timestamp() * 1000)
+    until_ms = _time_ms(text, "--until")
     if until_ms < found.since_ms // 1000 * 1000:
         raise click.BadParameter(
             f"--until: the ledger takes events again only since {time_of(found.since_ms)}: what was said until then has to be posted again, or it stays missing"
