@@ -144,6 +144,7 @@ class Stack:
             self.process = self._start(ports)
             try:
                 _ready_url(self.process, self.folder)
+                self.environment = json.loads((self.folder / "environment.json").read_text())  # its server has another port now
                 return
             except AssertionError:
                 if time.monotonic() > until:
