@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from pipeline.domain import State, format_time, utc_from_us
 from pipeline.errors import ArchiveMismatch, ArchiveUnavailable
@@ -29,6 +29,8 @@ MOST_ROUNDS = 50
 """Rounds of one run at the most; what is left waits for the next."""
 MOST_STEPS = 5
 """And so with steps through what is old."""
+GRACE = timedelta(minutes=1)
+"""How far the clock of a process may be behind that of the ledger, and how long a request may be on its way to the ledger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class Archiver:
         """Make a root over all chains now."""
         now_ms = self._ledger.now_ms()
         with self._archive.writing() as writer:
-            return self._anchor(writer, format_time(utc_from_us(now_ms * 1000))[:10], now_ms)
+            return self._anchor(writer, format_time(utc_from_us(now_ms * 1000))[:10], now_ms, _covered_until(writer))
 
     def accept(self) -> str:
         """Go on with this archive, whatever the ledger wrote to before; returns its id."""
@@ -124,8 +126,10 @@ class Archiver:
         now_ms = self._ledger.now_ms()
         yesterday = (utc_from_us(now_ms * 1000) - timedelta(days=1)).date().isoformat()
         with self._archive.writing() as writer:
-            if writer.last_root_day() < yesterday and "" < writer.fact("first_day") <= yesterday:
-                self._anchor(writer, yesterday, now_ms)
+            until = _covered_until(writer)
+            # Not before all of that day is archived: what a root leaves out looks as if it had been taken away.
+            if writer.last_root_day() < yesterday < until[:10] and "" < writer.fact("first_day") <= yesterday:
+                self._anchor(writer, yesterday, now_ms, until)
 
     def _remove_old(self) -> None:
         """Once a day, step by step over many runs: remove what records say whose time is over."""
@@ -150,8 +154,8 @@ class Archiver:
                 log.info("evidence_expired", extra={"records": step.removed, "chains": len(step.entries)})
 
     @staticmethod
-    def _anchor(writer: Writer, day: str, now_ms: int) -> DayRoot | None:
-        root = writer.anchor(day, now_ms)
+    def _anchor(writer: Writer, day: str, now_ms: int, until: str) -> DayRoot | None:
+        root = writer.anchor(day, now_ms, until)
         if root is not None:
             log.info("evidence_root", extra={"day": root.day, "number": root.number, "root": root.hash(), "chains": root.chains, "records": root.records})
         return root
@@ -162,6 +166,12 @@ class Archiver:
         if waiting.oldest_seconds >= self._options.alert_seconds or waiting.megabytes >= self._options.alert_megabytes:
             figures = {"seconds": int(waiting.oldest_seconds), "megabytes": round(waiting.megabytes, 1), "entries": waiting.entries}
             log.error("alert", extra={"alert": "evidence_waits", **figures})
+
+
+def _covered_until(writer: Writer) -> str:
+    """Until when all that was said is archived for certain; empty while nobody can say."""
+    reached = writer.fact("archived_until")
+    return format_time(datetime.fromisoformat(reached) - GRACE) if reached else ""
 
 
 def _facts_of(content: Mapping[str, str]) -> Facts:

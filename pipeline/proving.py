@@ -11,8 +11,10 @@ from pipeline.errors import ArchiveUnavailable
 from pipeline.evidence.archive import Archive
 from pipeline.evidence.document import build
 from pipeline.evidence.reader import Reader
+from pipeline.evidence.summary import ALL_RECORDS, NEAREST, ONE_EVENT, ONE_SOURCE
 from pipeline.evidence.told import Told, last_told
 from pipeline.identifiers import Hasher
+from pipeline.ledger.standings import MAX_REACH
 from pipeline.routing import Routing
 
 Content = Mapping[str, Any]
@@ -32,25 +34,29 @@ class Prover:
         with self._archive.reading() as connection:
             reader = Reader(connection)
             chain = reader.chain_of(event_id)
-            return self._document(reader, [chain] if chain else [], "event", lambda content: content.get("event_id") == event_id and _sees(source, content))
+            return self._document(reader, [chain] if chain else [], ONE_EVENT, lambda content: content.get("event_id") == event_id and _sees(source, content))
 
     def subject(self, subject: Subject, source: str | None = None) -> dict[str, Any] | None:
-        """The proof of everything about a person, by any identifier; None if nothing is recorded."""
+        """The proof of everything about a person, by any identifier and by those named together with it; None if nothing is recorded."""
         with self._archive.reading() as connection:
             reader = Reader(connection)
-            chains = reader.chains_of(self._hasher.identifier_keys(subject).values())
-            return self._document(reader, chains, "subject", lambda content: _sees(source, content))
+            found = reader.chains_of(self._hasher.identifier_keys(subject).values(), MAX_REACH)
+            whole = ALL_RECORDS if found.is_all else NEAREST
+            made = self._document(reader, found.chains, whole if source is None else ONE_SOURCE, lambda content: _sees(source, content))
+            if made is not None and not found.is_all:
+                made["record_metadata"]["followed_at_most"] = MAX_REACH
+            return made
 
     def told(self, subject: Subject) -> Mapping[tuple[str, str], Told]:
         """(purpose, destination) -> what it was told last of a person; nothing while the archive is away."""
         try:
             with self._archive.reading() as connection:
-                return last_told(connection, Reader(connection).chains_of(self._hasher.identifier_keys(subject).values()))
+                return last_told(connection, Reader(connection).chains_of(self._hasher.identifier_keys(subject).values(), MAX_REACH).chains)
         except ArchiveUnavailable:
             return {}
 
-    def _document(self, reader: Reader, chains: Sequence[str], about: str, shown: Callable[[Content], bool]) -> dict[str, Any] | None:
-        made = build(reader, chains, about=about, now=format_time(self._now()), shown=shown, labels=self._labels())
+    def _document(self, reader: Reader, chains: Sequence[str], shows: str, shown: Callable[[Content], bool]) -> dict[str, Any] | None:
+        made = build(reader, chains, shows=shows, now=format_time(self._now()), shown=shown, labels=self._labels())
         return made if made["events"] else None
 
     def _labels(self) -> dict[str, Any]:

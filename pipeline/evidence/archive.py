@@ -132,8 +132,8 @@ class Writer:
         self.append(step.entries)
         return step
 
-    def anchor(self, day: str, now_ms: int) -> DayRoot | None:
-        """Make a root over all chains as they are now, chained to the one before; None while there is no chain."""
+    def anchor(self, day: str, now_ms: int, until: str = "") -> DayRoot | None:
+        """Make a root over all chains as they are now, chained to the one before; None while there is no chain. All that was said until `until` is archived."""
         changed = CHAINS.c.length != CHAINS.c.anchored_length
         buckets = [number for (number,) in self._connection.execute(select(CHAINS.c.bucket).where(changed).distinct())]
         self._connection.execute(update(CHAINS).where(changed).values(anchored_length=CHAINS.c.length, anchored_head=CHAINS.c.head))
@@ -150,8 +150,9 @@ class Writer:
             chains=chains,
             records=int(records),
             previous=last.hash if last else GENESIS,
+            until=until,
         )
-        self._connection.execute(ROOTS.insert(), {**made.covered(), "hash": made.hash(), "made_ms": now_ms})
+        self._connection.execute(ROOTS.insert(), {**made.covered(), "until": until, "hash": made.hash(), "made_ms": now_ms})
         return made
 
     def last_root_day(self) -> str:

@@ -11,7 +11,7 @@ import orjson
 from pipeline.evidence.merkle import DayRoot, Leaf
 from pipeline.evidence.reader import Reader
 from pipeline.evidence.records import Record
-from pipeline.evidence.summary import summarise
+from pipeline.evidence.summary import ALL_RECORDS, ONE_EVENT, summarise
 
 SCHEMA: Final = "consent-relay:proof:1"
 CONTEXT: Final = {
@@ -44,10 +44,10 @@ NOT_RECORDED: Final = (
 Shown = Callable[[Mapping[str, Any]], bool]
 
 
-def build(reader: Reader, chains: Sequence[str], *, about: str, now: str, shown: Shown, labels: Mapping[str, Any]) -> dict[str, Any]:
-    """The proof of these chains; records that are not `shown` are there by their hash only. `labels` are names for people, and not part of what is proven."""
+def build(reader: Reader, chains: Sequence[str], *, shows: str, now: str, shown: Shown, labels: Mapping[str, Any]) -> dict[str, Any]:
+    """The proof of these chains; records that are not `shown` are there by their hash only, which `shows` says. `labels` are names for people, and not part of what is proven."""
     every = [_chain(reader, chain, shown) for chain in chains]
-    sections = [section for section in every if any(record["content"] is not None for record in section["records"])]
+    sections = [section for section in every if any(map(_says, section["records"]))] or every
     contents = [record["content"] for section in sections for record in section["records"] if record["content"] is not None]
     first_day = min((str(content.get("at", ""))[:10] for content in contents), default="")
     return {
@@ -57,15 +57,21 @@ def build(reader: Reader, chains: Sequence[str], *, about: str, now: str, shown:
             "schema_version": [SCHEMA, "https://w3id.org/dpv/schema/dpv-27560#receipt"],
             "receipt_id": secrets.token_hex(12),
             "created_at": now,
-            "about": about,
+            "about": "event" if shows == ONE_EVENT else "subject",
+            "shows": shows,
             "archive_id": reader.fact("archive_id"),
             "archived_until": reader.fact("archived_until") or None,
             "not_recorded": list(NOT_RECORDED),
         },
-        **summarise([section["chain"] for section in sections], contents),
+        **summarise([section["chain"] for section in sections], contents, stands=shows == ALL_RECORDS),
         "labels": dict(labels),
         "evidence": {"hash": "SHA-256", "chains": sections, "roots": [root_json(root) for root in reader.roots(first_day)]},
     }
+
+
+def _says(record: Mapping[str, Any]) -> bool:
+    """Whether anything of what the proof is about is shown: that the time of others was over is not."""
+    return record["content"] is not None and record["content"].get("kind") != "expired"
 
 
 def _chain(reader: Reader, chain: str, shown: Shown) -> dict[str, Any]:

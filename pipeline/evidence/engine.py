@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from pipeline.errors import ArchiveUnavailable, ConfigurationError
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The newest revision in `migrations`."""
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
 LOCK: Final = 7_305_808_863_110_501_221

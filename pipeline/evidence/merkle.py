@@ -32,7 +32,10 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayRoot:
-    """What is published of a day: the tree's root, how much it covers, and the root published before it."""
+    """What is published of a day: the tree's root, how much it covers, and the root published before it.
+
+    What was said until `until` is in it; empty in one that an earlier release made.
+    """
 
     number: int
     day: str
@@ -40,9 +43,11 @@ class DayRoot:
     chains: int
     records: int
     previous: str
+    until: str = ""
 
     def covered(self) -> dict[str, Any]:
-        return {"chains": self.chains, "day": self.day, "number": self.number, "previous": self.previous, "records": self.records, "tree": self.tree}
+        until = {"until": self.until} if self.until else {}
+        return {"chains": self.chains, "day": self.day, "number": self.number, "previous": self.previous, "records": self.records, "tree": self.tree, **until}
 
     def hash(self) -> str:
         return digest(canonical(self.covered()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, func, or_, select
@@ -10,6 +11,14 @@ from sqlalchemy import Connection, func, or_, select
 from pipeline.evidence.merkle import DayRoot, Leaf, bucket_of, tree_path
 from pipeline.evidence.records import Record
 from pipeline.evidence.tables import BUCKETS, CHAINS, FACTS, IDENTIFIERS, RECORDS, ROOTS
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The chains of a person, and whether these are all."""
+
+    chains: list[str]
+    is_all: bool
 
 
 class Reader:
@@ -26,12 +35,25 @@ class Reader:
         """The chain in which an event is recorded."""
         return self._connection.execute(select(RECORDS.c.chain).where(RECORDS.c.event_id == event_id).limit(1)).scalar()
 
-    def chains_of(self, identifier_keys: Iterable[str]) -> list[str]:
-        """Every chain that is named by one of these identifiers, or has an event that named one."""
-        keys = sorted(set(identifier_keys))
-        own = self._connection.execute(select(CHAINS.c.chain).where(CHAINS.c.chain.in_(keys))).scalars()
-        named = self._connection.execute(select(IDENTIFIERS.c.chain).where(IDENTIFIERS.c.identifier_key.in_(keys))).scalars()
-        return sorted({*own, *named})
+    def chains_of(self, identifier_keys: Iterable[str], most: int) -> Found:
+        """Every chain that is named by one of these identifiers, or has an event that named one, and those of the identifiers that are named in them.
+
+        Of identifiers and chains that are found on the way `most` are followed: a person with more is not one person.
+        """
+        asked = set(identifier_keys)
+        near = self._chains_naming(asked)
+        few = sorted(near)[:most]
+        query = select(IDENTIFIERS.c.identifier_key).where(IDENTIFIERS.c.chain.in_(few)).distinct().order_by(IDENTIFIERS.c.identifier_key).limit(most + 1)
+        named = sorted({*few, *self._connection.execute(query).scalars()} - asked)
+        far = sorted(self._chains_naming(named[:most], most + len(near) + 1) - near)
+        left = max(0, most - len(near))
+        return Found(chains=sorted({*near, *far[:left]}), is_all=len(near) <= most and len(named) <= most and len(far) <= left)
+
+    def _chains_naming(self, keys: Iterable[str], most: int | None = None) -> set[str]:
+        some = sorted(keys)
+        own = self._connection.execute(select(CHAINS.c.chain).where(CHAINS.c.chain.in_(some))).scalars()
+        query = select(IDENTIFIERS.c.chain).where(IDENTIFIERS.c.identifier_key.in_(some)).distinct().order_by(IDENTIFIERS.c.chain)
+        return {*own, *self._connection.execute(query.limit(most)).scalars()}
 
     def head(self, chain: str) -> tuple[int, str]:
         """How long a chain is, and its last hash, as the archive has noted it."""
@@ -67,4 +89,4 @@ class Reader:
 
 
 def _root(row: Any) -> DayRoot:
-    return DayRoot(number=row.number, day=row.day, tree=row.tree, chains=row.chains, records=row.records, previous=row.previous)
+    return DayRoot(number=row.number, day=row.day, tree=row.tree, chains=row.chains, records=row.records, previous=row.previous, until=row.until)

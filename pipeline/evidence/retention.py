@@ -5,13 +5,14 @@ What is the newest word of a person on a purpose is kept however old it is: it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 from sqlalchemy import Connection, func, select, update
 
+from pipeline.evidence.findings import ranges
 from pipeline.evidence.records import Entry, time_text
 from pipeline.evidence.tables import RECORDS
 
@@ -91,16 +92,11 @@ def _is_over(event: _Event, now_ms: int, keep_days: KeepDays) -> bool:
 def _said(ledger_id: str, chain: str, now_ms: int, gone: Sequence[int]) -> Entry:
     """The record of it; it is about no event."""
     name = f"{ledger_id}/retention/{chain}/{gone[0]}-{gone[-1]}/expired"
-    content = {"id": name, "kind": "expired", "at": time_text(now_ms), "subject_key": chain, "records": _ranges(gone)}
+    content = {
+        "id": name,
+        "kind": "expired",
+        "at": time_text(now_ms),
+        "subject_key": chain,
+        "records": [str(first) if first == last else f"{first}-{last}" for first, last in ranges(gone)],
+    }
     return Entry(id=name, subject_key=chain, event_id="", at_ms=now_ms, content=content)
-
-
-def _ranges(numbers: Iterable[int]) -> list[str]:
-    """1, 2, 3, 7 as "1-3", "7"."""
-    found: list[list[int]] = []
-    for number in numbers:
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    return [str(first) if first == last else f"{first}-{last}" for first, last in found]

@@ -11,13 +11,19 @@ from typing import Any, Final
 Content = Mapping[str, Any]
 
 STATUSES: Final = {"given": "dpv:ConsentGiven", "withdrawn": "dpv:ConsentWithdrawn"}
+ALL_RECORDS: Final = "all records"
+ONE_EVENT: Final = "one event"
+ONE_SOURCE: Final = "one source"
+NEAREST: Final = "the nearest chains"
+SHOWS: Final = {ALL_RECORDS: "", ONE_EVENT: "event_id", ONE_SOURCE: "source", NEAREST: ""}
+"""What a proof may show of a person, and the field that all its records have in common. Only of all of them can be said what stands."""
 ENDINGS: Final = frozenset({"answered", "unanswered", "skipped", "dead", "confirmed", "exported", "discarded", "superseded", "reopened", "repaired"})
 """Kinds that say where a delivery stands."""
 SHOWN: Final = ("status", "outcome", "reason", "status_code", "attempts", "vendor_reference", "superseded_by")
 
 
-def summarise(subject_keys: Iterable[str], contents: Iterable[Content]) -> dict[str, Any]:
-    """The sections of a consent record, of records in the order of their chains."""
+def summarise(subject_keys: Iterable[str], contents: Iterable[Content], *, stands: bool) -> dict[str, Any]:
+    """The sections of a consent record, of records in the order of their chains; `stands`: these are all that there are, so that the newest word is what stands."""
     by_event: dict[str, list[Content]] = {}
     for content in filter(_is_readable, contents):
         by_event.setdefault(content["event_id"], []).append(content)
@@ -25,7 +31,7 @@ def summarise(subject_keys: Iterable[str], contents: Iterable[Content]) -> dict[
     events.sort(key=lambda event: (event["order_time"], event["event_id"]))
     return {
         "pii_principal": {"@type": "dpv:DataSubject", "pii_principal_id": sorted(set(subject_keys))},
-        "pii_processing": {"purposes": _purposes(events)},
+        "pii_processing": {"purposes": _purposes(events, stands=stands)},
         "party_identification": _parties(events),
         "events": events,
     }
@@ -77,8 +83,9 @@ def _recipients(said: Sequence[Content], planned: Iterable[str]) -> list[dict[st
     return found
 
 
-def _purposes(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The newest word on each purpose."""
+def _purposes(events: Sequence[Mapping[str, Any]], *, stands: bool) -> list[dict[str, Any]]:
+    """The newest word on each purpose: the consent's status, or else only what these records said."""
+    state, since = ("consent_status", "since") if stands else ("said", "said_at")
     newest: dict[str, Mapping[str, Any]] = {}
     for event in events:
         standing = newest.get(event["purpose"] or "")
@@ -88,8 +95,8 @@ def _purposes(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             "purpose": purpose,
             "lawful_basis": "dpv:Consent",
-            "consent_status": event["event_state"],
-            "since": event["order_time"],
+            state: event["event_state"],
+            since: event["order_time"],
             "event_id": event["event_id"],
             "recipient_third_parties": sorted({each["party_id"] for other in events if other["purpose"] == purpose for each in other["recipients"]}),
         }

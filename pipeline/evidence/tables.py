@@ -47,6 +47,7 @@ IDENTIFIERS: Final = Table(
     Column("identifier_key", String(64), nullable=False),
     Column("chain", String(64), nullable=False),
     PrimaryKeyConstraint("identifier_key", "chain", name="evidence_identifier_pkey"),
+    Index("evidence_identifier_chain", "chain"),
 )
 """The chains that an identifier (keyed hash) was named in."""
 
@@ -69,6 +70,7 @@ ROOTS: Final = Table(
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
     Column("made_ms", BigInteger, nullable=False),
+    Column("until", String(30), nullable=False, server_default=""),
 )
 """The day roots, each chained to the one before."""
 

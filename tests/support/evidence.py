@@ -13,6 +13,7 @@ from pipeline.evidence.archive import Archive
 from pipeline.evidence.document import build
 from pipeline.evidence.reader import Reader
 from pipeline.evidence.records import KINDS, Entry, time_text
+from pipeline.evidence.summary import ALL_RECORDS, ONE_EVENT
 
 ANA, BRUNO = "e" + "a" * 24, "e" + "b" * 24
 FIRST_MS = 1_767_618_000_000
@@ -61,10 +62,11 @@ def one_of_each(subject_key: str = ANA, first: int = 0) -> list[Entry]:
     return [entry(next(numbers), kind, subject_key=subject_key, event_id=f"{subject_key[:2]:v<24}", **EVERY_FIELD) for kind in KINDS]
 
 
-def proof(archive: Archive, chains: Sequence[str], shown: Callable[[Mapping[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
-    """The proof of these chains, as it reads once it was written to a file."""
+def proof(archive: Archive, chains: Sequence[str], shown: Callable[[Mapping[str, Any]], bool] | None = None) -> dict[str, Any]:
+    """The proof of these chains, or of the one event of which the records are `shown`, as it reads once it was written to a file."""
     with archive.reading() as connection:
-        made = build(Reader(connection), chains, about="subject", now="2026-01-06T00:00:00Z", shown=shown, labels={})
+        shows = ONE_EVENT if shown else ALL_RECORDS
+        made = build(Reader(connection), chains, shows=shows, now="2026-01-06T00:00:00Z", shown=shown or (lambda _: True), labels={})
     return dict(orjson.loads(orjson.dumps(made)))
 
 

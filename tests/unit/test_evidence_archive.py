@@ -20,8 +20,9 @@ from pipeline.errors import ArchiveUnavailable, ConfigurationError
 from pipeline.evidence import engine
 from pipeline.evidence.archive import Archive
 from pipeline.evidence.document import build
-from pipeline.evidence.reader import Reader
+from pipeline.evidence.reader import Found, Reader
 from pipeline.evidence.records import KINDS
+from pipeline.evidence.summary import ALL_RECORDS
 from pipeline.evidence.tables import CHAINS, METADATA, RECORDS, ROOTS
 from pipeline.evidence.verify import verify
 from tests.support.evidence import ANA, BRUNO, entry, one_of_each, proof
@@ -191,10 +192,29 @@ def test_a_person_is_found_by_every_identifier(archive: Archive) -> None:
         writer.append([entry(1, "received", identifiers=["e1", "p1"]), entry(2, "received", identifiers=["p1"]), entry(3, "received", subject_key=BRUNO)])
     with archive.reading() as connection:
         reader = Reader(connection)
-        assert reader.chains_of(["e1"]) == reader.chains_of(["p1"]) == reader.chains_of([ANA, "e1"]) == [ANA]
-        assert reader.chains_of(["unknown"]) == []
+        assert reader.chains_of(["e1"], 32) == reader.chains_of(["p1"], 32) == reader.chains_of([ANA, "e1"], 32) == Found(chains=[ANA], is_all=True)
+        assert reader.chains_of(["unknown"], 32) == Found(chains=[], is_all=True)
         assert reader.chain_of("v" * 24) in (ANA, BRUNO)
         assert reader.chain_of("unknown") is None
+
+
+def test_a_person_is_found_by_what_was_named_together(archive: Archive) -> None:
+    """A word by the phone alone belongs to whoever named the phone with what is asked for; more than a person has are cut off, and it is said."""
+    phone = "p" + "a" * 24
+    with archive.writing() as writer:
+        writer.append([entry(1, "received", subject_key="x1", identifiers=["e1", phone]), entry(2, "received", subject_key=phone), entry(3, subject_key=BRUNO)])
+        writer.append([entry(4, "received", subject_key=BRUNO, identifiers=["p2", "e2"]), entry(5, "received", subject_key="e9", identifiers=["x1"])])
+        writer.append([entry(10 + number, "received", subject_key=f"x{10 + number}", identifiers=["p2"]) for number in range(8)])
+    with archive.reading() as connection:
+        reader = Reader(connection)
+        assert reader.chains_of(["e1"], 32) == Found(chains=["e9", phone, "x1"], is_all=True)
+        assert reader.chains_of([phone], 32) == Found(chains=["e9", phone, "x1"], is_all=True)
+        assert len(reader.chains_of(["e2"], 32).chains) == 9
+        cut = reader.chains_of(["e2"], 4)
+        assert (len(cut.chains), cut.is_all, BRUNO in cut.chains) == (4, False, True)
+        assert reader.chains_of(["p2"], 4).is_all is False
+        assert len(reader.chains_of(["p2"], 4).chains) == 9
+        assert reader.chains_of(["e1"], 2).is_all is False
 
 
 def test_what_is_changed_in_the_database_is_found(archive: Archive) -> None:
@@ -228,7 +248,7 @@ def tampered(archive: Archive) -> Iterator[Any]:
 
 
 def proof_of(connection: Any) -> dict[str, Any]:
-    return build(Reader(connection), [ANA], about="subject", now="2026-01-06T00:00:00Z", shown=lambda _: True, labels={})
+    return build(Reader(connection), [ANA], shows=ALL_RECORDS, now="2026-01-06T00:00:00Z", shown=lambda _: True, labels={})
 
 
 def test_the_migrations_make_the_tables_that_the_code_knows(archive: Archive) -> None:
@@ -247,7 +267,7 @@ def test_an_archive_of_a_newer_release_is_refused(archive: Archive, url: str) ->
     archive.prepare()
     with engine.writing(archive.engine) as connection:
         connection.execute(text("UPDATE evidence_version SET version_num = '9999'"))
-    with contextlib.closing(Archive(url)) as other, pytest.raises(ConfigurationError, match="schema 9999, this release works with 0002"):
+    with contextlib.closing(Archive(url)) as other, pytest.raises(ConfigurationError, match="schema 9999, this release works with 0003"):
         other.prepare()
 
 
@@ -263,6 +283,7 @@ def test_an_archive_of_the_first_release_is_brought_forward(archive: Archive) ->
     with archive.reading() as connection:
         assert connection.execute(text("SELECT version_num FROM evidence_version")).scalar() == engine.HEAD
         assert "evidence_record_said" in {index["name"] for index in inspect(connection).get_indexes("evidence_record")}
+        assert "evidence_identifier_chain" in {index["name"] for index in inspect(connection).get_indexes("evidence_identifier")}
     assert faults(proof(archive, [ANA])) == []
 
 

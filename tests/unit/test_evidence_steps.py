@@ -15,14 +15,17 @@ import orjson
 import pytest
 import redis
 
+from pipeline import archiving
 from pipeline.archiving import Archiver, ArchiverOptions
-from pipeline.domain import DeliveryStatus, Outcome, State, Subject
+from pipeline.domain import DeliveryStatus, Outcome, State, Subject, format_time, utc_from_us
 from pipeline.erasing import Erasing
 from pipeline.errors import ArchiveMismatch
 from pipeline.evidence.archive import Archive, Writer
+from pipeline.evidence.engine import writing
+from pipeline.evidence.merkle import DayRoot
 from pipeline.evidence.reader import Reader
 from pipeline.evidence.records import FIELDS, KINDS
-from pipeline.evidence.tables import RECORDS
+from pipeline.evidence.tables import METADATA, RECORDS
 from pipeline.evidence.verify import verify
 from pipeline.ledger.deliveries import Row, Settlement, Verb
 from pipeline.ledger.letters import LetterFilter
@@ -31,6 +34,7 @@ from pipeline.ledger.results import DeliveryResult
 from tests.support.accounting import gaps
 from tests.support.evidence import proof
 from tests.support.parts import CANARY, CANARY_PHONE, close_gate
+from tests.support.postgres import postgres_server
 from tests.support.relay import Relay, adapter, destination, routing
 
 KEYS = ("kind", "destination", "status", "outcome", "reason", "status_code")
@@ -39,9 +43,9 @@ KEYS = ("kind", "destination", "status", "outcome", "reason", "status_code")
 class Case:
     """A relay that keeps evidence, and its archive."""
 
-    def __init__(self, client: redis.Redis, folder: Path, *destinations: Any, **options: Any) -> None:
+    def __init__(self, client: redis.Redis, folder: Path, *destinations: Any, url: str = "", **options: Any) -> None:
         self.relay = Relay(client, routing(destinations or [destination("crm")], **options), seconds=30.0, evidence=True)
-        self.archive = Archive(f"sqlite:///{folder / 'evidence.sqlite'}")
+        self.archive = Archive(url or f"sqlite:///{folder / 'evidence.sqlite'}")
         self.archiver = Archiver(self.relay.ledger, self.archive, ArchiverOptions(), lambda: self.relay.rules)
 
     def records(self, event_id: str | None = None) -> list[dict[str, Any]]:
@@ -69,6 +73,23 @@ class Case:
 def case(client: redis.Redis, tmp_path: Path) -> Iterator[Case]:
     made = Case(client, tmp_path)
     yield made
+    made.archive.close()
+
+
+@pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
+    with postgres_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either(request: pytest.FixtureRequest, client: redis.Redis, tmp_path: Path) -> Iterator[Case]:
+    """A case with its archive in either database, for what depends on transactions."""
+    made = Case(client, tmp_path, url="" if request.param == "sqlite" else request.getfixturevalue("postgres_url"))
+    yield made
+    with writing(made.archive.engine) as connection:
+        METADATA.drop_all(connection)
+        connection.exec_driver_sql("DROP TABLE IF EXISTS evidence_version")
     made.archive.close()
 
 
@@ -310,24 +331,24 @@ def test_without_evidence_nothing_is_written(client: redis.Redis) -> None:
     assert relay.ledger.outbox.waiting() == Waiting()
 
 
-def test_what_is_archived_is_trimmed_and_nothing_else(case: Case, client: redis.Redis) -> None:
+def test_what_is_archived_is_trimmed_and_nothing_else(either: Case, client: redis.Redis) -> None:
     """After the commit; what came meanwhile stays."""
-    case.relay.event("given", 1, email="ana@example.org")
-    case.relay.drain()
-    assert case.relay.ledger.outbox.waiting().entries > 3
-    assert case.archiver.run() == 6
-    assert case.relay.ledger.outbox.waiting().entries == 0
-    case.relay.event("given", 2, email="bruno@example.org")
-    assert case.relay.ledger.outbox.waiting().entries == 1
-    assert case.archiver.run() == 2
+    either.relay.event("given", 1, email="ana@example.org")
+    either.relay.drain()
+    assert either.relay.ledger.outbox.waiting().entries > 3
+    assert either.archiver.run() == 6
+    assert either.relay.ledger.outbox.waiting().entries == 0
+    either.relay.event("given", 2, email="bruno@example.org")
+    assert either.relay.ledger.outbox.waiting().entries == 1
+    assert either.archiver.run() == 2
 
 
-def test_a_batch_that_is_lost_or_comes_twice(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_is_lost_or_comes_twice(either: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dead before the commit, dead between commit and trimming, and a trimming that is lost: all is archived once, and the chains hold."""
-    outbox = case.relay.ledger.outbox
+    outbox = either.relay.ledger.outbox
     for number in range(4):
-        case.relay.event("given", number, email=f"p{number}@example.org")
-    case.relay.drain()
+        either.relay.event("given", number, email=f"p{number}@example.org")
+    either.relay.drain()
     trim, append = outbox.trim, Writer.append
 
     def die(*_: object) -> Any:
@@ -335,29 +356,29 @@ def test_a_batch_that_is_lost_or_comes_twice(case: Case, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Writer, "move", die)
     with pytest.raises(ZeroDivisionError):
-        case.archiver.run()
+        either.archiver.run()
     monkeypatch.undo()
     assert append is Writer.append
     waiting = outbox.waiting().entries
     assert waiting > 0
     monkeypatch.setattr(outbox, "trim", die)
     with pytest.raises(ZeroDivisionError):
-        case.archiver.run()
+        either.archiver.run()
     assert outbox.waiting().entries == waiting
     monkeypatch.setattr(outbox, "trim", lambda _: None)
-    before = case.records()
+    before = either.records()
     assert len(before) == 24
-    assert case.archiver.run() == 0
+    assert either.archiver.run() == 0
     monkeypatch.setattr(outbox, "trim", trim)
-    assert case.archiver.run() == 0
+    assert either.archiver.run() == 0
     assert outbox.waiting().entries == 0
-    assert case.records() == before
-    assert case.faults() == []
+    assert either.records() == before
+    assert either.faults() == []
 
 
-def test_two_archivers_at_once(case: Case) -> None:
+def test_two_archivers_at_once(either: Case) -> None:
     """While events come in and are told: nothing is lost, nothing doubled, every chain holds."""
-    others = [Archiver(case.relay.ledger, case.archive, ArchiverOptions(), lambda: case.relay.rules) for _ in range(3)]
+    others = [Archiver(either.relay.ledger, either.archive, ArchiverOptions(), lambda: either.relay.rules) for _ in range(3)]
     stop, failed = threading.Event(), []
 
     def work(archiver: Archiver) -> None:
@@ -370,18 +391,18 @@ def test_two_archivers_at_once(case: Case) -> None:
     threads = [threading.Thread(target=work, args=(archiver,)) for archiver in others]
     for thread in threads:
         thread.start()
-    ids = [case.relay.event(state, number, email=f"p{number % 7}@example.org") for number, state in zip(range(40), itertools.cycle(("given", "withdrawn")))]
-    case.relay.drain()
+    ids = [either.relay.event(state, number, email=f"p{number % 7}@example.org") for number, state in zip(range(40), itertools.cycle(("given", "withdrawn")))]
+    either.relay.drain()
     stop.set()
     for thread in threads:
         thread.join()
     assert failed == []
-    records = case.records()
+    records = either.records()
     assert len({content["id"] for content in records}) == len(records)
     for event_id in ids:
         assert [kind for kind in case_kinds(records, event_id) if kind in ("received", "accepted", "completed")] == ["received", "accepted", "completed"]
-    assert sum(content["kind"] == "told" for content in records) == len(case.relay.vendors["crm"].calls)
-    assert case.faults() == []
+    assert sum(content["kind"] == "told" for content in records) == len(either.relay.vendors["crm"].calls)
+    assert either.faults() == []
 
 
 def case_kinds(records: list[dict[str, Any]], event_id: str) -> list[str]:
@@ -417,21 +438,46 @@ def test_another_or_an_older_archive_is_refused(case: Case, tmp_path: Path, capl
 
 
 def test_a_day_root_is_made_once_a_day_has_ended(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the first run of the next day; each says which chains it covers."""
+    """By a run of the next day, once all of the day is archived for certain; each says until when it covers all."""
+    ledger, minute_ms, day_ms = case.relay.ledger, 60_000, 86_400_000
+    midnight_ms = (ledger.now_ms() // day_ms + 1) * day_ms
     case.relay.event("given", 1, email="ana@example.org")
-    case.archiver.run()
-    case.archiver.run()
-    ledger, day_ms = case.relay.ledger, 86_400_000
-    with case.archive.reading() as connection:
-        assert Reader(connection).roots() == []
-    now_ms = ledger.now_ms()
-    for days in (1, 1, 3):
-        monkeypatch.setattr(ledger, "now_ms", lambda days=days: now_ms + days * day_ms)
+
+    def roots_at(now_ms: int) -> list[DayRoot]:
+        monkeypatch.setattr(ledger, "now_ms", lambda: now_ms)
         case.archiver.run()
-    with case.archive.reading() as connection:
-        roots = Reader(connection).roots()
+        with case.archive.reading() as connection:
+            return Reader(connection).roots()
+
+    assert roots_at(midnight_ms - minute_ms) == roots_at(midnight_ms + minute_ms - 1) == []
+    for now_ms in (midnight_ms + minute_ms, midnight_ms + 2 * minute_ms, midnight_ms + day_ms + minute_ms - 1):
+        (root,) = roots_at(now_ms)
+        assert root.until == format_time(utc_from_us(midnight_ms * 1000))
+        assert root.day == format_time(utc_from_us((midnight_ms - day_ms) * 1000))[:10]
+    roots = roots_at(midnight_ms + 2 * day_ms + 5 * minute_ms)
     assert [root.number for root in roots] == [1, 2]
     assert roots[1].previous == roots[0].hash()
+
+
+def test_no_day_root_is_made_while_records_of_that_day_wait(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it left out would look as if it had been taken away."""
+    case.relay.event("given", 1, email="ana@example.org")
+    case.archiver.run()
+    for number in range(2, 6):
+        case.relay.event("given", number, email="ana@example.org")
+    monkeypatch.setattr(archiving, "AT_ONCE", 1)
+    monkeypatch.setattr(archiving, "MOST_ROUNDS", 1)
+    now_ms = case.relay.ledger.now_ms() + 2 * 86_400_000
+    monkeypatch.setattr(case.relay.ledger, "now_ms", lambda: now_ms)
+    found = []
+    for _ in range(6):
+        waits = case.relay.ledger.outbox.waiting().entries > 0
+        case.archiver.run()
+        with case.archive.reading() as connection:
+            found.append((waits, len(Reader(connection).roots())))
+    assert found[0] == (True, 0)
+    assert {count for waits, count in found if waits} == {0}
+    assert found[-1] == (False, 1)
 
 
 def test_evidence_of_events_from_before_it_was_kept(client: redis.Redis, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import redis
 from click.testing import CliRunner
 
+from pipeline import proving
 from pipeline.archiving import Archiver, ArchiverOptions
 from pipeline.evidence.archive import Archive
 from pipeline.evidence.page import render
@@ -91,6 +92,53 @@ def test_a_person_is_found_by_any_identifier(proofs: Proofs) -> None:
         assert "ana@example.org" not in answer.text.lower()
         assert "C-1" not in answer.text
     assert proofs.subject({"subject": {"email": "nobody@example.org"}}).status_code == 404
+
+
+def test_a_proof_of_one_event_or_one_source_does_not_say_what_stands(proofs: Proofs) -> None:
+    """A newer word lies in the same chain, by its hash only: what is said is what these records said, in the document and on the page."""
+    for document, shows in ((proofs.event(proofs.given).json, "one event"), (proofs.subject({"subject": ANA}, key="web-forms").json, "one source")):
+        assert document["record_metadata"]["shows"] == shows
+        (purpose,) = document["pii_processing"]["purposes"]
+        assert purpose["said"] == "dpv:ConsentGiven"
+        assert "consent_status" not in purpose
+        assert {(finding.code, finding.is_note) for finding in verify(document)} == {("hidden", True), ("not_anchored", True)}
+        page = render(document)
+        assert "What stands" not in page
+        assert "Not what stands" in page
+        assert "not shown: there by its hash only" in page
+    every = proofs.subject({"subject": ANA}).json
+    assert every["record_metadata"]["shows"] == "all records"
+    assert "<h2>What stands</h2>" in render(every)
+
+
+def test_a_withdrawal_by_another_identifier_is_in_the_proof(proofs: Proofs) -> None:
+    """A consent names account, e-mail and phone, the withdrawal the phone alone: the proof by e-mail has both, and says what stands."""
+    names = {"external_id": "C-2", "email": "bruno@example.org", "phone": "+5511987654321"}
+    proofs.relay.event("given", 3, source="web-forms", **names)
+    withdrawn = proofs.relay.event("withdrawn", 4, source="reader", phone=names["phone"])
+    proofs.relay.drain()
+    Archiver(proofs.relay.ledger, proofs.archive, ArchiverOptions(), lambda: proofs.relay.rules).run()
+    for name, value in names.items():
+        document = proofs.subject({"subject": {name: value}}).json
+        (purpose,) = document["pii_processing"]["purposes"]
+        assert (purpose["consent_status"], purpose["event_id"]) == ("dpv:ConsentWithdrawn", withdrawn), name
+        assert len(document["evidence"]["chains"]) == 2
+        assert "followed_at_most" not in document["record_metadata"]
+        assert [finding for finding in verify(document) if not finding.is_note] == []
+
+
+def test_where_too_many_are_named_together_it_is_said(proofs: Proofs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proof that did not follow all of them does not say what stands."""
+    monkeypatch.setattr(proving, "MAX_REACH", 1)
+    document = proofs.subject({"subject": {"email": "ana@example.org"}}).json
+    assert document["record_metadata"]["shows"] == "all records"
+    proofs.relay.event("given", 3, source="web-forms", email="ana@example.org", external_id="C-3")
+    proofs.relay.drain()
+    Archiver(proofs.relay.ledger, proofs.archive, ArchiverOptions(), lambda: proofs.relay.rules).run()
+    document = proofs.subject({"subject": {"email": "ana@example.org"}}).json
+    assert (document["record_metadata"]["shows"], document["record_metadata"]["followed_at_most"]) == ("the nearest chains", 1)
+    assert "consent_status" not in str(document["pii_processing"])
+    assert [finding for finding in verify(document) if not finding.is_note] == []
 
 
 WRONG = [

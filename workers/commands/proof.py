@@ -14,7 +14,7 @@ from workers.commands import common
 from workers.commands.subject import read_person
 
 if TYPE_CHECKING:
-    from pipeline.evidence.verify import Finding
+    from pipeline.evidence.findings import Finding
 
 NOT_HELD = common.FAILED
 """Exit code of a proof that does not hold."""
@@ -71,23 +71,30 @@ def _read_json(file: str) -> Any:
         return json.loads(text)
     except OSError as error:
         raise click.UsageError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.UsageError("that is no JSON") from error
 
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
-@click.option("--root", "roots", multiple=True, metavar="DAY=HASH", help="A day root that was noted elsewhere; the proof must show it. May be repeated.")
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    metavar="DAY=HASH",
+    help="A day root that was noted elsewhere; the last one of the proof must be among them. May be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def verify(file: str, roots: tuple[str, ...], as_json: bool) -> None:
     """Check a proof offline: neither the ledger nor the archive is asked. FILE is what `consent proof` made, - reads standard input.
 
     Says which record was altered, removed, inserted or moved. Whoever can forge the whole file can forge its roots as well: compare
     with a root that was noted elsewhere (every process logs them as `evidence_root`, `consent evidence status` lists them) by --root.
+    The last root of the proof must be among them: an older one does not show that nothing was made anew before the last was made.
 
     Exits 0 if all holds, 1 if anything does not, 2 if FILE is no proof.
     """
-    from pipeline.evidence.verify import NoProof
+    from pipeline.evidence.findings import NoProof
     from pipeline.evidence.verify import verify as check
 
     try:
@@ -108,9 +115,9 @@ def _as_json(finding: Finding) -> Mapping[str, Any]:
     return {"code": finding.code, "where": finding.where, "text": finding.text, "note": finding.is_note}
 
 
-def _noted(roots: tuple[str, ...]) -> dict[str, str]:
-    noted = dict(root.partition("=")[::2] for root in roots)
-    if not all(day and len(value) == 64 for day, value in noted.items()):
+def _noted(roots: tuple[str, ...]) -> list[tuple[str, str]]:
+    noted = [(day, value) for day, _, value in (root.partition("=") for root in roots)]
+    if not all(day and len(value) == 64 for day, value in noted):
         raise click.UsageError("--root: a day and the 64 digits of its root were expected, such as 2026-01-05=4f0c...")
     return noted
 
