@@ -128,7 +128,7 @@ class Archiver:
         with self._archive.writing() as writer:
             until = _covered_until(writer)
             # Not before all of that day is archived: what a root leaves out looks as if it had been taken away.
-            if writer.last_root_day() < yesterday < until[:10] and "" < writer.fact("first_day") <= yesterday:
+            if writer.covered_day() < yesterday < until[:10] and "" < writer.fact("first_day") <= yesterday:
                 self._anchor(writer, yesterday, now_ms, until)
 
     def _remove_old(self) -> None:

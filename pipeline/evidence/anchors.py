@@ -50,7 +50,8 @@ def check_anchor(walk: Walk, anchor: Any, roots: Sequence[Root], *, is_noted: bo
     if not roots or _climb(leaf, path) != roots[-1].get("tree") or not _is_place_of(walk.name, [side for side, _ in path]):
         found.append(Finding(code="not_in_root", where=walk.where, text="its place in the tree does not lead to the last day root"))
     if walk.stated > leaf.length:
-        text = f"{walk.stated - leaf.length} records came after the last day root: only the chain itself speaks for them yet"
+        count = walk.stated - leaf.length
+        text = f"{count} record{'s' if count > 1 else ''} came after the last day root: only the chain itself speaks for {'them' if count > 1 else 'it'} yet"
         found.append(Finding(code="not_anchored", where=walk.where, text=text, is_note=True))
     return found
 

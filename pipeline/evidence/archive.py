@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date, timedelta
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -155,9 +156,12 @@ class Writer:
         self._connection.execute(ROOTS.insert(), {**made.covered(), "until": until, "hash": made.hash(), "made_ms": now_ms})
         return made
 
-    def last_root_day(self) -> str:
-        """The day of the last root, empty if there is none."""
-        return str(self._connection.execute(select(ROOTS.c.day).order_by(ROOTS.c.number.desc()).limit(1)).scalar() or "")
+    def covered_day(self) -> str:
+        """The last day that a root covers to its end, empty if there is none; a root that was made during a day does not cover it."""
+        last = self._connection.execute(select(ROOTS.c.day, ROOTS.c.until).order_by(ROOTS.c.number.desc()).limit(1)).first()
+        if last is None:
+            return ""
+        return (date.fromisoformat(last.until[:10]) - timedelta(days=1)).isoformat() if last.until else str(last.day)
 
     def _bucket_roots(self, buckets: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         for some in _portions(buckets, 100):

@@ -17,8 +17,8 @@ _TEMPLATE: Final = Path(__file__).with_name("page.html.j2")
 _STANDS: Final = "What stands"
 _ABOUT: Final = {
     ALL_RECORDS: ("everything a person said", _STANDS),
-    ONE_EVENT: ("one event, whatever came before or after it", "What this event said"),
-    ONE_SOURCE: ("what a person said by one source, whatever others know", "What this source said last"),
+    ONE_EVENT: ("one event alone: what came before or after it is not shown", "What this event said"),
+    ONE_SOURCE: ("what one source knows of a person alone: what others said is not shown", "What this source said last"),
 }
 """What a proof shows -> what it is about, and the title of its first table. Only all records can tell what stands."""
 _OTHERS: Final = ("what a person said, as far as it was followed", "What the records shown here said last")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
@@ -41,13 +43,20 @@ def _removed(walk: Walk) -> list[Finding]:
     """Whether a record of the same chain accounts for each one whose content is gone."""
     said = [link.content["records"] for link in walk.placed.values() if link.content and link.content.get("kind") == "expired" and "records" in link.content]
     found = [_RANGE.fullmatch(str(text)) for texts in said if isinstance(texts, list) for text in texts]
-    accounted = [(int(each[1]), int(each[2] or each[1])) for each in found if each]
+    accounted = sorted((int(each[1]), int(each[2] or each[1])) for each in found if each)
+    reached = list(itertools.accumulate((last for _, last in accounted), max))
     text = "record {} says nothing any more, and no record says that its time was over"
     return [
         Finding(code="emptied", where=f"{walk.where} record {number:06d}", text=text.format(number))
         for number, link in sorted(walk.placed.items())
-        if link.is_removed and not any(first <= number <= last for first, last in accounted)
+        if link.is_removed and not _is_within(number, accounted, reached)
     ]
+
+
+def _is_within(number: int, accounted: Sequence[tuple[int, int]], reached: Sequence[int]) -> bool:
+    """Whether one of these ranges, in order, has a number; `reached` is how far each and those before it go."""
+    before = bisect.bisect_right(accounted, (number, number + 10**9))
+    return before > 0 and reached[before - 1] >= number
 
 
 def _hidden(walk: Walk, shows: Any) -> list[Finding]:

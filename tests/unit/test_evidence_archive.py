@@ -168,13 +168,13 @@ def test_each_root_follows_the_one_before(archive: Archive) -> None:
     """Over what changed and what did not; a chain's proof leads to the last of them."""
     with archive.writing() as writer:
         assert writer.anchor("2026-01-04", 1) is None
-        assert writer.last_root_day() == ""
+        assert writer.covered_day() == ""
         writer.append(one_of_each(ANA))
         first = writer.anchor("2026-01-05", 2)
         writer.append([entry(number, subject_key=f"p{number:024}") for number in range(300)])
         second = writer.anchor("2026-01-06", 3)
         third = writer.anchor("2026-01-07", 4)
-        assert writer.last_root_day() == "2026-01-07"
+        assert writer.covered_day() == "2026-01-07"
     assert first
     assert second
     assert third

@@ -456,6 +456,9 @@ def test_a_day_root_is_made_once_a_day_has_ended(case: Case, monkeypatch: pytest
         assert root.day == format_time(utc_from_us((midnight_ms - day_ms) * 1000))[:10]
     roots = roots_at(midnight_ms + 2 * day_ms + 5 * minute_ms)
     assert [root.number for root in roots] == [1, 2]
+    case.archiver.anchor()  # by hand, while the day goes on: it gets one at its end all the same
+    roots = roots_at(midnight_ms + 3 * day_ms + 5 * minute_ms)
+    assert [root.day for root in roots[2:]] == [format_time(utc_from_us((midnight_ms + 2 * day_ms) * 1000))[:10]] * 2
     assert roots[1].previous == roots[0].hash()
 
 

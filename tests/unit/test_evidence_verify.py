@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from pipeline.evidence.merkle import Leaf, bucket_of, bucket_root, climb, path_o
 from pipeline.evidence.records import FIELDS, GENESIS, KINDS, canonical, digest, link_hash
 from pipeline.evidence.summary import summarise
 from pipeline.evidence.tables import CHAINS, RECORDS
-from pipeline.evidence.verify import verify
+from pipeline.evidence.verify import SUMMARY, verify
 from tests.support.evidence import ANA, BRUNO, EVERY_FIELD, changed, entry, one_of_each, proof
 
 COUNT = len(KINDS)
@@ -447,3 +447,34 @@ def test_a_path_of_the_whole_tree_leads_to_its_root() -> None:
     own = [leaf for leaf in leaves if bucket_of(leaf.chain) == bucket_of("chain-3")]
     roots = {bucket_of(leaf.chain): bucket_root([other for other in leaves if bucket_of(other.chain) == bucket_of(leaf.chain)]) for leaf in leaves}
     assert climb(leaves[3].hash(), tree_path(own, "chain-3", roots)) == tree_root(roots)
+
+
+def places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to everything that stands in a document."""
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield (*way, key)
+        yield from places(value[key], (*way, key))
+
+
+def test_nothing_that_a_proof_says_can_be_changed_unseen(document: dict[str, Any]) -> None:
+    """Anything of its sections, chains and roots, taken out or replaced by whatever: it does not hold, or is no proof; and it is never anything else that happens."""
+    proven = {name: document[name] for name in (*SUMMARY, "evidence")}
+    proven["evidence"] = {name: value for name, value in document["evidence"].items() if name != "hash"}
+    for way in places(proven):
+        for value in ("gone", {"x": [1]}, 10**30):
+            if way == ("evidence", "roots", 0) and value == "gone":
+                continue  # older roots may be left out: the last one names the one before
+            copied = changed(document, lambda it, way=way, value=value: put(it, way, value))
+            with contextlib.suppress(NoProof):
+                assert faults(copied) != [], (way, value)
+
+
+def put(document: Any, way: tuple[Any, ...], value: Any) -> None:
+    for key in way[:-1]:
+        document = document[key]
+    if value == "gone":
+        document.pop(way[-1])
+    elif document[way[-1]] == value:
+        document[way[-1]] = "something else"
+    else:
+        document[way[-1]] = value
