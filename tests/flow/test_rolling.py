@@ -16,12 +16,12 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-import redis
 import requests
 from celery import Celery
 
-from pipeline.ledger.keys import META, SCHEMA_VERSION
+from pipeline.ledger.keys import SCHEMA_VERSION
 from tests.support.load import Clients, invent, posts_of, stale_lags
+from tests.support.servers import valkey_server
 from tests.support.stack import ROOT, Stack, running_stack, wait_until
 from tests.support.verdict import BEGUN_BEFORE_SECONDS, arrivals_of, check_end
 from tests.support.world import PURPOSES, SHORT, routing
@@ -78,14 +78,17 @@ def worked(stack: Stack) -> dict[str, int]:
 @pytest.mark.timeout(240)
 def test_old_and_new_processes_work_side_by_side(former: Path):
     """Half of the events come in by each release, both have workers, people say the opposite at either: nothing is lost or stale, and the ledger stays as it was
-    until the old ones are gone.
+    until the old ones are gone. Then it is migrated while the new ones go on working.
     """
     chance, port = random.Random(11), free_port()
-    with running_stack(routing=routing(), environment=SHORT, checkout=former) as stack:
+    with (
+        valkey_server() as ledger_url,
+        running_stack(routing=routing(), environment={**SHORT, "CONSENT_REDIS_URL": ledger_url}, checkout=former, vendors_apart=True) as stack,
+    ):
         stack.settings("dinamize", calls_per_minute=None)
         stack.settings("mailchimp", compliance="self")
         events = invent(chance, EVENTS, people=100, purposes=PURPOSES)
-        with beside(stack, "worker", "--single", "--name", "new-1"), beside(stack, "serve", CONSENT_INGEST_PORT=str(port)):
+        with beside(stack, "worker", "--single", "--name", "new-1"), beside(stack, "serve", CONSENT_INGEST_PORT=str(port)), beside(stack, "beat"):
             wait_until(lambda: answers(f"http://127.0.0.1:{port}") and worked(stack).keys() == {"worker-1", "worker-2", "new-1"}, 60)
             halves = [events[: EVENTS // 2], events[EVENTS // 2 :]]
             urls = [stack.url, f"http://127.0.0.1:{port}"]
@@ -103,8 +106,17 @@ def test_old_and_new_processes_work_side_by_side(former: Path):
             refused = stack.consent("ledger", "migrate", "--yes")
             assert refused.returncode == 2, refused.stdout + refused.stderr
             assert "older release still run: worker-1@" in refused.stderr
-        with redis.Redis.from_url(stack.environment["CONSENT_REDIS_URL"]) as client:
-            client.hset(META, "schema", SCHEMA_VERSION)  # as if it had been migrated all the same
+            stack.process.send_signal(signal.SIGTERM)
+            stack.process.wait(60)
+            stack.url = f"http://127.0.0.1:{port}"
+            more = invent(chance, EVENTS, people=100, purposes=PURPOSES, first=EVENTS)
+            load = Clients(stack.url, stack.headers(), posts_of(chance, more), threads=4, seconds=20.0)
+            load.start()
+            wait_until(lambda: stack.consent("ledger", "migrate", "--yes").returncode == 0, 60)
+            assert not all(sent.ids for sent in more), "it was migrated after the work was done"
+            load.join(90)
+            check_end(stack, events + more, seconds=90, is_on_record=False)
+            assert f"schema version: {SCHEMA_VERSION}" in stack.consent("ledger", "show").stdout
         answer = subprocess.run(
             [sys.executable, "-m", "workers.cli", "doctor"], cwd=former, env={**os.environ, **stack.environment}, capture_output=True, text=True, check=False
         )
