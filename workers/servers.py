@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import redis
@@ -61,8 +60,7 @@ def _cluster(address: Address, least: int) -> Cluster:
         return redis.Redis(host=host, port=port, username=address.username, password=address.password, ssl=address.tls, **_options())
 
     servers = Cluster(address.hosts, connect, least=least)
-    with suppress(redis.RedisError, OSError):  # where it is away, whoever uses it says so
-        servers.refuse_unsafe()
+    servers.refuse_unsafe()
     return servers
 
 

@@ -70,8 +70,14 @@ class Cluster:
         return [(self._client(host), found) for host, found in places.items()]
 
     def refuse_unsafe(self) -> None:
-        """Raise ConfigurationError where the nodes' clocks differ: each times the waits of its own slots, and what is written down comes from one of them."""
-        seconds = [(time.monotonic(), primary.time()[0]) for primary in self.primaries()]
+        """Raise ConfigurationError where the nodes' clocks differ: each times the waits of its own slots, and what is written down comes from one of them.
+
+        Of a node that is away whoever needs it is told.
+        """
+        try:
+            seconds = [(time.monotonic(), primary.time()[0]) for primary in self.primaries()]
+        except (redis.RedisError, OSError):
+            return
         ahead = [said - at for at, said in seconds]
         if max(ahead) - min(ahead) > MOST_SKEW_SECONDS:
             raise ConfigurationError(f"the clocks of the cluster's nodes are {max(ahead) - min(ahead):.0f} seconds apart: keep them together (NTP)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -108,8 +107,7 @@ class Ledger:
         settings = identity.settings_of(self._looking)
         try:
             if self._looking.nodes.is_spread:
-                with suppress(redis.RedisError, OSError):  # a node that is away is told of by whoever needs it
-                    self._looking.nodes.refuse_unsafe()
+                self._looking.nodes.refuse_unsafe()
             if settings != self._settings:
                 self._durability = self._confirmable(settings)
         except ConfigurationError as error:
