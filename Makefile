@@ -12,7 +12,7 @@ BENCH_STAMPS := $(RUN_STAMP) .venv-bench/.installed .venv-bench-saq/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test lint types imports format bench bench-quick chaos lock clean
+.PHONY: help setup run demo test lint types imports format bench bench-quick bench-sweep chaos lock clean
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench: $(BENCH_STAMPS) ## Measure beside the peers, up to 20 minutes on a calm m
 
 bench-quick: $(BENCH_STAMPS) ## The same in short: one round of each, under 3 minutes
 	$(BIN)/python -m benchmarks run --quick
+
+bench-sweep: $(DEV_STAMP) ## Compare 100,000 people with a vendor that changed some of them: rate, our CPU, memory; some minutes
+	$(BIN)/python benchmarks/sweep.py
 
 chaos: $(DEV_STAMP) ## Kill and disturb it for about five hours; writes docs/reliability.md; KILLS= SECONDS= (soak) SHARE= (the rest) SEED= ONLY=
 	@tests/support/system_packages.sh
