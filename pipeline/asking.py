@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from pipeline.domain import Outcome, Subject, VendorResult
+from pipeline.errors import LedgerUnavailable
 from pipeline.exchange import Exchange, Work, WorkResult
 from pipeline.landing import gate_word
 from pipeline.ledger import Ledger
@@ -71,13 +72,20 @@ class _Grip:
         now = time.monotonic()
         if now < self.renew_at:
             return
-        kept = [
-            self._ledger.accounts.hold(traffic, self._token, list(range(dialogues)), self._identifier_keys if place == 0 else [])
-            for place, (traffic, dialogues) in enumerate(self._permits)
-        ]
+        try:
+            kept = self._held()
+        except LedgerUnavailable:  # the questions are on their way: what they come to is noted all the same, but nobody acts on it
+            self.until, self.renew_at = 0.0, now + self._stands_seconds / 3
+            return
         self._count_from(now)
         if not all(kept):
             self.until = 0.0
+
+    def _held(self) -> list[bool]:
+        return [
+            self._ledger.accounts.hold(traffic, self._token, list(range(dialogues)), self._identifier_keys if place == 0 else [])
+            for place, (traffic, dialogues) in enumerate(self._permits)
+        ]
 
     def _count_from(self, now: float) -> None:
         self.until, self.renew_at = now + self._stands_seconds, now + self._stands_seconds / 3

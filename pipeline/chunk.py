@@ -222,8 +222,8 @@ class ChunkWorker:
             self._say_goodbye(chunk)
 
     def _say_goodbye(self, chunk: Chunk) -> None:
-        """Return permits and claims under which nothing was sent."""
-        if chunk.goodbyes:
+        """Return permits and claims under which nothing was sent; after the leave that is still to be answered, as both may name a contact."""
+        if chunk.goodbyes and chunk.landing is None:
             self._ledger.accounts.leave_all([(chunk.traffic, chunk.token, each) for each in chunk.goodbyes])
             chunk.goodbyes.clear()
 

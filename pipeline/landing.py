@@ -141,7 +141,8 @@ class Chunk:
     def put_back(self, tasks: Sequence[Task], permits: Iterable[int]) -> None:
         """Nothing was sent for these: they are pending again, and what the ledger may have given for them is returned when it is there."""
         self.pending.extendleft(reversed(tasks))
-        ours = {key for task in self.flying_tasks for key in task.contact_keys}
+        ended = {permit for permit, _ in self.landing.leaving.permits} if self.landing and self.landing.leaving else set()
+        ours = {key for permit, flight in self.flying.items() if permit not in ended for task in flight.tasks for key in task.contact_keys}
         farewells = [farewell(task, self.lane, definite=True) for task in tasks if ours.isdisjoint(task.contact_keys)]
         self.goodbyes.append(Leaving(permits=[(permit, 0) for permit in permits], farewells=farewells))
 

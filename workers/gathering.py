@@ -19,6 +19,8 @@ SHORT_QUEUE: Final = 2
 LONG_QUEUE: Final = 10
 """With so many or more the workers have enough to do for a while: only full messages are added."""
 LONGEST_WAIT_SECONDS: Final = 0.25
+KEPT_SECONDS: Final = 2.0
+"""How long a hint is kept back at the most."""
 LOOK_AGAIN_SECONDS: Final = 0.02
 MOST_EVENTS: Final = 250
 
@@ -79,5 +81,7 @@ class GatheringPublisher(CeleryPublisher):
     def _is_time(self, lane: str) -> bool:
         if self._closing or len(self._pending[lane]) >= MOST_EVENTS:
             return True
-        has_waited = time.monotonic() - self._since[lane] >= LONGEST_WAIT_SECONDS
-        return self.fan_out_depth(lane) < (LONG_QUEUE if has_waited else SHORT_QUEUE + 1)
+        waited = time.monotonic() - self._since[lane]
+        if waited >= KEPT_SECONDS:  # others may keep the queue long with full messages of theirs
+            return True
+        return self.fan_out_depth(lane) < (LONG_QUEUE if waited >= LONGEST_WAIT_SECONDS else SHORT_QUEUE + 1)

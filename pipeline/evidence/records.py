@@ -122,6 +122,12 @@ def link(entry: Entry, sequence: int, previous: str) -> Record:
     )
 
 
+def sortable(time: str) -> str:
+    """A time in RFC 3339 in a form in which the later one is greater: one on the full second may be written without a fraction, and `Z` comes after a point."""
+    whole, _, fraction = time.removesuffix("Z").partition(".")
+    return f"{whole}.{fraction:0<9}"
+
+
 def time_text(milliseconds: int) -> str:
     """A time in RFC 3339, UTC, to the millisecond."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

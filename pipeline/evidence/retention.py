@@ -13,7 +13,7 @@ import orjson
 from sqlalchemy import Connection, func, select, update
 
 from pipeline.evidence.findings import ranges
-from pipeline.evidence.records import Entry, time_text
+from pipeline.evidence.records import Entry, sortable, time_text
 from pipeline.evidence.tables import RECORDS
 
 ROWS_AT_ONCE: Final = 2000
@@ -48,7 +48,7 @@ class _Event:
         self.last_ms = max(self.last_ms, at_ms)
         self.source, self.purpose = content.get("source", self.source), content.get("purpose", self.purpose)
         if content["kind"] == "received":
-            self.order = (content["order_time"], content["state"] == "withdrawn")
+            self.order = (sortable(content["order_time"]), content["state"] == "withdrawn")
 
 
 def remove_old(connection: Connection, ledger_id: str, now_ms: int, keep_days: KeepDays, *, after_ms: int, shortest_days: float) -> Step:
@@ -86,6 +86,8 @@ def _remove_in(connection: Connection, chain: str, now_ms: int, keep_days: KeepD
 
 def _is_over(event: _Event, now_ms: int, keep_days: KeepDays) -> bool:
     days = keep_days(event.source, event.purpose)
+    if not event.order[0]:  # nobody can say whether it is the newest: it was accepted before evidence was kept, or is a retelling of one that stands
+        return False
     return days is not None and event.last_ms < now_ms - int(days * DAY_MS)
 
 

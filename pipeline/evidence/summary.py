@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from pipeline.evidence.records import sortable
+
 Content = Mapping[str, Any]
 
 STATUSES: Final = {"given": "dpv:ConsentGiven", "withdrawn": "dpv:ConsentWithdrawn"}
@@ -28,7 +30,7 @@ def summarise(subject_keys: Iterable[str], contents: Iterable[Content], *, stand
     for content in filter(_is_readable, contents):
         by_event.setdefault(content["event_id"], []).append(content)
     events = [_event(event_id, said) for event_id, said in by_event.items()]
-    events.sort(key=lambda event: (event["order_time"], event["event_id"]))
+    events.sort(key=lambda event: (sortable(event["order_time"]), event["event_id"]))
     return {
         "pii_principal": {"@type": "dpv:DataSubject", "pii_principal_id": sorted(set(subject_keys))},
         "pii_processing": {"purposes": _purposes(events, stands=stands)},
@@ -106,7 +108,7 @@ def _purposes(events: Sequence[Mapping[str, Any]], *, stands: bool) -> list[dict
 
 def _order(event: Mapping[str, Any]) -> tuple[str, bool, str]:
     """By time, then the withdrawal, then the id: as everywhere."""
-    return event["order_time"], event["event_state"] == STATUSES["withdrawn"], event["event_id"]
+    return sortable(event["order_time"]), event["event_state"] == STATUSES["withdrawn"], event["event_id"]
 
 
 def _parties(events: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -142,6 +142,12 @@ local refused = 0
 for i = 4, #answer do if answer[i] == 0 then refused = refused + 1 end end
 if lane == 'withdrawn' then
   if refused > 0 then
+    if redis.call('HLEN', KEYS[4]) > 32 then -- chunks that have ended, of which nobody else would take note
+      local known = redis.call('HGETALL', KEYS[4])
+      for n = 1, #known, 2 do
+        if tonumber(string.match(known[n + 1], ' (%d+)$')) <= now then redis.call('HDEL', KEYS[4], known[n]) end
+      end
+    end
     redis.call('HSET', KEYS[4], token, refused .. ' ' .. now + WANTED_MS)
     redis.call('PEXPIRE', KEYS[4], WANTED_MS)
   else

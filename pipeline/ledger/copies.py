@@ -49,9 +49,9 @@ class Copies:
         """Copy and drop what is left of a destination."""
         settled, copied = self._take(destination)
         try:
-            if settled or copied:
-                copying = self._events.fold_commands([(event_id, destination, result) for event_id, result in settled])
-                self._store.run_in_order([copying, [self._deliveries.unfold_command(destination, settled + copied)]], replicated=True)
+            self._events.fold([(event_id, destination, result) for event_id, result in settled])
+            if settled or copied:  # in a step of its own: what could not be copied must not be dropped
+                self._deliveries.unfold(destination, settled + copied)
         except LedgerUnavailable:
             self._keep(destination, settled, copied)
             raise

@@ -59,6 +59,7 @@ class Ledger:
         self._settings = identity.settings_of(self._looking)
         self._durability = self._confirmable(self._settings)
         self.store = Store(self._looking.nodes, check=self.check, wait_milliseconds=options.wait_aof_milliseconds)
+        self.store.load_if_possible()
         self.clock = Clock(self.store)
         self.keys = Keys(self.identity.partitions)
         lifetimes = identity.Lifetimes(
@@ -79,9 +80,8 @@ class Ledger:
         self.accounts = Accounts(self.store, self.keys, vault)
         self.seals = Seals(self.store, self.keys, vault)
         self.alerts, self.upkeep = AlertBook(self.store), Upkeep(self.store, self.keys, self.lookout)
-        self.letters = Letters(self.deliveries, self.events)
+        self.letters, self.push_rescue_ms = Letters(self.deliveries, self.events), lifetimes.push_rescue_ms
         self.backlog, self.steps_back = Backlog(self.store, self.keys, self.outbox), StepsBack(self.store, self.keys)
-        self.push_rescue_ms = lifetimes.push_rescue_ms
         self.polls, self.shown = Polls(self.store, self.keys), Shown(self.store, self.keys, self.outbox)
         self.walks, self.sweeps = Walks(self.store, self.keys), Sweeps(self.store, self.keys)
         self.drifts = Drifts(self.store, self.keys, self.outbox)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -143,7 +144,8 @@ class Lookout:
         now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
         self.backed_up_ms, self.schema_version = int(backed_up or 0), int(schema or 0)
         if self.process:
-            note_process(self._store, self.process, SCHEMA_VERSION, now_ms)
+            with suppress(LedgerUnavailable):  # while memory is full: what ends work under way must go on
+                note_process(self._store, self.process, SCHEMA_VERSION, now_ms)
         if era < known.era or (era == known.era and known.exceeds(accepted)):
             sure_ms = known.sure_until_ms(accepted) or self._created_ms
             self.quarantine = quarantine_now(self._store, reason="older", from_ms=sure_ms - MARGIN_MS, era=known.era)

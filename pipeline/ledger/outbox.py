@@ -70,7 +70,8 @@ class Outbox:
     def streams(self) -> list[str]:
         """The names of all streams: those of events first, then those of identifiers."""
         destinations = sorted(text(name) for name in self._store.run([("SMEMBERS", DESTINATIONS)])[0])
-        return [f"{kind}{partition}" for kind in "ei" for partition in self._keys.all] + [f"d:{name}" for name in destinations]
+        parts = self._keys.all
+        return [f"e{partition}" for partition in parts] + [f"i:{partition}" for partition in parts] + [f"d:{name}" for name in destinations]
 
     def read(self, stream: str, after: str, most: int) -> list[OutboxEntry]:
         """The entries after one, oldest first."""
@@ -125,7 +126,7 @@ class Outbox:
         kind, _, name = stream.partition(":")
         if kind == "d":
             return self._keys.destination(name, "evidence")
-        return (self._keys.event if kind[0] == "e" else self._keys.identifier_part)(int(kind[1:]), "evidence")
+        return self._keys.identifier_part(int(name), "evidence") if kind == "i" else self._keys.event(int(stream[1:]), "evidence")
 
 
 def _entry(stream: str, entry: str, fields: Any) -> OutboxEntry:

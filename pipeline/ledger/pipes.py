@@ -30,24 +30,32 @@ def piped(client: Any, commands: Sequence[Command]) -> list[Any]:
     return list(pipeline.execute(raise_on_error=False))
 
 
-def in_blocks(client: Any, commands: Sequence[Command], writing: Collection[str], *, whole: bool) -> list[Any]:
-    """The same for a server that holds all keys; `writing` are the SHA-1s of scripts that write, `whole`: what follows must not overtake what precedes it."""
+def in_blocks(client: Any, commands: Sequence[Command], waits: Sequence[Command], writing: Collection[str], *, whole: bool) -> list[Any]:
+    """The same for a server that holds all keys, and then the answers to `waits`, which ask whether what was written is safe.
+
+    `writing` are the SHA-1s of scripts that write; `whole`: what follows must not overtake what precedes it. An error inside a block stops nothing that follows.
+    """
     blocks = list(_blocks(commands, writing, most=len(commands) * BLOCK_ARGUMENTS if whole else BLOCK_ARGUMENTS))
     if all(len(block) == 1 for block in blocks):
-        return piped(client, commands)
+        return piped(client, [*commands, *waits])
     wrapped: list[Command] = []
     for block in blocks:
         wrapped += block if len(block) == 1 else [("MULTI",), *block, ("EXEC",)]
-    replies = iter(piped(client, wrapped))
+    replies = iter(piped(client, [*wrapped, *waits]))
     answers: list[Any] = []
+    is_late = False
     for block in blocks:
         if len(block) == 1:
             answers.append(next(replies))
             continue
-        *_, executed = [next(replies) for _ in range(len(block) + 2)]
-        # One that the server refuses to queue (its memory is full) ends the block before anything was done; those before it may be carried out all the same.
-        answers += _until_refused(client, block) if isinstance(executed, exceptions.ExecAbortError) else executed
-    return answers
+        begun, *each, executed = [next(replies) for _ in range(len(block) + 2)]
+        if isinstance(executed, exceptions.ExecAbortError):
+            # One that the server refuses to queue (its memory is full) ends the block before anything was done; those before it may be carried out all the same.
+            answers, is_late = answers + _until_refused(client, block), True
+        else:
+            answers += each if isinstance(begun, exceptions.ResponseError) else executed
+    # What was written afterwards was not there when the waits were answered.
+    return answers + (piped(client, waits) if is_late and waits else list(replies))
 
 
 def _until_refused(client: Any, commands: Sequence[Command]) -> list[Any]:

@@ -183,8 +183,9 @@ class Store:
         with self._in_words():
             for client, places in self.nodes.split(commands):
                 waits = self._waits(client, durability, replicated)
-                chosen = [*(commands[place] for place in places), *waits]
-                found = piped(client, chosen) if self.nodes.is_spread else in_blocks(client, chosen, self._writing, whole=whole)
+                chosen = [commands[place] for place in places]
+                found = piped(client, [*chosen, *waits]) if self.nodes.is_spread else in_blocks(client, chosen, waits, self._writing, whole=whole)
+                _refuse_demoted(client, found)
                 for place, answer in zip(places, found, strict=False):
                     answers[place] = answer
                 for wait, answer in zip(waits, found[len(places) :], strict=True):
@@ -206,8 +207,23 @@ class Store:
             self.nodes.note_moved()
         if any(isinstance(error, exceptions.NoScriptError) for error in errors):
             self.look(now=True)
-            # All in one step: whoever asks meanwhile finds none of them, and never carries out a step but not the one before it.
-            self.on_each([("MULTI",), *(("SCRIPT LOAD", script.text) for script in self._scripts.values()), ("EXEC",)])
+            self.load()
+
+    def load_if_possible(self) -> None:
+        """The same at the start, so that another release's scripts are never half of ours; where memory is full they are loaded when they are missed."""
+        with suppress(LedgerUnavailable):
+            self.load()
+
+    def load(self) -> None:
+        """Make the scripts known to every server: all in one step, so that whoever asks meanwhile never carries out a step but not the one before it.
+
+        A server whose memory is full takes no step of several commands: there those come first that end work under way.
+        """
+        loading = [("SCRIPT LOAD", script.text) for script in sorted(self._scripts.values(), key=lambda script: ALLOW_OOM not in script.text)]
+        try:
+            self.on_each([("MULTI",), *loading, ("EXEC",)])
+        except LedgerUnavailable:
+            self.on_each(loading)
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
@@ -231,6 +247,14 @@ class Store:
         if isinstance(error, exceptions.ResponseError) and str(error).startswith(_REFUSING):
             return LedgerUnavailable(f"the ledger cannot be written: {str(error).split()[0]}")
         return error
+
+
+def _refuse_demoted(client: Any, answers: Sequence[Any]) -> None:
+    """Raise where the server is no primary any more; its connections go, since redis-py does not see what is said within a block."""
+    for answer in answers:
+        if isinstance(answer, exceptions.ReadOnlyError):
+            client.connection_pool.disconnect()
+            raise answer
 
 
 def _refuse_unconfirmed(wait: Command, answer: Any) -> None:

@@ -516,14 +516,21 @@ def test_ledger_away_for_long_after_the_answer_repeats_safely(relay: Relay, monk
 
 
 def test_what_was_told_is_written_down_although_memory_is_full(relay: Relay, client: redis.Redis):
-    """A full server takes no event and plans none, but forgets nothing that a vendor was told."""
+    """A full server takes no event and plans none, but forgets nothing that a vendor was told: neither its look at the ledger nor scripts that it forgot stand in the way."""
+    relay.ledger.upkeep.live_as("worker-1@here process 1")
     told = relay.event("withdrawn", 1, email=ANA)
     relay.step()
     relay.vendors["mail"].answers = [200]
     before = relay.exchange.before
-    relay.exchange.before = lambda _: client.config_set("maxmemory", 1)
+
+    def fill(_: object) -> None:
+        client.config_set("maxmemory", 1)
+        client.script_flush()
+
+    relay.exchange.before = fill
     try:
         relay.step()
+        relay.ledger.look()
         assert len(relay.vendors["mail"].calls) == 1
         assert relay.ledger.store.client.info("memory")["used_memory"] > 1
         with pytest.raises(LedgerUnavailable, match="memory is full"):

@@ -99,6 +99,15 @@ def test_what_was_overtaken_ends_and_what_stands_stays(case: Case) -> None:
     assert case.faults() == []
 
 
+def test_times_without_a_fraction_are_no_later(case: Case) -> None:
+    """A consent on the full second, a withdrawal in the same second: the withdrawal stands, and its records stay."""
+    given, withdrawn = case.relay.event("given", 1, email=ANA), case.relay.event("withdrawn", 1 + 0.4 / 60, email=ANA)
+    case.relay.drain()
+    case.after(TEN_YEARS + 2)
+    assert withdrawn in case.said()
+    assert given not in case.said()
+
+
 def test_the_proof_says_what_was_removed_and_holds(case: Case) -> None:
     """Removed records are there by their hash, a record says which they are, and day roots made before and after cover them."""
     older = case.relay.event("given", 1, email=ANA)

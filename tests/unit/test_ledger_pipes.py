@@ -43,17 +43,17 @@ def blocks_of(client: redis.Redis) -> int:
 def test_answers_keep_their_places(client: redis.Redis) -> None:
     commands = [("SET", "a", 5), script(WRITE, "a", 1), script(READ, "a"), ("GET", "a"), script(READ, "a"), script(WRITE, "b", 7), script(WRITE, "a", 1)]
 
-    assert in_blocks(client, commands, WRITING, whole=False) == [True, 6, b"6", b"6", b"6", 7, 7]
+    assert in_blocks(client, commands, [], WRITING, whole=False) == [True, 6, b"6", b"6", b"6", 7, 7]
     assert blocks_of(client) == 2
 
 
 def test_what_only_reads_needs_no_block(client: redis.Redis) -> None:
-    assert in_blocks(client, [script(READ, "a"), script(READ, "b"), ("GET", "a")], WRITING, whole=False) == [None, None, None]
+    assert in_blocks(client, [script(READ, "a"), script(READ, "b"), ("GET", "a")], [], WRITING, whole=False) == [None, None, None]
     assert blocks_of(client) == 0
 
 
 def test_one_error_takes_the_place_of_its_answer(client: redis.Redis) -> None:
-    one, error, two = in_blocks(client, [script(WRITE, "a", 1), script(FAIL, "a"), script(WRITE, "a", 1)], WRITING, whole=False)
+    one, error, two = in_blocks(client, [script(WRITE, "a", 1), script(FAIL, "a"), script(WRITE, "a", 1)], [], WRITING, whole=False)
 
     assert (one, two) == (1, 2)
     assert isinstance(error, redis.ResponseError)
@@ -64,7 +64,7 @@ def test_an_unknown_script_is_told_by_its_place(client: redis.Redis) -> None:
     client.script_flush()
     client.script_load(WRITE)
 
-    one, error = in_blocks(client, [script(WRITE, "a", 1), script(ALSO_WHEN_FULL, "a", 1)], WRITING, whole=False)
+    one, error = in_blocks(client, [script(WRITE, "a", 1), script(ALSO_WHEN_FULL, "a", 1)], [], WRITING, whole=False)
 
     assert one == 1
     assert isinstance(error, redis.exceptions.NoScriptError)
@@ -73,7 +73,7 @@ def test_an_unknown_script_is_told_by_its_place(client: redis.Redis) -> None:
 def test_while_memory_is_full_only_what_ends_work_is_carried_out(client: redis.Redis) -> None:
     client.config_set("maxmemory", 1)
 
-    ended, refused = in_blocks(client, [script(ALSO_WHEN_FULL, "a", 1), script(WRITE, "b", 1)], WRITING, whole=True)
+    ended, refused = in_blocks(client, [script(ALSO_WHEN_FULL, "a", 1), script(WRITE, "b", 1)], [], WRITING, whole=True)
 
     assert ended == 1
     assert isinstance(refused, redis.exceptions.OutOfMemoryError)
@@ -81,10 +81,25 @@ def test_while_memory_is_full_only_what_ends_work_is_carried_out(client: redis.R
     assert client.mget("a", "b") == [b"1", None]
 
 
+def test_what_was_written_after_all_is_waited_for_anew(client: redis.Redis) -> None:
+    """The answers of waits are those to what was written, also where a block was refused and its commands were sent alone."""
+    client.acl_setuser("default", enabled=True, nopass=True, keys=["a"], commands=["+@all"], reset=False, reset_keys=True)
+    *_, waited = in_blocks(client, [script(WRITE, "a", 1), script(WRITE, "b", 1)], [("WAIT", 0, 10)], WRITING, whole=True)
+
+    assert waited == 0
+    assert client.info("commandstats")["cmdstat_wait"]["calls"] == 2
+
+
+def test_where_blocks_are_forbidden_commands_go_alone(client: redis.Redis) -> None:
+    client.acl_setuser("default", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-multi"], reset=False, reset_keys=True)
+
+    assert in_blocks(client, [script(WRITE, "a", 1), script(WRITE, "a", 1)], [], WRITING, whole=True) == [1, 2]
+
+
 def test_where_one_is_not_even_queued_nothing_follows_it(client: redis.Redis) -> None:
     client.acl_setuser("default", enabled=True, nopass=True, keys=["a"], commands=["+@all"], reset=False, reset_keys=True)
 
-    done, *refused = in_blocks(client, [script(WRITE, "a", 1), script(WRITE, "b", 1), script(WRITE, "a", 1)], WRITING, whole=True)
+    done, *refused = in_blocks(client, [script(WRITE, "a", 1), script(WRITE, "b", 1), script(WRITE, "a", 1)], [], WRITING, whole=True)
 
     assert done == 1
     assert [type(each) for each in refused] == [redis.exceptions.NoPermissionError] * 2
@@ -96,7 +111,7 @@ def test_a_long_run_is_cut_unless_it_is_in_order(client: redis.Redis, *, whole: 
     padding = ["x"] * 900
     commands = [script(WRITE, key, 1, *padding) for key in "aaaabbb"]
 
-    answers = in_blocks(client, commands, WRITING, whole=whole)
+    answers = in_blocks(client, commands, [], WRITING, whole=whole)
 
     assert answers == [1, 2, 3, 4, 1, 2, 3]
     assert blocks_of(client) == blocks
