@@ -50,13 +50,13 @@ class Meter:
     """Counts the server's time by the scripts and commands of each round trip, and our own CPU time by stage."""
 
     def __init__(self, relay: Relay, probe: redis.Redis) -> None:
-        self._probe, self._send = probe, relay.ledger.store.run
+        self._probe, self._send = probe, relay.ledger.store._run
         self._names = {script.sha: script.name for script in load_scripts().values()}
         self.server_us: dict[str, Counter[str]] = defaultdict(Counter)
         self.trips: Counter[str] = Counter()
         self.own_us: dict[str, float] = {}
         self._stage, self._looking_seconds = "", 0.0
-        relay.ledger.store.run = self._run  # type: ignore[method-assign]
+        relay.ledger.store._run = self._run  # type: ignore[method-assign]
 
     def stage(self, name: str, work: Callable[[], object]) -> None:
         self._stage, self._looking_seconds = name, 0.0
