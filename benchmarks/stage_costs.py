@@ -50,13 +50,14 @@ class Meter:
     """Counts the server's time by the scripts and commands of each round trip, and our own CPU time by stage."""
 
     def __init__(self, relay: Relay, probe: redis.Redis) -> None:
-        self._probe, self._send = probe, relay.ledger.store._run
+        store = relay.ledger.store
+        self._probe, self._send, self._send_in_order = probe, store.run, store.run_in_order
         self._names = {script.sha: script.name for script in load_scripts().values()}
         self.server_us: dict[str, Counter[str]] = defaultdict(Counter)
         self.trips: Counter[str] = Counter()
         self.own_us: dict[str, float] = {}
         self._stage, self._looking_seconds = "", 0.0
-        relay.ledger.store._run = self._run  # type: ignore[method-assign]
+        store.run, store.run_in_order = self._run, self._run_in_order  # type: ignore[method-assign]
 
     def stage(self, name: str, work: Callable[[], object]) -> None:
         self._stage, self._looking_seconds = name, 0.0
@@ -65,10 +66,16 @@ class Meter:
         self.own_us[name] = (time.process_time() - began - self._looking_seconds) * 1e6
 
     def _run(self, commands: Sequence[tuple[Any, ...]], **options: Any) -> list[Any]:
+        return self._measured(commands, lambda: self._send(commands, **options))
+
+    def _run_in_order(self, stages: Sequence[Sequence[tuple[Any, ...]]], **options: Any) -> list[Any]:
+        return self._measured([command for stage in stages for command in stage], lambda: self._send_in_order(stages, **options))
+
+    def _measured(self, commands: Sequence[tuple[Any, ...]], send: Callable[[], list[Any]]) -> list[Any]:
         if not commands:
             return []
         before = self._usage()
-        replies: list[Any] = self._send(commands, **options)
+        replies = send()
         spent = self._usage() - before
         kinds = sorted({self._names.get(command[1], "") if command[0] == "EVALSHA" else str(command[0]) for command in commands})
         self.server_us[self._stage]["+".join(kinds)] += spent
