@@ -51,7 +51,7 @@ bench: $(BENCH_STAMPS) ## Measure beside the peers, up to 20 minutes on a calm m
 bench-quick: $(BENCH_STAMPS) ## The same in short: one round of each, under 3 minutes
 	$(BIN)/python -m benchmarks run --quick
 
-bench-sweep: $(DEV_STAMP) ## Compare 100,000 people with a vendor that changed some of them: rate, our CPU, memory; some minutes
+bench-sweep: $(DEV_STAMP) ## Compare 100,000 people with a vendor that changed some of them: rate, our CPU, memory; a minute or two
 	$(BIN)/python benchmarks/sweep.py
 
 chaos: $(DEV_STAMP) ## Kill and disturb it for about five hours; writes docs/reliability.md; KILLS= SECONDS= (soak) SHARE= (the rest) SEED= ONLY=

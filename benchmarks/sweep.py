@@ -149,5 +149,5 @@ def memory_mib(what: str = "VmRSS") -> float:
 
 
 if __name__ == "__main__":
-    arguments = [*sys.argv[1:], *("100000", "8", "http")[len(sys.argv) - 1 :]]
+    arguments = [*sys.argv[1:], *("100000", "64", "memory")[len(sys.argv) - 1 :]]
     main(int(arguments[0]), int(arguments[1]), arguments[2])
