@@ -89,6 +89,8 @@ class Pass:
         self.ready_at = time.monotonic() + (self._built.wait_ms(step) / 1000 if step.retry_ms else float(step.failure is not None))
         if not self.dry_run and step.counts:
             self._parts.ledger.sweeps.note(self.name, step.counts)
+        if not self.dry_run and self.has_ended:
+            self._parts.ledger.sweeps.note_sample(self.name, self.counts)
 
     def row(self) -> dict[str, Any]:
         """What was found, for programs."""
@@ -103,7 +105,7 @@ class Pass:
             **found,
             "repaired": repaired,
             "drifted": listed(self._seen if self.dry_run else self._parts.ledger.drifts.of(self.name)),
-            "problem": self.problem or None,
+            "problem": self.problem or ("nobody there could be compared" if is_blind else None),
             "good": good,
         }
 

@@ -155,6 +155,13 @@ class Sweeps:
         """Add what a pass found that keeps no place in the ledger, because a person made it."""
         self._store.run([("HINCRBY", self._name(destination), f"t:{name}", step) for name, step in counts.items() if step])
 
+    def note_sample(self, destination: str, counts: Mapping[str, int]) -> None:
+        """What a whole sample found that a person made; it is the last one from now on."""
+        name = self._name(destination)
+        old = [field for field in map(text, self._store.run([("HKEYS", name)])[0]) if field.startswith("ls:")]
+        found = [part for field, count in counts.items() for part in (f"ls:{field}", count)]
+        self._store.run([*([("HDEL", name, *old)] if old else []), *([("HSET", name, *found)] if found else [])])
+
     def park(self, destination: str, refused: Mapping[str, int]) -> None:
         """Remember what the vendor refuses for good (keyed hash -> ms of the refusal): it is not told again by comparing."""
         if refused:

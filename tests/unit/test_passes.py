@@ -13,7 +13,7 @@ from pipeline.vendors.base import Rate
 from tests.support.comparing import AskedVendor, ComparingRelay, asked_adapter, asked_destination
 from tests.support.relay import destination, routing
 from workers.commands import reconcile as command
-from workers.passes import Pass
+from workers.passes import Pass, standing
 
 ANA = "ana@example.org"
 
@@ -59,6 +59,15 @@ WAYS = [{"full": False}, {"full": True}, {"full": True, "dry_run": True}]
 def test_it_compares(relay: ComparingRelay, how: dict[str, bool]) -> None:
     row = to_its_end(relay, made(relay, **how))
     assert (row["in_sync"], row["problem"], row["good"]) == (3, None, True)
+
+
+def test_a_sample_that_a_person_made_is_what_was_found_last(relay: ComparingRelay) -> None:
+    """It is shown from then on, in the place of the one before; a full sweep's result stays beside it."""
+    for _ in range(2):
+        to_its_end(relay, made(relay))
+        assert standing(parts(relay), "crm")["last"]["sample"]["in_sync"] == 3
+    to_its_end(relay, made(relay, full=True))
+    assert {mode: found["in_sync"] for mode, found in standing(parts(relay), "crm")["last"].items()} == {"full": 3, "sample": 3}
 
 
 @pytest.mark.parametrize("how", WAYS, ids=["sample", "full", "full dry run"])
