@@ -20,7 +20,7 @@ from pipeline.errors import KeyReused
 from pipeline.identifiers import Hasher
 from pipeline.ledger import Ledger
 from pipeline.ledger.events import Facts, NewEvent
-from pipeline.ledger.standings import Merged
+from pipeline.ledger.standings import Merge, Merged
 from pipeline.ports import Publisher
 from pipeline.routing import Source
 from pipeline.subjects import merges_of
@@ -101,7 +101,10 @@ class Acceptor:
         facts, found = self._ledger.acceptance.take(self._new(sources, events, hashes), merges, self._ledger.durability)
         placed = [_as_first_accepted(event, fact) for event, fact in zip(events, facts, strict=True)]
         rest = [place for place, (fact, merged) in enumerate(zip(facts, found, strict=True)) if merged is None and fact is not False]
-        for place, merged in zip(rest, self._merge([(sources[place], placed[place]) for place in rest]), strict=True):
+        for place in rest:
+            if facts[place] is not True:  # a duplicate stands where the first one was put
+                merges[place] = merges_of(placed[place], self._ledger.standings, links=sources[place].teaches_links)
+        for place, merged in zip(rest, self._merge([merges[place] for place in rest]), strict=True):
             found[place] = merged
         return [_Taken(event, fact, _status(event, fact, merged)) for event, fact, merged in zip(placed, facts, found, strict=True)]
 
@@ -157,11 +160,9 @@ class Acceptor:
             for source, event, content_hash in zip(sources, events, hashes, strict=True)
         ]
 
-    def _merge(self, items: Sequence[tuple[Source, ConsentEvent]]) -> list[list[Merged]]:
-        """Merge what the commit has not, where the ledger puts it in the order."""
-        standings = self._ledger.standings
-        merges = [merges_of(event, standings, links=source.teaches_links) for source, event in items]
-        found = iter(standings.merge([merge for each in merges for merge in each]))
+    def _merge(self, merges: Sequence[Sequence[Merge]]) -> list[list[Merged]]:
+        """Merge what the commit has not."""
+        found = iter(self._ledger.standings.merge([merge for each in merges for merge in each]))
         return [[next(found) for _ in own] for own in merges]
 
     def _heard_again(self, events: Sequence[ConsentEvent]) -> None:

@@ -6,7 +6,7 @@ with its own. A `given` never is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.domain import IDENTIFIER_KINDS, ConsentEvent, State, Word
@@ -72,13 +72,13 @@ def complete(event: ConsentEvent, reach: Reach, standings: Standings) -> Complet
     return Completed(event=event, ambiguous=frozenset(ambiguous))
 
 
-def spread(records: Iterable[IdentifierRecord]) -> list[Merge]:
-    """The merges that bring linked identifiers to the same newest word for every purpose any of them knows."""
+def spread(records: Iterable[IdentifierRecord], *, states: Collection[State] = frozenset(State)) -> list[Merge]:
+    """The merges that bring linked identifiers to the same newest word, of these states, for every purpose any of them knows."""
     known = list(records)
     newest: dict[str, Word] = {}
     for record in known:
         for purpose, word in record.words.items():
-            if purpose not in newest or newest[purpose].encode() < word.encode():
+            if word.state in states and (purpose not in newest or newest[purpose].encode() < word.encode()):
                 newest[purpose] = word
     return [
         Merge(identifier_key=record.key, purpose=purpose, word=word.encode())
@@ -90,18 +90,7 @@ def spread(records: Iterable[IdentifierRecord]) -> list[Merge]:
 
 def withdrawals_spread(records: Iterable[IdentifierRecord]) -> list[Merge]:
     """The merges that bring the newest withdrawal for each purpose to all of some identifiers whose links are about to go: it fences all of them as before."""
-    known = list(records)
-    newest: dict[str, Word] = {}
-    for record in known:
-        for purpose, word in record.words.items():
-            if word.state is State.WITHDRAWN and (purpose not in newest or newest[purpose].encode() < word.encode()):
-                newest[purpose] = word
-    return [
-        Merge(identifier_key=record.key, purpose=purpose, word=word.encode())
-        for record in known
-        for purpose, word in newest.items()
-        if _older(record.words, purpose, word)
-    ]
+    return spread(records, states={State.WITHDRAWN})
 
 
 def _older(words: Mapping[str, Word], purpose: str, word: Word) -> bool:

@@ -1,7 +1,7 @@
 """How commands travel to one server: in one round trip, and scripts that write in blocks that the server carries out as one.
 
 A server that syncs always does so each time it has read what lies in its socket, 16 KiB at the most: without blocks (MULTI, EXEC) a pipeline of 300 KiB costs some
-twenty syncs in a row instead of a few. A block also leaves nothing half-written.
+twenty syncs in a row instead of a few. A server that dies within a block has done nothing of it.
 """
 
 from __future__ import annotations

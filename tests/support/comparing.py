@@ -148,3 +148,10 @@ class ComparingRelay(Relay):
 def only(drift: Drift, count: int = 1) -> dict[str, int]:
     """What `found` is when there is nothing else."""
     return {drift.value: count}
+
+
+def crm(relay: ComparingRelay) -> AskedVendor:
+    """The vendor `crm` of a relay, which can be asked."""
+    vendor = relay.vendors["crm"]
+    assert isinstance(vendor, AskedVendor)
+    return vendor

@@ -14,7 +14,7 @@ from pipeline.evidence.archive import Archive
 from pipeline.ledger import drifts
 from pipeline.reconcile import ReconcileOptions
 from pipeline.vendors.base import Rate
-from tests.support.comparing import AskedVendor, ComparingRelay, asked_adapter, asked_destination
+from tests.support.comparing import ComparingRelay, asked_adapter, asked_destination, crm
 from tests.support.relay import routing
 from tests.unit.test_evidence_steps import Case
 from workers.passes import Pass, standing
@@ -29,12 +29,6 @@ def relay_of(client: redis.Redis, *, more: Any = None, **values: Any) -> Compari
 @pytest.fixture
 def relay(client: redis.Redis) -> ComparingRelay:
     return relay_of(client)
-
-
-def crm(relay: ComparingRelay) -> AskedVendor:
-    vendor = relay.vendors["crm"]
-    assert isinstance(vendor, AskedVendor)
-    return vendor
 
 
 def happen(relay: ComparingRelay, state: str, minute: float = 1, email: str = ANA) -> str:

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from pipeline.vendors.base import Rate
-from tests.support.comparing import AskedVendor, ComparingRelay, asked_adapter, asked_destination
+from tests.support.comparing import ComparingRelay, asked_adapter, asked_destination, crm
 from tests.support.relay import destination, routing
 from workers.commands import reconcile as command
 from workers.passes import Pass, standing
@@ -25,12 +25,6 @@ def relay(client: redis.Redis) -> ComparingRelay:
         made.event("withdrawn", 1, email=f"person-{number}@example.org")
     made.drain()
     return made
-
-
-def crm(relay: ComparingRelay) -> AskedVendor:
-    vendor = relay.vendors["crm"]
-    assert isinstance(vendor, AskedVendor)
-    return vendor
 
 
 def parts(relay: ComparingRelay) -> Any:

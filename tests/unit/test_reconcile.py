@@ -14,7 +14,7 @@ from pipeline.expectation import Drift
 from pipeline.reconcile import ReconcileOptions
 from pipeline.routing import Source, Trigger
 from pipeline.vendors.base import Rate
-from tests.support.comparing import AskedVendor, ComparingRelay, asked_adapter, asked_destination, only
+from tests.support.comparing import ComparingRelay, asked_adapter, asked_destination, crm, only
 from tests.support.relay import BASE_TIME, Vendor, destination, routing
 
 ANA, BEN, PHONE = "ana@example.org", "ben@example.org", "+5511987654321"
@@ -30,12 +30,6 @@ def relay_of(client: redis.Redis, *, kind: Any = None, sources: Any = SOURCES, t
 @pytest.fixture
 def relay(client: redis.Redis) -> ComparingRelay:
     return relay_of(client)
-
-
-def crm(relay: ComparingRelay) -> AskedVendor:
-    vendor = relay.vendors["crm"]
-    assert isinstance(vendor, AskedVendor)
-    return vendor
 
 
 def happen(relay: ComparingRelay, state: str, minute: float = 1, **said: Any) -> str:
