@@ -76,17 +76,22 @@ def test_what_arrives_during_a_write_is_written_together():
 
 def test_callers_who_come_back_together_stay_together():
     """Given callers that send their next event when they have their answer, they are written as one group again."""
+    acceptor = FakeAcceptor(gate=threading.Event())
 
     async def scenario(committer):
-        async def caller(name):
-            for turn in range(3):
+        async def caller(name, turns):
+            for turn in range(turns):
                 await one(committer, f"{name}{turn}")
 
-        await asyncio.gather(*(caller(name) for name in "abcdefgh"))
+        ahead = asyncio.ensure_future(caller("a", 4))
+        await asyncio.to_thread(acceptor.entered.wait, 5)
+        rest = [asyncio.ensure_future(caller(name, 3)) for name in "bcdefgh"]
+        await asyncio.sleep(0.02)
+        acceptor.gate.set()
+        await asyncio.gather(ahead, *rest)
 
-    _, acceptor = run(scenario, limits=LONG_WAIT)
-    assert acceptor.groups[-1] >= 7
-    assert sum(acceptor.groups) == 24
+    run(scenario, acceptor, LONG_WAIT)
+    assert acceptor.groups == [1, 8, 8, 8]
 
 
 def test_a_group_never_exceeds_its_size():
