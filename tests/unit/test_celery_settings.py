@@ -214,7 +214,7 @@ def test_a_dead_broker_costs_a_log_line_and_then_nothing(caplog):
     begin = time.monotonic()
     publisher.fan_out("given", ["e1"])
     publisher.fan_out("given", ["e2"])
-    assert time.monotonic() - begin < 1.5
+    assert time.monotonic() - begin < 5
     assert [record.message for record in caplog.records] == ["hint_not_sent"]
     now[0] += 2.1
     publisher.fan_out("given", ["e3"])

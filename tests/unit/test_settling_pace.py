@@ -53,7 +53,7 @@ def test_nobody_waits_for_an_answer_while_endings_are_due():
     chunk = Chunk(destination=None, lane="given", token="t", traffic=SimpleNamespace(concurrent=1), pending=deque(), endings=["told"], **times)
     chunk.flying[1] = "a dialogue that takes long"
     worker._wait(chunk)
-    assert 0.04 < time.monotonic() - now < 0.5
+    assert 0.04 < time.monotonic() - now < 0.9
     chunk.endings.clear()
     worker._wait(chunk)
     assert time.monotonic() - now > 1.0
