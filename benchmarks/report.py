@@ -22,7 +22,7 @@ CALM_CORES: Final = 0.15
 FOOT: Final = """## How to repeat
 
 `make bench` (up to 20 minutes) or `make bench-quick` (under 3) on a machine that does nothing else; Linux, loopback only. The first run makes `.venv-bench` and `.venv-bench-saq` for
-the peers, from locked requirements. nginx is used as the vendor where it is installed (Debian: `apt install nginx-light`). Both write
+the peers, from locked requirements. nginx is used as the vendor where it is installed, and jemalloc in the server (Debian: `apt install nginx-light libjemalloc2`). Both write
 `benchmarks/results/latest.json` and this page. `.venv/bin/python -m benchmarks --help` chooses jobs and rounds; `render` writes the page again from the stored results.
 """
 
@@ -72,7 +72,7 @@ Written by `make bench`; do not edit. Ours and the peers take turns on one machi
 
 {results["date"]}, {machine["cores"]} cores ({machine["processor"]}), {machine["memory_gib"]} GiB, Linux {machine["kernel"]}, Python {machine["python"]}; {results["rounds"]} rounds;
 vendor stub: {results["stub"]["kind"]}, which alone answers {results["stub"]["ceiling_per_second"]:,.0f} posts/s at {results["stub"]["cpu_us_per_call"]:.0f} µs of CPU each;
-load of the machine before the run {machine["load_before"]}. {_versions(versions)}
+the server allocates by {machine["server_allocator"]}; load of the machine before the run {machine["load_before"]}. {_versions(versions)}
 """
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import redis
 
 from benchmarks.processes import Failed, Process, running
-from workers.embedded import EmbeddedServer
+from workers.embedded import EmbeddedServer, server_environment
 
 START_SECONDS: Final = 20.0
 
@@ -25,6 +25,11 @@ class Store:
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.url)
 
+    def is_rewriting(self) -> bool:
+        """Whether the server rewrites its append-only file now, which takes a core."""
+        with self.client() as client:
+            return bool(client.info("persistence")["aof_rewrite_in_progress"])
+
 
 @contextlib.contextmanager
 def running_store(folder: Path, *, everysec: bool = False) -> Iterator[Store]:
@@ -32,7 +37,7 @@ def running_store(folder: Path, *, everysec: bool = False) -> Iterator[Store]:
     place = folder / f"store-{time.monotonic_ns()}"
     place.mkdir(parents=True)
     server = EmbeddedServer(place / "data")
-    with running(Process("store", server.prepare(), {}, place / "log")) as process:
+    with running(Process("store", server.prepare(), server_environment(), place / "log")) as process:
         until = time.monotonic() + START_SECONDS
         while not server.answers():
             process.check()

@@ -92,9 +92,7 @@ def transport_options(settings: Settings) -> dict[str, Any]:
     address = settings.broker_address()
     return {
         **({"master_name": address.service} if address else {}),
-        "visibility_timeout": celery.visibility_timeout_seconds,
-        "unacked_restore_interval": celery.restore_interval_seconds,
-        "unacked_restore_throttle": 1,
+        "ack_emulation": False,
         "priority_steps": [0],
         "queue_order_strategy": "workers.queues:WithdrawalsFirst",
         "max_connections": celery.max_connections,

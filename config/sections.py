@@ -86,8 +86,6 @@ class Worker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Celery:
-    visibility_timeout_seconds: float
-    restore_interval_seconds: float
     socket_timeout_seconds: float
     socket_connect_timeout_seconds: float
     health_check_seconds: float
@@ -191,13 +189,6 @@ def promises(settings: Settings) -> Iterator[tuple[bool, str]]:
     """Each thing that must hold, with what breaks where it does not."""
     yield from _ranges(settings)
     deliver, exchange, celery, ledger, limits = settings.deliver, settings.exchange, settings.celery, settings.ledger, settings.limits
-    chunk = deliver.chunk_seconds + 2 * exchange.total_timeout_seconds + deliver.claim_margin_seconds
-    yield (
-        celery.visibility_timeout_seconds > chunk,
-        (
-            f"celery.visibility_timeout_seconds must exceed {chunk:g} (chunk_seconds + 2 x total_timeout_seconds + claim_margin_seconds): a chunk still at work would be started again"
-        ),
-    )
     yield (
         deliver.lease_seconds >= 5.0,
         ("deliver.lease_seconds must be 5 or more: it is renewed each third of it, and a worker that is merely slow would lose its deliveries"),
@@ -223,7 +214,7 @@ def promises(settings: Settings) -> Iterator[tuple[bool, str]]:
     yield limits.breaker_wait_max_seconds >= limits.breaker_wait_seconds, "limits.breaker_wait_max_seconds must not be less than breaker_wait_seconds"
     yield (
         celery.max_connections >= settings.worker.threads + 8,
-        "celery.max_connections must be worker.threads + 8 or more: a full pool refuses acknowledgements",
+        "celery.max_connections must be worker.threads + 8 or more: a full pool sends nothing",
     )
     yield from _of_alerts(settings.alerts)
     yield ledger.dedup_days >= ledger.payload_days, "ledger.dedup_days must not be less than payload_days: a repeated event would be taken for a new one"

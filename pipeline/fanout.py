@@ -72,8 +72,9 @@ class FanOut:
         """Merge words and links; returns for each event the newest word over everybody it may be about, and who that is."""
         standings = self._ledger.standings
         merges = [merge for event in events for merge in merges_of(event, standings, links=_links(event, routing))]
-        merged = standings.merge(merges)
-        reaches = standings.reach([event.identifier_keys.values() for event in events], depth=COMPLETION_DEPTH)
+        subjects = [event.identifier_keys.values() for event in events]
+        merged, read = standings.merge_and_read(merges, dict.fromkeys(key for keys in subjects for key in keys))
+        reaches = standings.reach(subjects, depth=COMPLETION_DEPTH, read=read)
         self._merge_across(events, reaches, routing)
         self._revival.by_identifiers({merge.identifier_key for merge, found in zip(merges, merged, strict=True) if found.missed})
         return [

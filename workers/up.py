@@ -14,7 +14,7 @@ from types import FrameType
 
 from config.logging import setup_logging
 from config.settings import Settings, SettingsError, check_invariants, load_settings
-from workers.embedded import EmbeddedServer, free_port, is_free
+from workers.embedded import EmbeddedServer, free_port, is_free, server_environment
 from workers.process import python
 from workers.state import ENVIRONMENT_FILE, LEDGER_FILE, StateFolder
 from workers.supervisor import Child, Service, Supervisor
@@ -116,7 +116,9 @@ class Relay:
     def _start_server(self) -> None:
         server = EmbeddedServer(self.state.server)
         command = server.prepare()
-        child = self._started(Service(name="server", command=command, environment={}, stop_place=SERVER, stop_seconds=30, is_ready=server.answers))
+        child = self._started(
+            Service(name="server", command=command, environment=server_environment(), stop_place=SERVER, stop_seconds=30, is_ready=server.answers)
+        )
         self.supervisor.wait_ready(child, lambda: self.stopping)
         self.environment["CONSENT_REDIS_URL"] = server.url
         self.settings = load_settings(self.environment)

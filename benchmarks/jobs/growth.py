@@ -20,6 +20,8 @@ FILL_SECONDS: Final = 420.0
 """How long all the filling of one run may take; a ledger that takes events more slowly is measured with fewer, under their true number."""
 PLAN_SECONDS: Final = 60.0
 """How long may then be waited until all of them are planned."""
+REST_SECONDS: Final = 3.0
+"""How long the last of them, which workers have in hand, may still take; nobody can see their end from outside."""
 METRIC: Final = "deliveries_per_second"
 
 
@@ -66,9 +68,10 @@ def _fill(context: Context, relay: Relay, held: int, size: int, until: float) ->
     if held < size:
         context.note(f"H: after {FILL_SECONDS:.0f} s of filling there were {held:,} unfinished events of {size:,}")
     patience = time.monotonic() + PLAN_SECONDS
-    while (left := relay.unplanned()) and time.monotonic() < patience:
+    while ((left := relay.unplanned()) or relay.store.is_rewriting()) and time.monotonic() < patience:
         relay.check()
         time.sleep(0.5)
+    time.sleep(REST_SECONDS if held else 0)
     if left:
         context.note(f"H: with {held:,} events, {left:,} messages still waited to be fanned out while A was measured")
     return held

@@ -116,6 +116,13 @@ class Standings:
         found = self.read_merge(merges, self._store.run(self.merge_commands(merges), replicated=True))
         return [each for each in found if each is not None]
 
+    def merge_and_read(self, merges: Sequence[Merge], named: Collection[str]) -> tuple[list[Merged], Records]:
+        """Merge, and read the records of these identifiers as they are then, in one round trip."""
+        merging, reading = self.merge_commands(merges), self.read_commands(named)
+        replies = self._store.run_in_order([merging, reading], replicated=True)
+        found = self.read_merge(merges, replies[: len(merging)])
+        return [each for each in found if each is not None], self.read_records(named, replies[len(merging) :])
+
     def merge_commands(self, merges: Sequence[Merge], said_by: Sequence[Said] = ()) -> list[tuple[Any, ...]]:
         """What merges, for a round trip with other commands; `read_merge` reads the answers. With `said_by`, one for each merge, nothing is merged of an event that is not so in the ledger."""
         commands = []

@@ -39,7 +39,15 @@ def example() -> dict:
     return report.finish(
         {
             "date": "2026-01-05 13:00 UTC",
-            "machine": {"cores": 2, "processor": "Example", "memory_gib": 24.0, "kernel": "6.1", "python": "3.11.7", "load_before": 0.1},
+            "machine": {
+                "cores": 2,
+                "processor": "Example",
+                "memory_gib": 24.0,
+                "kernel": "6.1",
+                "python": "3.11.7",
+                "load_before": 0.1,
+                "server_allocator": "jemalloc",
+            },
             "versions": {"celery": "5.7.0"},
             "quick": False,
             "rounds": 2,

@@ -52,7 +52,7 @@ def test_what_evidence_asked_for_is_set():
     assert (found["accept_content"], found["task_serializer"], found["task_ignore_result"]) == (["json"], "json", True)
     assert (found["task_create_missing_queues"], found["task_publish_retry"], found["broker_connection_max_retries"]) == (False, False, None)
     options = found["broker_transport_options"]
-    assert (options["visibility_timeout"], options["unacked_restore_throttle"], options["priority_steps"]) == (120.0, 1, [0])
+    assert (options["ack_emulation"], options["priority_steps"]) == (False, [0])
     assert "retry_on_timeout" not in options
     keepalive = options["socket_keepalive_options"]
     assert keepalive[socket.TCP_KEEPIDLE] + keepalive[socket.TCP_KEEPCNT] * keepalive[socket.TCP_KEEPINTVL] < 15

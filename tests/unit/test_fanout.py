@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -85,21 +85,21 @@ def test_crash_between_plan_and_mark_heals(relay: Relay):
     assert relay.figures().unaccounted == 0
 
 
-def test_crash_between_destinations_heals(relay: Relay):
+def test_crash_between_destinations_heals(relay: Relay, monkeypatch: pytest.MonkeyPatch):
     """Cut short between two destinations' slots, the second is planned by the repetition."""
     relay.event("withdrawn", 1, email=ANA, phone=PHONE)
-    store = relay.ledger.store
-    in_order, planned = store.run_in_order, []
+    store, ledger = relay.ledger.store, relay.ledger
+    planned: list[int] = []
 
-    def one_of_them(stages: Sequence[Sequence[Any]], **options: Any) -> None:
-        planned.extend(store.run(stages[0][:2], **options)[1])
+    def one_of_them(wanted: Mapping[tuple[str, str], Sequence[tuple[str, int]]], _plans: Any) -> None:
+        planned.extend(store.run(ledger.deliveries.plan_commands(wanted)[:2], replicated=True)[1])
         raise LedgerUnavailable("away")
 
-    store.run_in_order = one_of_them
-    with pytest.raises(LedgerUnavailable):
-        relay.step()
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "plan", one_of_them)
+        with pytest.raises(LedgerUnavailable):
+            relay.step()
     assert planned == [1]
-    store.run_in_order = in_order
     relay.hurry(pushed=True)
     relay.beat()
     relay.drain()

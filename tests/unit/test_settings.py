@@ -80,7 +80,6 @@ def test_variables_of_the_routing_file_are_left_alone():
 @pytest.mark.parametrize(
     "variable,value,reason",
     [
-        ("CONSENT_CELERY_VISIBILITY_TIMEOUT_SECONDS", "55", "celery.visibility_timeout_seconds must exceed 55"),
         ("CONSENT_DELIVER_LEASE_SECONDS", "4", "deliver.lease_seconds must be 5 or more"),
         ("CONSENT_DELIVER_LATE_WRITE_SECONDS", "19", "deliver.late_write_seconds must be exchange.total_timeout_seconds or more"),
         ("CONSENT_LEDGER_PUSH_RESCUE_SECONDS", "1", "ledger.push_rescue_seconds must exceed 1"),
