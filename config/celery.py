@@ -65,6 +65,7 @@ def _common(settings: Settings) -> dict[str, Any]:
         "task_send_sent_event": False,
         "task_track_started": False,
         "worker_pool": "threads",
+        "worker_consumer": "workers.consuming:Consumer",
         "worker_concurrency": settings.worker.threads,
         "worker_prefetch_multiplier": 1,
         "worker_send_task_events": True,

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from celery import beat
 from celery.concurrency.thread import TaskPool
-from celery.worker.consumer import Consumer
+from celery.worker import consumer
 
 from workers.beating import SteadyScheduler
+from workers.consuming import Consumer
 from workers.queues import is_urgent
 
 logger = logging.getLogger(__name__)
@@ -24,11 +25,11 @@ DELAYS: Final = "celery.worker.consumer.delayed_delivery:DelayedDelivery"
 RECONNECT_SECONDS: Final = 2.0
 
 
-class ConsumerWithoutDelays(Consumer):  # type: ignore[misc]
-    """Celery's consumer without the 28 exchanges and quorum queues that it makes for long countdowns: we have none, waits stand in the ledger."""
+class ConsumerWithoutDelays(Consumer):
+    """The consumer without the 28 exchanges and quorum queues that it makes for long countdowns: we have none, waits stand in the ledger."""
 
-    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
-        default_steps = [step for step in Consumer.Blueprint.default_steps if step != DELAYS]  # noqa: RUF012 - as Celery declares it
+    class Blueprint(consumer.Consumer.Blueprint):  # type: ignore[misc]
+        default_steps = [step for step in consumer.Consumer.Blueprint.default_steps if step != DELAYS]  # noqa: RUF012 - as Celery declares it
 
 
 class LanePool(TaskPool):  # type: ignore[misc]
