@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -95,6 +96,7 @@ class Word:
         return f"{self.order_us:016d}{self.state[0]}{self.event_id}"
 
     @classmethod
+    @lru_cache(maxsize=8192)  # the same word is read of each identifier of its person, for each destination
     def decode(cls, text: str) -> Word:
         return cls(order_us=int(text[:16]), state=State.WITHDRAWN if text[16] == "w" else State.GIVEN, event_id=text[17:])
 

@@ -36,7 +36,11 @@ class Row:
 
     @classmethod
     def decode(cls, value: bytes) -> Row:
-        return cls(**dict(zip(cls.__slots__, orjson.loads(value), strict=False))) if value else cls()
+        return cls(**dict(zip(cls.__slots__, orjson.loads(value), strict=False))) if value else FRESH
+
+
+FRESH = Row()
+"""What is known of a delivery that nobody has tried."""
 
 
 class Verb(StrEnum):

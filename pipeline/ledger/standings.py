@@ -244,18 +244,19 @@ def _next_ring(levels: Sequence[tuple[str, ...]], known: Mapping[str, Identifier
 
 
 def _record(key: str, reply: Any) -> IdentifierRecord:
-    words, links, told, value, erased_us = {}, set(), set(), None, 0
+    """A record from its hash; most of what a worker reads are these, so nothing is made that is not kept."""
+    words, links, told, value, erased_us = {}, [], [], None, 0
     for name, content in pairs_of(reply):
-        field_name = text(name)
-        if field_name == "v":
+        kind = name[:2]
+        if kind == b"p:":
+            words[name[2:].decode()] = Word.decode(content.decode())
+        elif kind == b"v":
             value = content
-        elif field_name == "x":
+        elif kind == b"l:":
+            links.append(name[2:].decode())
+        elif kind == b"t:":
+            purpose, _, destination = name[2:].decode().rpartition(":")
+            told.append((purpose, destination))
+        elif kind == b"x":
             erased_us = int(content)
-        elif field_name[:2] == "p:":
-            words[field_name[2:]] = Word.decode(text(content))
-        elif field_name[:2] == "l:":
-            links.add(field_name[2:])
-        elif field_name[:2] == "t:":
-            purpose, _, destination = field_name[2:].rpartition(":")
-            told.add((purpose, destination))
     return IdentifierRecord(key=key, words=words, links=frozenset(links), told=frozenset(told), erased_us=erased_us, value=value)
