@@ -1,4 +1,4 @@
-"""Every way in which a server can be away or unfit, done to one under load, and the relay that it is done to."""
+"""Every way in which a server can be away or unfit, done to one under load, and the relay that it is done to; and a load while processes are killed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tests.support.faults import SAFE, Server, Wire
+from tests.support.killing import Killer, Plan
 from tests.support.load import Clients, Sent, invent, posts_of
 from tests.support.stack import Stack, wait_until
 from tests.support.truthfulness import Consumers, Readiness, half_written
@@ -23,6 +24,48 @@ TAKE_SECONDS = 20.0
 HEAL_SECONDS = 8.0
 """How long a network that is back may still be felt: TCP sends again ever more rarely."""
 EVENTS_A_SECOND = 40
+WAITED_FOR_SECONDS = 150.0
+"""How long a client repeats a post while processes are killed: a restart of everything is among what is planned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How fast events come in while a plan is carried out, from how many clients, about how many people."""
+
+    events_a_second: float
+    clients: int
+    people: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Killing:
+    """A load and who kills meanwhile; `said` are the events that were answered, known once the load is over."""
+
+    clients: Clients
+    killer: Killer
+    said: list[Sent] = field(default_factory=list)
+
+
+@contextmanager
+def killing_under_load(
+    stack: Stack, chance: random.Random, plan: Plan, pace: Pace, *, first: int = 0, say: Callable[[str], None] = lambda _: None
+) -> Iterator[Killing]:
+    """Carry out a plan while clients post what they have, more than they can; left when all that was planned is done and the last post has its answer."""
+    events = invent(chance, int(plan.kills * plan.every_seconds * pace.events_a_second * 8), people=pace.people, purposes=PURPOSES, first=first)
+    posts = posts_of(chance, events)
+    seconds = len(posts) / pace.events_a_second
+    clients = Clients(stack.url, stack.headers(), posts, threads=pace.clients, seconds=seconds, give_up_seconds=WAITED_FOR_SECONDS)
+    it = Killing(clients=clients, killer=Killer(stack, chance, plan, say))
+    it.clients.start()
+    it.killer.start()
+    try:
+        yield it
+        it.killer.finish()
+    finally:
+        it.killer.over.set()
+        it.clients.end()
+    it.clients.join(200)
+    it.said.extend(sent for sent in events if sent.ids)
 
 
 @dataclass(slots=True)

@@ -8,12 +8,14 @@ import signal
 from collections import Counter
 from collections.abc import Collection
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
+from tests.chaos.disturbances import Pace, killing_under_load
 from tests.chaos.frame import Check, Figures, Scale, Scenario
 from tests.support.engines import BROKERS, LEDGERS, Engine, engine
-from tests.support.killing import WEIGHTS, Killer, Plan
+from tests.support.killing import WEIGHTS, Plan
 from tests.support.load import Clients, Sent, invent, posts_of
 from tests.support.rabbitmq import rabbitmq_node
 from tests.support.stack import Stack, wait_until
@@ -30,8 +32,7 @@ FULL_KILLS = 60
 EVERY_SECONDS = 2.5
 BETWEEN_SECONDS = (8.0, 16.0)
 """How long after a server is back the next one is taken away."""
-POSTS_PER_SECOND = 30.0
-PEOPLE = 200
+PACE = Pace(events_a_second=30.0, clients=12, people=200)
 REPEATED_SHARE = 0.02
 """Calls that may have been made before: twice as many as where only processes are killed, since each loss of a primary leaves answers unwritten too."""
 WEIGHTS_OUTSIDE = {kind: weight for kind, weight in WEIGHTS.items() if kind != "server"}
@@ -70,27 +71,15 @@ def test_a_killed_worker_and_a_lost_primary_lose_nothing(broker: str, ledger: st
 
 def harass(stack: Stack, servers: Engine, chance: random.Random, plan: Plan) -> tuple[Counter[str], Verdict]:
     """The kill suite on other engines: any process is killed, paused and restarted, and meanwhile a primary, and now and then the broker, is taken away."""
-    events = invent(chance, int(plan.kills * plan.every_seconds * POSTS_PER_SECOND * 8), people=PEOPLE + 5 * plan.kills, purposes=PURPOSES)
-    posts = posts_of(chance, events)
-    clients = Clients(stack.url, stack.headers(), posts, threads=12, seconds=len(posts) / POSTS_PER_SECOND, give_up_seconds=150)
-    killer = Killer(stack, chance, plan)
-    clients.start()
-    killer.start()
     taken: Counter[str] = Counter()
-    try:
-        while not killer.over.wait(chance.uniform(*BETWEEN_SECONDS)):
+    with killing_under_load(stack, chance, plan, replace(PACE, people=PACE.people + 5 * plan.kills)) as it:
+        while not it.killer.over.wait(chance.uniform(*BETWEEN_SECONDS)):
             servers.take_away_primary()
             taken["a primary of the ledger"] += 1
             if servers.take_away_broker and taken["a primary of the ledger"] % 3 == 0:
                 servers.take_away_broker()
                 taken["the broker"] += 1
-        killer.finish()
-    finally:
-        killer.over.set()
-        clients.end()
-    clients.join(200)
-    said = [sent for sent in events if sent.ids]
-    return killer.done + Counter({f"taken away: {what}": times for what, times in taken.items()}), judge(stack, said, seconds=SETTLE_SECONDS)
+    return it.killer.done + Counter({f"taken away: {what}": times for what, times in taken.items()}), judge(stack, it.said, seconds=SETTLE_SECONDS)
 
 
 def run(scale: Scale, seed: int) -> Figures:

@@ -8,14 +8,15 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
 import redis
 
+from tests.chaos.disturbances import Pace, killing_under_load
 from tests.chaos.frame import Check, Figures, Scale, Scenario
-from tests.support.killing import WEIGHTS, Killer, Plan, plain
+from tests.support.killing import WEIGHTS, Plan, plain
 from tests.support.load import Arrival, Clients, Sent, invent, posts_of, quantile, quantiles, stale_lags
 from tests.support.stack import Stack, wait_until
 from tests.support.verdict import BEGUN_BEFORE_SECONDS, Verdict, arrivals_of, check_end, counts, faults, judge
@@ -47,31 +48,19 @@ class Round:
     told_after: Sequence[float]
 
 
-def disturb(
-    stack: Stack, chance: random.Random, plan: Plan, vendors: Sequence[str], *, first: int = 0, rate: float = POSTS_PER_SECOND, scale: Scale | None = None
-) -> Round:
+def disturb(stack: Stack, chance: random.Random, plan: Plan, vendors: Sequence[str], *, first: int = 0, say: Callable[[str], None] = lambda _: None) -> Round:
     """Carry out a plan under load, then leave the relay alone and compare."""
     before = counts(stack)
-    events = invent(chance, int(plan.kills * plan.every_seconds * rate * 8), people=PEOPLE + 10 * plan.kills, purposes=PURPOSES, first=first)
-    posts = posts_of(chance, events)
-    clients = Clients(stack.url, stack.headers(), posts, threads=24, seconds=len(posts) / rate, give_up_seconds=150)
-    killer = Killer(stack, chance, plan, scale.say if scale else lambda _: None)
-    clients.start()
-    killer.start()
-    try:
-        killer.finish()
-    finally:
-        killer.over.set()
-        clients.end()
-    clients.join(200)
-    said = [sent for sent in events if sent.ids]
-    verdict = judge(stack, said, seconds=END_SECONDS, purposes_of={vendor: PURPOSES_OF[vendor] for vendor in vendors}, before=before)
+    pace = Pace(events_a_second=POSTS_PER_SECOND, clients=24, people=PEOPLE + 10 * plan.kills)
+    with killing_under_load(stack, chance, plan, pace, first=first, say=say) as it:
+        pass
+    verdict = judge(stack, it.said, seconds=END_SECONDS, purposes_of={vendor: PURPOSES_OF[vendor] for vendor in vendors}, before=before)
     return Round(
         verdict=verdict,
-        done=killer.done,
-        unexplained=unexplained(verdict.late, killer.pauses),
-        retries=clients.retries,
-        told_after=withdrawals_told_after(said, arrivals_of(stack, ["webhook"])["webhook"]),
+        done=it.killer.done,
+        unexplained=unexplained(verdict.late, it.killer.pauses),
+        retries=it.clients.retries,
+        told_after=withdrawals_told_after(it.said, arrivals_of(stack, ["webhook"])["webhook"]),
     )
 
 
@@ -99,7 +88,7 @@ def run(scale: Scale, seed: int) -> Figures:
         for number in range(rounds):
             kills = scale.kills // rounds + (number < scale.kills % rounds)
             plan = Plan(kills=kills, every_seconds=EVERY_SECONDS, pauses=max(2, kills // 12), longest_pause_seconds=12.0)
-            found.append(disturb(stack, chance, plan, VENDORS, first=number * 1_000_000, scale=scale))
+            found.append(disturb(stack, chance, plan, VENDORS, first=number * 1_000_000, say=scale.say))
             scale.say(f"round {number + 1} of {rounds}: {found[-1].verdict}")
             for vendor in VENDORS:
                 stack.reset(vendor)
