@@ -44,8 +44,7 @@ def queue_arguments(settings: Settings) -> dict[str, Any]:
 
 def _common(settings: Settings) -> dict[str, Any]:
     return {
-        "broker_url": settings.celery_broker_url(),
-        "broker_transport_options": transport_options(settings),
+        **_of_broker(settings),
         "broker_connection_retry_on_startup": True,
         "broker_channel_error_retry": True,
         "broker_connection_max_retries": None,
@@ -84,15 +83,26 @@ def _common(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _of_broker(settings: Settings) -> dict[str, Any]:
+    return {"broker_url": settings.celery_broker_url(), "broker_use_ssl": broker_tls(settings), "broker_transport_options": transport_options(settings)}
+
+
+def broker_tls(settings: Settings) -> dict[str, Any] | None:
+    """How TLS to a broker on Redis or Valkey is checked: kombu by itself would take any certificate. RabbitMQ's URL says it all."""
+    address = settings.broker_address()
+    if address is None:
+        return {"ssl_cert_reqs": "required"} if settings.broker_url.startswith("rediss://") else None
+    return dict(address.tls_options) if address.tls else None
+
+
 def transport_options(settings: Settings) -> dict[str, Any]:
     """Options of the broker's transport in kombu. A quorum queue that is still recovering answers nothing: without a time limit a worker would wait for it for ever."""
     celery = settings.celery
     if speaks_amqp(settings.celery_broker_url()):
         timeout = celery.socket_timeout_seconds
         return {"connect_timeout": celery.socket_connect_timeout_seconds, "read_timeout": timeout, "write_timeout": timeout}
-    address = settings.broker_address()
     return {
-        **({"master_name": address.service} if address else {}),
+        **_of_sentinel(settings),
         "ack_emulation": False,
         "priority_steps": [0],
         "queue_order_strategy": "workers.queues:WithdrawalsFirst",
@@ -103,6 +113,15 @@ def transport_options(settings: Settings) -> dict[str, Any]:
         "socket_keepalive_options": keepalive_options(),
         "health_check_interval": celery.health_check_seconds,
     }
+
+
+def _of_sentinel(settings: Settings) -> dict[str, Any]:
+    """The service, and how the Sentinels themselves are asked: with a login and TLS of their own where the URL says so."""
+    address = settings.broker_address()
+    if address is None or address.kind != "sentinel":
+        return {}
+    waits = {"socket_timeout": settings.celery.socket_timeout_seconds, "socket_connect_timeout": settings.celery.socket_connect_timeout_seconds}
+    return {"master_name": address.service, "sentinel_kwargs": {**waits, **address.sentinel_login(), **address.tls_settings()}}
 
 
 def keepalive_options() -> dict[int, int]:

@@ -21,6 +21,7 @@ from config.settings import Settings
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "data", "color_message", "websocket"}
 """Attributes of every record; `data` is Celery's and repeats task arguments."""
 _CREDENTIALS: Final = re.compile(r"([a-z][a-z0-9+.-]*://)[^/@\s'\"]*@", re.IGNORECASE)
+_PASSWORD: Final = re.compile(r"([?&][a-z_]*password=)[^&\s'\"]*", re.IGNORECASE)
 _URL_KEY: Final = re.compile(r"(/v1/sources/[^/\s?]+/)[^/\s?'\"]+")
 _OWN: Final = ("pipeline", "config", "workers")
 _QUIET: Final = {
@@ -37,8 +38,8 @@ _QUIET: Final = {
 
 
 def mask(text: str) -> str:
-    """`text` without the credentials of URLs and without URL keys."""
-    return _URL_KEY.sub(r"\1**", _CREDENTIALS.sub(r"\1**@", text))
+    """`text` without the credentials of URLs, those among their options too, and without URL keys."""
+    return _URL_KEY.sub(r"\1**", _PASSWORD.sub(r"\1**", _CREDENTIALS.sub(r"\1**@", text)))
 
 
 def setup_logging(settings: Settings, role: str, file: Path | None = None) -> None:

@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 from config import sections
-from config.ledger_url import SENTINEL_PREFIXES, Address, UnusableUrl, parse
+from config.ledger_url import BROKER_PREFIXES, Address, UnusableUrl, parse
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 DEFAULTS_FILE: Final = Path(__file__).with_name("defaults.toml")
@@ -89,21 +88,21 @@ class Settings:
     def celery_broker_url(self) -> str:
         """The broker's URL as kombu reads it; by default the next database of the ledger's servers."""
         address = self.broker_address()
-        if address is not None:
-            return address.broker_url(address.database)
-        return self.broker_url or next_database(self.ledger_url())
+        return address.broker_url(address.database) if address else self.broker_url
 
     def broker_address(self) -> Address | None:
-        """The broker's servers where Sentinel watches them, else None."""
-        if self.broker_url.startswith(SENTINEL_PREFIXES) and ";" not in self.broker_url:
+        """The broker's servers where they are Redis or Valkey, else None; by default the ledger's."""
+        if self.broker_url:
+            if not self.broker_url.lower().startswith(BROKER_PREFIXES) or ";" in self.broker_url:
+                return None
             try:
                 return parse(self.broker_url)
             except UnusableUrl as error:
                 raise SettingsError(f"CONSENT_BROKER_URL: {error}") from None
-        if self.broker_url or not self.redis_url:
-            return None
         address = self.ledger_address()
-        return replace(address, database=address.database + 1) if address.kind == "sentinel" else None
+        if address.kind == "cluster":
+            raise SettingsError("CONSENT_BROKER_URL is not set: with a cluster as ledger the broker must be named, a cluster has no second database")
+        return replace(address, database=address.database + 1)
 
     def pepper(self) -> bytes:
         """The pepper; refuses where none is given or it is short."""
@@ -143,16 +142,6 @@ def _vault_key(text: str, place: int) -> bytes:
     if len(key) != 32:
         raise SettingsError(f"CONSENT_VAULT_KEYS: key {place} is not 32 bytes in base64: {_HOW_TO_MAKE}")
     return key
-
-
-def next_database(url: str) -> str:
-    """The same server's next database; a cluster has only one, so there the broker must be named."""
-    parts = urlsplit(url)
-    if "cluster" in parts.scheme:
-        raise SettingsError("CONSENT_BROKER_URL is not set: with a cluster as ledger the broker must be named, a cluster has no second database")
-    path = parts.path.rpartition("/")
-    database = int(path[2]) if path[2].isdigit() else 0
-    return urlunsplit(parts._replace(path=f"{path[0]}/{database + 1}"))
 
 
 def load_settings(environment: Mapping[str, str]) -> Settings:

@@ -9,7 +9,7 @@ from typing import Any
 from celery import Celery, signals
 from kombu import Connection
 
-from config.celery import celery_settings, queue_arguments
+from config.celery import broker_tls, celery_settings, queue_arguments
 from config.settings import Settings, SettingsError
 from workers.queues import plain_queue, queue_names
 
@@ -21,8 +21,9 @@ def refuse_unknown_broker(settings: Settings) -> None:
     scheme, mark, _ = settings.broker_url.partition("://")
     if not settings.broker_url:
         return
+    url = settings.celery_broker_url()
     try:
-        if mark and Connection(settings.broker_url).get_transport_cls():
+        if mark and Connection(url, ssl=broker_tls(settings)).get_transport_cls():
             return
     except ImportError as error:
         raise SettingsError(f"CONSENT_BROKER_URL: {scheme}:// needs a package that is not installed") from error

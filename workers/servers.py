@@ -57,7 +57,7 @@ def _one(url: str) -> redis.Redis:
 
 def _cluster(address: Address, least: int) -> Cluster:
     def connect(host: str, port: int) -> redis.Redis:
-        return redis.Redis(host=host, port=port, username=address.username, password=address.password, ssl=address.tls, **_options())
+        return redis.Redis(host=host, port=port, username=address.username, password=address.password, **address.tls_settings(), **_options())
 
     servers = Cluster(address.hosts, connect, least=least)
     servers.refuse_unsafe()
@@ -65,11 +65,11 @@ def _cluster(address: Address, least: int) -> Cluster:
 
 
 def _behind_sentinel(address: Address, least: int) -> BehindSentinel:
-    short = {"socket_timeout": SENTINEL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS, "retry": Retry(NoBackoff(), 0), "ssl": address.tls}
+    short = {"socket_timeout": SENTINEL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS, "retry": Retry(NoBackoff(), 0)}
     sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
-        list(address.hosts), sentinel_kwargs=short
+        list(address.hosts), sentinel_kwargs={**short, **address.sentinel_login(), **address.tls_settings()}
     )
-    login: dict[str, Any] = {"username": address.username, "password": address.password, "ssl": address.tls, "db": address.database}
+    login: dict[str, Any] = {"username": address.username, "password": address.password, "db": address.database, **address.tls_settings()}
     client = sentinel.master_for(address.service, **login, **_options())
 
     def connect(host: str, port: int) -> redis.Redis:

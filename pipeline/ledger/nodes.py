@@ -131,7 +131,9 @@ class BehindSentinel(OneServer):
         """Raise ConfigurationError where no replica could take over what was accepted."""
         answers = self._asked()
         if not answers:
-            raise ConfigurationError("CONSENT_REDIS_URL: no Sentinel of those named answers for that service: check hosts, ports and the service's name")
+            raise ConfigurationError(
+                "CONSENT_REDIS_URL: no Sentinel of those named answers for that service: check hosts, ports, the service's name and the Sentinels' own login"
+            )
         promotable = {_address(each) for known in answers for each in known if int(each.get("slave-priority", 100)) > 0}
         if len(promotable) < self._least:
             raise ConfigurationError(

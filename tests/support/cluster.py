@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.sentinel import Server, until
+from tests.support.sentinel import NOBODY, Login, Server, until
 from workers.embedded import free_port
 
 SLOTS = 16_384
@@ -19,12 +19,13 @@ PRIMARIES = 3
 class ClusterSet:
     """Three primaries that share the slots; the servers after them are their replicas."""
 
-    def __init__(self, folder: Path, *, replicas: bool) -> None:
+    def __init__(self, folder: Path, *, replicas: bool, login: Login = NOBODY) -> None:
         self._bus_ports = [free_port() for _ in range(6 if replicas else 3)]
         self.servers = [
             Server(
                 folder / f"node-{number}",
                 ["cluster-enabled yes", "cluster-config-file nodes.conf", f"cluster-node-timeout {NODE_TIMEOUT_MS}", f"cluster-port {port}"],
+                login=login,
             )
             for number, port in enumerate(self._bus_ports)
         ]
@@ -66,10 +67,10 @@ def _follows(replica: Server, primary_id: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def valkey_cluster(*, replicas: bool = False) -> Iterator[ClusterSet]:
+def valkey_cluster(*, replicas: bool = False, login: Login = NOBODY) -> Iterator[ClusterSet]:
     """Run a cluster; nothing of it stays."""
     folder = Path(tempfile.mkdtemp(prefix="consent-cluster-"))
-    servers = ClusterSet(folder, replicas=replicas)
+    servers = ClusterSet(folder, replicas=replicas, login=login)
     try:
         servers.start()
         yield servers

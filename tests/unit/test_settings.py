@@ -6,9 +6,10 @@ import re
 
 import pytest
 
-from config.celery import transport_options
+from config.celery import celery_settings, transport_options
 from config.ledger_url import parse
-from config.settings import CHECKOUT, DEFAULTS_FILE, SettingsError, check_invariants, load_settings, next_database
+from config.logging import mask
+from config.settings import CHECKOUT, DEFAULTS_FILE, SettingsError, check_invariants, load_settings
 from workers.app import create_app
 from workers.servers import ledger_servers
 from workers.state import StateFolder
@@ -146,13 +147,53 @@ def test_a_short_pepper_is_refused():
     [
         ("redis://h:1", "redis://h:1/1"),
         ("redis://:p@h:1/0", "redis://:p@h:1/1"),
-        ("rediss://h/3?ssl_cert_reqs=required", "rediss://h/4?ssl_cert_reqs=required"),
-        ("sentinel://a:26379;sentinel://b:26379/0", "sentinel://a:26379;sentinel://b:26379/1"),
+        ("redis://me:p%40ss@h?db=3&max_connections=9", "redis://me:p%40ss@h/4"),
+        ("rediss://h/3?ssl_ca_certs=/ca.pem", "rediss://h/4"),
     ],
 )
 def test_the_broker_is_the_next_database_by_default(url, expected):
-    """Same server, so one password and one place to watch."""
-    assert next_database(url) == expected
+    """Same server, so one login and one place to watch; options of the ledger's client are not kombu's."""
+    assert load_settings({"CONSENT_REDIS_URL": url}).celery_broker_url() == expected
+
+
+@pytest.mark.parametrize("variable", ["CONSENT_REDIS_URL", "CONSENT_BROKER_URL"])
+@pytest.mark.parametrize(
+    "options,checked",
+    [
+        ("", {"ssl_cert_reqs": "required"}),
+        ("?ssl_ca_certs=/etc/a+b/ca.pem", {"ssl_cert_reqs": "required", "ssl_ca_certs": "/etc/a+b/ca.pem"}),
+        ("?ssl_certfile=/c&ssl_keyfile=/k", {"ssl_cert_reqs": "required", "ssl_certfile": "/c", "ssl_keyfile": "/k"}),
+        ("?ssl_check_hostname=false", {"ssl_cert_reqs": "required", "ssl_check_hostname": False}),
+        ("?ssl_cert_reqs=none", {"ssl_cert_reqs": "none", "ssl_check_hostname": False}),
+    ],
+)
+@pytest.mark.parametrize("servers", ["rediss://h/0", "rediss+sentinel://a,b/service/0"])
+def test_the_brokers_certificate_is_checked(servers, options, checked, variable):
+    """As the ledger's is, unless the URL says otherwise: kombu by itself would take any, and show it the password."""
+    found = celery_settings(load_settings({variable: servers + options}))
+    assert found["broker_use_ssl"] == checked
+    assert "ssl_" not in found["broker_url"]
+    if "sentinel" in servers:
+        assert {"ssl": True, **checked}.items() <= found["broker_transport_options"]["sentinel_kwargs"].items()
+
+
+def test_several_brokers_over_tls_are_checked_too():
+    """kombu's own list of URLs is left as it is."""
+    found = celery_settings(load_settings({"CONSENT_BROKER_URL": "rediss://a/1;rediss://b/1"}))
+    assert (found["broker_url"], found["broker_use_ssl"]) == ("rediss://a/1;rediss://b/1", {"ssl_cert_reqs": "required"})
+    assert celery_settings(load_settings({"CONSENT_REDIS_URL": "redis://h"}))["broker_use_ssl"] is None
+
+
+def test_the_sentinels_have_a_login_of_their_own():
+    """Given after the ?; it is theirs alone, and is shown nowhere."""
+    url = "sentinel://me:data@a:1,b:2/consent?sentinel_username=watcher&sentinel_password=wat%26ch+"
+    settings = load_settings({"CONSENT_REDIS_URL": url})
+    asked = transport_options(settings)["sentinel_kwargs"]
+    assert (asked["username"], asked["password"], "ssl" in asked) == ("watcher", "wat&ch+", False)
+    assert "wat&ch+" not in repr(settings.ledger_address())
+    assert mask(f"no answer from {url}") == "no answer from sentinel://**@a:1,b:2/consent?sentinel_username=watcher&sentinel_password=**"
+    alone = transport_options(load_settings({"CONSENT_REDIS_URL": "sentinel://a:1/consent?sentinel_password=x"}))["sentinel_kwargs"]
+    assert ("username" in alone, alone["password"]) == (False, "x")
 
 
 def test_the_broker_is_at_the_ledgers_server_unless_it_is_named():
@@ -176,6 +217,11 @@ def test_the_broker_is_at_the_ledgers_server_unless_it_is_named():
         ("hush", "a URL such as redis://127.0.0.1:6379/0, sentinel"),
         ("redis", "a URL such as redis://127.0.0.1:6379/0, sentinel"),
         ("http://hush", "a URL such as redis://127.0.0.1:6379/0, sentinel"),
+        ("redis://h/hush", "the database after the / is a number"),
+        ("redis://h?ssl_ca_certs=hush", "only with TLS"),
+        ("sentinel://a/service?ssl_ca_certs=hush", "only with TLS"),
+        ("rediss://h?ssl_cert_reqs=hush", "ssl_cert_reqs is one of"),
+        ("redis+cluster://h?sentinel_password=hush", "takes no options"),
         ("redis://h:hush", "a URL such as redis://127.0.0.1:6379/0, sentinel"),
     ],
 )
@@ -240,7 +286,7 @@ def test_sentinel_without_a_replica_to_wait_for_is_refused():
 def test_a_cluster_needs_its_broker_named():
     """A cluster has only one database; whichever process is started says so first of all."""
     with pytest.raises(SettingsError, match="CONSENT_BROKER_URL is not set"):
-        next_database("redis+cluster://h:7000")
+        load_settings({"CONSENT_REDIS_URL": "redis+cluster://h:7000"}).celery_broker_url()
     with pytest.raises(SettingsError, match="CONSENT_BROKER_URL is not set"):
         Parts({"CONSENT_REDIS_URL": "redis+cluster://h:7000"})
 
