@@ -134,14 +134,14 @@ class Stack:
                 found.setdefault(kind, []).append(pid)
         return found
 
-    def start_again(self, seconds: float = 90) -> None:
-        """Start `consent up` anew after it ended, as an init system does: on the same ports, again and again until what the dead one left is gone."""
+    def start_again(self, seconds: float = 90, **more: str) -> None:
+        """Start `consent up` anew after it ended, as an init system does: on the same ports, again and again until what the dead one left is gone; `more` is set for it."""
         ports = {name: value for name, value in self.environment.items() if name.endswith("_PORT")}
         until = time.monotonic() + seconds
         while True:
             self.process.wait(max(0.1, until - time.monotonic()))
             _close(self.process)
-            self.process = self._start(ports)
+            self.process = self._start(ports | more)
             try:
                 _ready_url(self.process, self.folder)
                 self.environment = json.loads((self.folder / "environment.json").read_text())  # its server has another port now
