@@ -69,13 +69,34 @@ ANSWERS_ITEM_BY_ITEM = {"postBatch"}
 """A batch with nothing good in it is answered 207: each item has its own refusal."""
 SAYS_ALL = {"replayDeadLetters"}
 """What fits the schema is taken. Elsewhere the relay knows more than the document: its purposes, its cursors, its sources."""
+MOST_GROWN_BYTES = 15_000_000
+"""What the warm process may hold more after everything that is sent here, however often."""
 KEYS = [None, "key-web-forms", "key-reader", "key-shop", "not-a-key"]
+
+
+def warm_up(server: Serving) -> None:
+    """Have the process import, connect and buffer what it will: every page, refusals, single events and a large batch."""
+    with requests.Session() as session:
+        session.headers["Authorization"] = "Bearer key-web-forms"
+        for number in range(50):
+            event = {"subject": {"email": f"warm-{number}@example.org"}, "purpose": "newsletter", "state": "given", "event_time": "2026-01-05T10:00:00Z"}
+            accepted = session.post(f"{server.url}/v1/consent-events", json=event, timeout=10).json()["event_id"]
+            for path in (f"/v1/consent-events/{accepted}", "/v1/dead-letters", "/metrics", "/docs", "/openapi.json", "/health/ready"):
+                session.get(server.url + path, timeout=10)
+            session.post(f"{server.url}/v1/sources/shop", data=b"{", timeout=10)
+        assert session.post(f"{server.url}/v1/consent-events/batch", json=[event] * 1000, timeout=20).status_code == 202
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Serving]:
+    """The server of all tests here; in the end it has answered thousands of requests, most of them nonsense, and keeps nothing of them."""
     with serving(ROUTING) as running:
+        warm_up(running)
+        before = running.memory_bytes()
         yield running
+        grown = running.memory_bytes() - before
+        print(f"{before / 1e6:.1f} MB when warm, {grown / 1e6:.1f} MB more in the end")
+        assert grown < MOST_GROWN_BYTES, f"memory grew by {grown / 1e6:.1f} MB"
         assert "request_failed" not in running.log
         assert "event_poisoned" not in running.log
         assert running.process.poll() is None
