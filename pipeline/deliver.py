@@ -124,7 +124,7 @@ class Deliver:
 
     def _pull(self, destination: Destination, lane: str, token: str) -> list[tuple[Leased, StoredEvent | None]]:
         """Lease a chunk of what is due, rather than leave it waiting for beat: most of it found every connection taken a moment ago."""
-        due, _ = self._ledger.deliveries.release(destination.name, lane, self._most(destination, lane), rescue=False)
+        due, _ = self._ledger.deliveries.release(destination.name, lane, self._most(destination, lane), rescue_after_ms=None)
         return self._ledger.lease(destination.name, lane, token, self._options.lease_ms, [each.event_id for each in due]) if due else []
 
     def _lease_brought(self, destination: Destination, lane: str, token: str, inbox: Inbox) -> list[tuple[Leased, StoredEvent | None]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pipeline.domain import FINAL_STATUSES, State
 from pipeline.hints import publish_chunks
 from pipeline.ledger import Ledger
+from pipeline.ledger.events import OVERDUE_MS, StoredEvent
 from pipeline.ledger.keys import LANES
 from pipeline.limits import LimitOptions, traffic_of
 from pipeline.mending import Mending
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 QUEUE_MESSAGES = 20
 """Messages that a destination's queue may hold before no more is pushed, so that a backlog is not multiplied."""
 RESCUE_DEPTH = 2
-"""A queue longer than this may still hold the very messages that seem lost."""
+"""A queue longer than this may still hold the very messages that seem lost; they are sent again once they have been overdue for `OVERDUE_MS`."""
 EVENTS_AT_ONCE = 500
 """Unfinished events of one partition looked at in one run."""
 
@@ -50,7 +51,7 @@ class Release:
         most = self._room(destination, lane, depth)
         if most <= 0:
             return 0
-        due, rescued = self._ledger.deliveries.release(destination.name, lane, most, rescue=depth <= RESCUE_DEPTH)
+        due, rescued = self._ledger.deliveries.release(destination.name, lane, most, rescue_after_ms=0 if depth <= RESCUE_DEPTH else OVERDUE_MS)
         by_attempt: dict[int, list[str]] = {}
         for delivery in due:
             by_attempt.setdefault(delivery.row.attempts + 1, []).append(delivery.event_id)
@@ -74,12 +75,15 @@ class Release:
     def _release_events(self) -> int:
         """Events whose fan-out was lost are fanned out again; those open for long are audited."""
         lost, stale = self._ledger.events.take_due(EVENTS_AT_ONCE)
-        by_lane: dict[str, list[str]] = {lane: [] for lane in LANES}
+        by_lane: dict[str, list[StoredEvent]] = {lane: [] for lane in LANES}
         for event in self._ledger.events.load(lost, payloads=False):
             if event is not None:
-                by_lane[event.facts.state.value].append(event.event_id)
-        for lane, event_ids in by_lane.items():
-            if event_ids and self._publisher.fan_out_depth(lane) <= RESCUE_DEPTH:
+                by_lane[event.facts.state.value].append(event)
+        for lane, events in by_lane.items():
+            before_us = self._ledger.clock_ms() * 1000
+            if events and self._publisher.fan_out_depth(lane) > RESCUE_DEPTH:
+                before_us -= OVERDUE_MS * 1000
+            if event_ids := [event.event_id for event in events if event.facts.received_us <= before_us]:
                 log.warning("rescued", extra={"stage": "fan_out", "lane": lane, "events": len(event_ids)})
                 for first in range(0, len(event_ids), self._chunk_size):
                     self._publisher.fan_out(lane, event_ids[first : first + self._chunk_size])

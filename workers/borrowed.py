@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from config.settings import load_settings
 from workers import process
 from workers.commands import common
-from workers.embedded import EmbeddedServer, ServerFailed
+from workers.embedded import EmbeddedServer, ServerFailed, server_environment
 from workers.state import StateFolder
 from workers.wiring import Parts
 
@@ -51,7 +51,7 @@ def embedded_url(state: StateFolder) -> Iterator[str]:
         raise ServerFailed(f"there is no {state.path}: name the directory of a `consent up` in CONSENT_STATE_DIR, or the server in CONSENT_REDIS_URL")
     state.lock()
     server = EmbeddedServer(state.server)
-    child = process.start(server.prepare(), {}, state.logs / "server.log")
+    child = process.start(server.prepare(), server_environment(), state.logs / "server.log")
     try:
         until = time.monotonic() + START_SECONDS
         while not server.answers():

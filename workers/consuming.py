@@ -1,4 +1,4 @@
-"""Celery's consumer, but for how often it tells watchers what its tasks do."""
+"""Celery's consumer, but for how often it tells watchers what its tasks do, and for what it does with their messages when the broker goes away."""
 
 from __future__ import annotations
 
@@ -18,11 +18,17 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         super().__init__(*arguments, **options)
 
     def on_send_event_buffered(self) -> None:
-        """Called from any thread. A moment is kept and not a mark, so that a timer that went with a lost connection is not waited for."""
+        """Called from any thread: the loop is woken and sets its timer itself. A moment is kept and not a mark, as the timer may go with a lost connection."""
         now = time.monotonic()
         if self.hub and now >= self._events_at:
             self._events_at = now + EVENTS_SECONDS
-            self.hub.call_later(EVENTS_SECONDS, self._flush_events_promise)
+            self.hub.call_soon(self.hub.call_later, EVENTS_SECONDS, self._flush_events_promise)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Tasks go on without the broker and end in the ledger: to put their messages back would double them, or, where the broker is away, leave them in a file."""
+        if self.task_consumer:
+            self.task_consumer.channel.do_restore = False
+        super().on_connection_error_after_connected(exc)
 
     def shutdown(self) -> None:
         self._flush_events()

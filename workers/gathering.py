@@ -23,7 +23,7 @@ KEPT_SECONDS: Final = 2.0
 """How long a hint is kept back at the most."""
 LOOK_AGAIN_SECONDS: Final = 0.02
 KNOWN_SECONDS: Final = 0.05
-"""How long a queue's length, asked for after a hint was sent, holds for the next one: who sends now and then need not ask first."""
+"""How long a queue that was short after a hint was sent counts as short for the next one: who sends now and then need not ask first."""
 MOST_EVENTS: Final = 250
 
 
@@ -34,7 +34,7 @@ class GatheringPublisher(CeleryPublisher):
         super().__init__(*arguments, **options)
         self._pending: dict[str, list[str]] = {lane: [] for lane in LANES}
         self._since = dict.fromkeys(LANES, 0.0)
-        self._known = dict.fromkeys(LANES, (0, 0.0))
+        self._short_until = dict.fromkeys(LANES, 0.0)
         self._changed = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -79,7 +79,7 @@ class GatheringPublisher(CeleryPublisher):
             event_ids, self._pending[lane] = self._pending[lane], []
         for first in range(0, len(event_ids), MOST_EVENTS):
             super().fan_out(lane, event_ids[first : first + MOST_EVENTS])
-        self._known[lane] = self.fan_out_depth(lane), time.monotonic() + KNOWN_SECONDS
+        self._short_until[lane] = time.monotonic() + KNOWN_SECONDS if self.fan_out_depth(lane) <= SHORT_QUEUE else 0.0
         return True
 
     def _is_time(self, lane: str) -> bool:
@@ -88,6 +88,6 @@ class GatheringPublisher(CeleryPublisher):
         waited = time.monotonic() - self._since[lane]
         if waited >= KEPT_SECONDS:  # others may keep the queue long with full messages of theirs
             return True
-        depth, until = self._known[lane]
-        depth = depth if time.monotonic() < until else self.fan_out_depth(lane)
-        return depth < (LONG_QUEUE if waited >= LONGEST_WAIT_SECONDS else SHORT_QUEUE + 1)
+        if time.monotonic() < self._short_until[lane]:
+            return True
+        return self.fan_out_depth(lane) < (LONG_QUEUE if waited >= LONGEST_WAIT_SECONDS else SHORT_QUEUE + 1)

@@ -78,10 +78,10 @@ class Deliveries:
             arguments += self._outbox.said("settle", [settlement.said() for settlement in settlements])
         return self._store.script("settle", names, arguments)
 
-    def release(self, destination: str, lane: str, most: int, *, rescue: bool) -> tuple[list[Leased], list[str]]:
-        """Take what is due to be pushed, and (if allowed) rescue what was pushed or leased too long ago."""
+    def release(self, destination: str, lane: str, most: int, *, rescue_after_ms: int | None) -> tuple[list[Leased], list[str]]:
+        """Take what is due to be pushed, and rescue what was pushed or leased too long ago, if it has been overdue for so long (None: nothing is rescued)."""
         names = [*self._lane(destination, lane), *self._names(destination, "lease", "row", "n", "flags"), *self._outbox.of_destination(destination)]
-        due, rows, rescued = self._store.call("release", names, [most, self._lifetimes.push_rescue_ms, int(rescue)])
+        due, rows, rescued = self._store.call("release", names, [most, self._lifetimes.push_rescue_ms, "" if rescue_after_ms is None else rescue_after_ms])
         return [Leased(event_id=text(i), row=Row.decode(row)) for i, row in zip(due, rows, strict=True)], [text(i) for i in rescued]
 
     def reopen(self, destination: str, lane: str, events: Sequence[tuple[str, int, str]], row: Row, *, only_dead: bool) -> list[bool]:

@@ -14,6 +14,9 @@ from pipeline.ledger.outbox import Outbox
 from pipeline.ledger.results import DeliveryResult
 from pipeline.ledger.store import Durability, Store, pairs_of, text
 
+OVERDUE_MS = 120_000
+"""What was not heard of for so long is sent again even where a long queue may still hold it: whoever had taken it may be dead."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -202,7 +205,7 @@ class Events:
     def take_due(self, most: int) -> tuple[list[str], list[str]]:
         """Events to fan out again, and events whose deliveries should be audited; each is put off by its own interval."""
         fixed = [most, self._lifetimes.fan_out_rescue_ms, self._lifetimes.audit_ms]
-        parts = [([self._keys.event(partition, "open")], [*fixed, self._keys.event(partition, "e:")]) for partition in self._keys.all]
+        parts = [([self._keys.event(partition, "open")], [*fixed, self._keys.event(partition, "e:"), OVERDUE_MS]) for partition in self._keys.all]
         lost: list[str] = []
         stale: list[str] = []
         for reply in self._store.run([self._store.script("open_due", keys, arguments) for keys, arguments in parts]):

@@ -148,7 +148,7 @@ class Store:
         """Run commands stage after stage: in one round trip on one server, in one for each stage where keys lie on several."""
         if not self.nodes.is_spread:
             return self._run([command for stage in stages for command in stage], durability=None, replicated=replicated, whole=True)
-        return [answer for stage in stages for answer in self.run(stage, replicated=replicated)]
+        return [answer for stage in stages for answer in self.run(stage, replicated=replicated and not all(map(self._reads, stage)))]
 
     def on_each(self, commands: Sequence[Command], *, and_replicas: bool = False) -> list[list[Any]]:
         """The answers of each primary to the same commands, and of each replica that can be reached; an error answer is raised."""

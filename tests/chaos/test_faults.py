@@ -12,11 +12,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+import redis
 
 from tests.chaos.disturbances import FAULTS, NETWORK_FAULTS, TAKE_SECONDS, Disturbed, Faults
 from tests.chaos.frame import SEED_VARIABLE, Check, Figures, Scale, Scenario, new_seed
 from tests.support.faults import Wire, faulty_server, laid_wire
-from tests.support.stack import wait_until
+from tests.support.stack import Stack, wait_until
 from tests.support.truthfulness import Consumers, Readiness
 from tests.support.verdict import judge
 from tests.support.world import disturbed_stack
@@ -96,12 +97,19 @@ def figures_of(it: Disturbed) -> Figures:
             Check(what="stale sends that were not counted", found=verdict.uncounted, most=0),
             Check(what="events half written by a full server", found=len(it.half), most=0),
             Check(what="vendor calls made again because the server was full", found=it.again_when_full, most=0),
+            Check(what="messages that were noted at the broker, or left in a file when it went away", found=left_over(it.stack), most=0),
             Check(what="readiness said ready while events could not be taken", found=len(it.ready.lies()), most=0),
             Check(what="readiness said not ready though nothing was wrong", found=len(it.ready.false_alarms()), most=0),
             Check(what="seconds until every worker took messages again, at the most", found=round(max(it.take_seconds), 1), most=TAKE_SECONDS),
         ],
         more={"posts that clients had to repeat": it.retries, "looks at readiness": len(it.ready.samples)},
     )
+
+
+def left_over(stack: Stack) -> int:
+    """What a worker that only keeps in mind what it has taken must never leave."""
+    with redis.Redis.from_url(stack.broker_url) as broker:
+        return int(broker.exists("unacked")) + stack.log().count("EMERGENCY DUMP")
 
 
 def go_through(it: Disturbed, faults: Faults) -> None:

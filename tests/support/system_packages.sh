@@ -1,9 +1,10 @@
 #!/bin/sh
-# Installs what the tests drive besides Python: RabbitMQ, PostgreSQL, promtool, network namespaces and clocks that are wrong. Needs root and apt; elsewhere those tests say what they miss and are skipped.
+# Installs what the tests drive besides Python: RabbitMQ, jemalloc, PostgreSQL, promtool, network namespaces and clocks that are wrong. Needs root and apt; elsewhere those tests say what they miss and are skipped.
 set -eu
 missing=""
-for pair in rabbitmq-server:/usr/sbin/rabbitmq-server postgresql:/usr/lib/postgresql iproute2:/sbin/ip prometheus:/usr/bin/promtool faketime:/usr/bin/faketime; do
-  [ -e "${pair#*:}" ] || missing="$missing ${pair%%:*}"
+for pair in rabbitmq-server:/usr/sbin/rabbitmq-server libjemalloc2:/usr/lib/*/libjemalloc.so.2 postgresql:/usr/lib/postgresql iproute2:/sbin/ip prometheus:/usr/bin/promtool faketime:/usr/bin/faketime; do
+  # shellcheck disable=SC2086 # one may be a pattern
+  [ -e ${pair#*:} ] || missing="$missing ${pair%%:*}"
 done
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

@@ -127,6 +127,7 @@ class SlowServer:
         self._listener.setblocking(False)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.requests = 0
+        self.most_at_once = 0
         self._stop = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -151,6 +152,7 @@ class SlowServer:
                 elif _received(key.fileobj):
                     self.requests += 1
                     due.append((time.monotonic() + self._delay_seconds, key.fileobj))
+                    self.most_at_once = max(self.most_at_once, len(due))
                 else:
                     selector.unregister(key.fileobj)
                     key.fileobj.close()

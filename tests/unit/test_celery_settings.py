@@ -81,6 +81,7 @@ def test_rabbitmq_gets_quorum_queues_with_a_prefetch_of_their_own(on_rabbitmq):
     assert found["worker_detect_quorum_queues"]
     assert (found["task_acks_late"], found["task_reject_on_worker_lost"], found["worker_prefetch_multiplier"]) == (True, True, 1)
     assert set(found) - {name for name, _ in flatten(NAMESPACES)} == set()
+    assert issubclass(symbol_by_name(found["worker_consumer"]), symbol_by_name(celery_settings(SETTINGS)["worker_consumer"]))
     for name in ("worker_consumer", "worker_pool", "beat_scheduler"):
         assert symbol_by_name(found[name]).__module__ == "workers.rabbitmq"
 

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from tests.support.servers import wait_for_answer
-from workers.embedded import EmbeddedServer, free_port, is_free
+from workers.embedded import EmbeddedServer, free_port, is_free, server_environment
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def started():
     def start(folder: Path) -> tuple[EmbeddedServer, subprocess.Popen]:
         server = EmbeddedServer(folder)
         command = server.prepare()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, env=server_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         processes.append(process)
         wait_for_answer(server)
         return server, process
@@ -41,6 +41,14 @@ def test_it_starts_soon_and_is_durable(started, tmp_path):
     assert found == {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
     with redis.Redis(port=server.port) as stranger, pytest.raises(redis.AuthenticationError):
         stranger.ping()
+
+
+def test_it_allocates_by_jemalloc_where_there_is_one(started, tmp_path):
+    """The name that was found is one that the loader takes."""
+    if not server_environment():
+        pytest.skip("this machine has no jemalloc (Debian: libjemalloc2)")
+    _, process = started(tmp_path)
+    assert "jemalloc" in Path(f"/proc/{process.pid}/maps").read_text()
 
 
 def test_its_secrets_are_for_the_owner_only(started, tmp_path):

@@ -246,7 +246,7 @@ def test_a_worker_that_died_while_it_told(case: Case) -> None:
     assert ledger.claim("crm", "withdrawn", "another-dead-worker", 20, [event_id])
     assert case.kinds(event_id).count("unanswered") == 1
     time.sleep(0.03)
-    _, rescued = ledger.release("crm", "withdrawn", 10, rescue=True)
+    _, rescued = ledger.release("crm", "withdrawn", 10, rescue_after_ms=0)
     assert rescued == [event_id]
     case.relay.deliver.run("crm", "withdrawn", [event_id])
     assert case.kinds(event_id)[3:] == ["unanswered", "unanswered", "told", "answered", "completed"]

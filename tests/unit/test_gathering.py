@@ -90,16 +90,14 @@ def test_closing_sends_what_is_left(publisher, sent, monkeypatch):
     assert sent == [("given", ["e1"])]
 
 
-def test_who_sends_now_and_then_does_not_ask_first(publisher, sent, monkeypatch):
-    """The length asked for after a hint holds for the next one for a moment, and no longer."""
+@pytest.mark.parametrize("known_seconds,asked_before", [(60, [0, 1, 2, 3]), (0, [0, 1, 1, 2, 2, 3])])
+def test_who_sends_now_and_then_does_not_ask_first(publisher, sent, monkeypatch, known_seconds, asked_before):
+    """A queue that was short after a hint counts as short for the next one for a moment, and no longer."""
     asked = []
-    monkeypatch.setattr(publisher, "queue_depth", lambda _queue: asked.append(list(sent)) or publisher.length)
-    monkeypatch.setattr(gathering, "KNOWN_SECONDS", 60)
+    monkeypatch.setattr(publisher, "queue_depth", lambda _queue: asked.append(len(sent)) or publisher.length)
+    monkeypatch.setattr(gathering, "KNOWN_SECONDS", known_seconds)
     for number in range(3):
+        before = publisher._short_until["given"]
         publisher.fan_out("given", [f"e{number}"])
-        wait_for(lambda number=number: len(asked) == 2 + number)
-    assert [len(sent_before) for sent_before in asked] == [0, 1, 2, 3]
-    publisher._known["given"] = (0, 0.0)
-    publisher.fan_out("given", ["e3"])
-    wait_for(lambda: len(sent) == 4)
-    assert len(asked[4]) == 3
+        wait_for(lambda number=number, before=before: len(sent) > number and publisher._short_until["given"] != before)
+    assert asked == asked_before

@@ -116,7 +116,7 @@ def test_dropped_lease_still_takes_a_final_answer(ledger: Ledger):
     plan(ledger, A)
     claim(ledger, "w1", A, lease_ms=5)
     time.sleep(0.01)
-    assert ledger.deliveries.release("mail", LANE, 10, rescue=True) == ([], [A])
+    assert ledger.deliveries.release("mail", LANE, 10, rescue_after_ms=0) == ([], [A])
     assert settle(ledger, "w1", waits(A, -60_000)) == [False]
     assert settle(ledger, "w1", final(A)) == [True]
     assert claim(ledger, "w2", A) == []
@@ -138,10 +138,10 @@ def test_release_takes_only_what_is_due(ledger: Ledger):
     plan(ledger, *IDS)
     claim(ledger, "w1", *IDS)
     settle(ledger, "w1", waits(IDS[0], 1, attempts=2), waits(IDS[1], 2), waits(IDS[2], 3), waits(IDS[3], -60_000))
-    due, rescued = ledger.deliveries.release("mail", LANE, 2, rescue=True)
+    due, rescued = ledger.deliveries.release("mail", LANE, 2, rescue_after_ms=0)
     assert [(each.event_id, each.row.attempts) for each in due] == [(IDS[0], 2), (IDS[1], 0)]
     assert rescued == []
-    assert [each.event_id for each in ledger.deliveries.release("mail", LANE, 10, rescue=True)[0]] == [IDS[2]]
+    assert [each.event_id for each in ledger.deliveries.release("mail", LANE, 10, rescue_after_ms=0)[0]] == [IDS[2]]
     assert lost(ledger) == 0
 
 
@@ -150,18 +150,18 @@ def test_release_twice_pushes_once(ledger: Ledger):
     plan(ledger, A)
     claim(ledger, "w1", A)
     settle(ledger, "w1", waits(A, 1))
-    assert len(ledger.deliveries.release("mail", LANE, 10, rescue=True)[0]) == 1
-    assert ledger.deliveries.release("mail", LANE, 10, rescue=True) == ([], [])
+    assert len(ledger.deliveries.release("mail", LANE, 10, rescue_after_ms=0)[0]) == 1
+    assert ledger.deliveries.release("mail", LANE, 10, rescue_after_ms=0) == ([], [])
 
 
 def test_lost_messages_and_dead_workers_are_rescued_and_counted(ledger: Ledger):
     """What was pushed and never leased, and what a dead worker leased, comes back after its time, and is counted."""
     plan(ledger, *IDS[:2])
     claim(ledger, "dead", A, lease_ms=100)
-    assert ledger.deliveries.release("mail", LANE, 10, rescue=True) == ([], [])
+    assert ledger.deliveries.release("mail", LANE, 10, rescue_after_ms=0) == ([], [])
     time.sleep(0.11)
-    assert ledger.deliveries.release("mail", LANE, 10, rescue=False) == ([], [])
-    assert sorted(ledger.deliveries.release("mail", LANE, 10, rescue=True)[1]) == IDS[:2]
+    assert ledger.deliveries.release("mail", LANE, 10, rescue_after_ms=None) == ([], [])
+    assert sorted(ledger.deliveries.release("mail", LANE, 10, rescue_after_ms=0)[1]) == IDS[:2]
     assert ledger.deliveries.figures("mail")["counters"]["rescued"] == 2
     assert claim(ledger, "w2", *IDS[:2]) == IDS[:2]
 
@@ -171,14 +171,14 @@ def test_pause_holds_back_and_resume_lets_go(ledger: Ledger):
     plan(ledger, *IDS[:2])
     ledger.deliveries.pause("mail", paused=True)
     assert claim(ledger, "w1", *IDS[:2]) == []
-    assert ledger.deliveries.release("mail", LANE, 10, rescue=True) == ([], [])
+    assert ledger.deliveries.release("mail", LANE, 10, rescue_after_ms=0) == ([], [])
     assert ledger.deliveries.figures("mail")["paused"] is True
     assert ledger.deliveries.figures("mail")["waiting"] == {"withdrawn": 2, "given": 0}
     status, row, at_ms = ledger.deliveries.look_up(A, ["mail"])["mail"]
     assert (status, row.reason, at_ms) == (DeliveryStatus.WAITING, "paused", None)
     ledger.deliveries.pause("mail", paused=False)
     assert ledger.deliveries.look_up(A, ["mail"])["mail"][1].reason == ""
-    assert sorted(each.event_id for each in ledger.deliveries.release("mail", LANE, 10, rescue=True)[0]) == IDS[:2]
+    assert sorted(each.event_id for each in ledger.deliveries.release("mail", LANE, 10, rescue_after_ms=0)[0]) == IDS[:2]
     assert claim(ledger, "w1", *IDS[:2]) == IDS[:2]
     assert lost(ledger) == 0
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 import redis
 
+import pipeline.ledger.events
+import pipeline.release
 from pipeline.metrics import render_metrics
-from pipeline.release import QUEUE_MESSAGES, RESCUE_DEPTH
+from pipeline.release import QUEUE_MESSAGES, RESCUE_DEPTH, Release
 from pipeline.vendors.base import Rate
 from tests.support.parts import close_gate, traffic
 from tests.support.relay import Relay, adapter, destination, routing
@@ -106,10 +109,17 @@ def test_attempt_number_travels(relay: Relay):
     assert sorted(each for each in pushed(relay) if each[0] == "mail") == [("mail", "given", 1, 1), ("mail", "given", 1, 2)]
 
 
+def age(relay: Relay, seconds: float) -> None:
+    """What was pushed is overdue for so long."""
+    client = relay.ledger.store.client
+    for name in client.scan_iter(match="cr:{d:*}:out:*"):
+        client.zadd(name, dict.fromkeys(client.zrange(name, 0, -1), relay.ledger.clock_ms() - seconds * 1000), xx=True)
+
+
 def test_lost_messages_are_rescued_while_the_queue_is_short(relay: Relay):
     """What was pushed and never heard of is pushed again, but not while the queue may still hold it; rescues are counted."""
     plan(relay, 3)
-    relay.hurry(pushed=True)
+    age(relay, 60)
     relay.queue.messages = [("deliver", (name, "given", (), 1)) for name in ("mail", "sms") for _ in range(RESCUE_DEPTH + 1)]
     relay.release.run()
     assert relay.figures().rescued_total == 0
@@ -117,6 +127,35 @@ def test_lost_messages_are_rescued_while_the_queue_is_short(relay: Relay):
     relay.release.run()
     assert pushed(relay) == [("mail", "given", 3, 1), ("sms", "given", 3, 1)]
     assert relay.figures().rescued_total == 6
+
+
+def test_what_is_long_overdue_is_rescued_from_behind_any_backlog(relay: Relay, monkeypatch: pytest.MonkeyPatch):
+    """A queue that stays long, and a backlog that is due and would fill it, do not keep what a dead worker had for ever: it goes first."""
+    events = plan(relay, 3)
+    make_due(relay, ("given",))
+    monkeypatch.setattr(pipeline.release, "QUEUE_MESSAGES", RESCUE_DEPTH + 2)
+    relay.release = Release(relay.ledger, relay.queue, lambda: relay.rules, relay.limits, chunk_size=1)
+    overdue = events[-1]
+    relay.ledger.deliveries.claim("mail", "given", "dead", 1, [overdue])
+    age(relay, 121)
+    relay.queue.messages = [("deliver", ("mail", "given", (), 1))] * (RESCUE_DEPTH + 1)
+    relay.release.run()
+    assert relay.queue.messages[RESCUE_DEPTH + 1] == ("deliver", ("mail", "given", (overdue,), 1))
+
+
+def test_a_fan_out_that_is_long_overdue_is_asked_for_again_from_behind_any_queue(relay: Relay, monkeypatch: pytest.MonkeyPatch):
+    """And then, as it may be in the queue all the same, ever more seldom."""
+    event = relay.event("given", 1, email="given@example.org")
+    behind = [("fan_out", ("given", ()))] * (RESCUE_DEPTH + 1)
+    monkeypatch.setattr(pipeline.release, "OVERDUE_MS", 0)
+    monkeypatch.setattr(pipeline.ledger.events, "OVERDUE_MS", 0)
+    time.sleep(0.02)
+    for _ in range(2):
+        relay.queue.messages = list(behind)
+        relay.hurry(pushed=True)
+        relay.release.run()
+        assert relay.queue.messages == [*behind, ("fan_out", ("given", (event,)))]
+    assert relay.figures().rescued_total == 2
 
 
 def test_lost_fan_out_is_rescued_in_its_lane(relay: Relay, caplog: pytest.LogCaptureFixture):

@@ -312,13 +312,11 @@ def test_many_calls_at_once(make):
             done.set()
 
     with SlowServer(0.3) as server:
-        begun = time.monotonic()
         for _ in range(count):
             transport.submit(Call(method="POST", url=server.url, body=b"x", allow_private_network=True), on_answer)
-        assert done.wait(10)
-        took_seconds = time.monotonic() - begun
+        assert done.wait(30)
         assert statuses == [200] * count
-        assert took_seconds < 0.3 * count / 2
+        assert server.most_at_once >= count * 2 // 3
         transport.close()
 
 
