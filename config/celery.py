@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from config.amqp_url import speaks_amqp
 from config.settings import Settings
 
 CONTROL_QUEUE = "control"
@@ -15,11 +16,6 @@ MOST_WAITING = 20
 """Messages that say the same again each second and wait for a worker, at the most: none has an expiry time, which would depend on two clocks agreeing."""
 DELIVERY_LIMIT = 20
 """How often RabbitMQ hands out a message whose worker died each time, before it drops it; what it said is in the ledger."""
-
-
-def speaks_amqp(url: str) -> bool:
-    """Whether a broker URL names RabbitMQ; the first of several decides, as they have to be of one kind."""
-    return url.partition("://")[0].lower() in ("amqp", "amqps", "pyamqp")
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
@@ -88,11 +84,9 @@ def _of_broker(settings: Settings) -> dict[str, Any]:
 
 
 def broker_tls(settings: Settings) -> dict[str, Any] | None:
-    """How TLS to a broker on Redis or Valkey is checked: kombu by itself would take any certificate. RabbitMQ's URL says it all."""
-    address = settings.broker_address()
-    if address is None:
-        return {"ssl_cert_reqs": "required"} if settings.broker_url.startswith("rediss://") else None
-    return dict(address.tls_options) if address.tls else None
+    """How TLS to the broker is checked: kombu by itself would take any certificate, or one for any host's name. `workers.amqps` reads it for RabbitMQ."""
+    checks = settings.broker_tls()
+    return None if checks is None else dict(checks)
 
 
 def transport_options(settings: Settings) -> dict[str, Any]:

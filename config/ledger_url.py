@@ -15,6 +15,7 @@ SENTINEL_PREFIXES: Final = tuple(f"{scheme}://" for scheme in SENTINEL)
 BROKER_PREFIXES: Final = tuple(f"{scheme}://" for scheme in (*ONE, *SENTINEL))
 SENTINEL_PORT: Final = 26379
 SERVER_PORT: Final = 6379
+TLS_SCHEMES: Final = "rediss://, rediss+sentinel:// or rediss+cluster://"
 CHECKED: Final = ("required", "optional", "none")
 TLS_OPTIONS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 SENTINEL_OPTIONS: Final = ("sentinel_username", "sentinel_password")
@@ -78,25 +79,25 @@ def parse(url: str) -> Address:
 
 
 def _one(url: str, *, is_tls: bool) -> Address:
-    options = _options(url)
+    options = read_options(urlsplit(url).query)
     database = options.get("db") or urlsplit(url).path.strip("/") or "0"
     if not database.isdigit():
         raise UnusableUrl("the database after the / is a number, as in redis://127.0.0.1:6379/0")
-    return Address(kind="one", url=url, database=int(database), tls=is_tls, tls_options=_tls_options(options, is_tls=is_tls))
+    return Address(kind="one", url=url, database=int(database), tls=is_tls, tls_options=tls_options(options, is_tls=is_tls))
 
 
-def _options(url: str) -> dict[str, str]:
+def read_options(query: str) -> dict[str, str]:
     """What stands after the ?, a plus being a plus, as in the login."""
-    parts = (option.partition("=") for option in urlsplit(url).query.split("&") if option)
+    parts = (option.partition("=") for option in query.split("&") if option)
     return {unquote(name): unquote(value) for name, _, value in parts}
 
 
-def _tls_options(options: Mapping[str, str], *, is_tls: bool) -> dict[str, Any]:
-    """Certificates are checked, and the host's name in them, unless the URL says otherwise."""
+def tls_options(options: Mapping[str, str], *, is_tls: bool, schemes: str = TLS_SCHEMES) -> dict[str, Any]:
+    """Certificates are checked, and the host's name in them, unless the URL says otherwise; `schemes` are those with TLS."""
     found: dict[str, Any] = {name: value for name, value in options.items() if name in TLS_OPTIONS}
     if not is_tls:
         if found:
-            raise UnusableUrl(f"{', '.join(sorted(found))}: only with TLS, which rediss://, rediss+sentinel:// and rediss+cluster:// are for")
+            raise UnusableUrl(f"{', '.join(sorted(found))}: only with TLS: {schemes}")
         return {}
     found = {"ssl_cert_reqs": "required", **found}
     if found["ssl_cert_reqs"] not in CHECKED:
@@ -109,7 +110,8 @@ def _tls_options(options: Mapping[str, str], *, is_tls: bool) -> dict[str, Any]:
 
 
 def _several(url: str, scheme: str) -> Address:
-    parts, options = urlsplit(url), _options(url)
+    parts = urlsplit(url)
+    options = read_options(parts.query)
     is_sentinel, is_tls = scheme in SENTINEL, scheme.startswith("rediss")
     known = (*TLS_OPTIONS, *(SENTINEL_OPTIONS if is_sentinel else ()))
     if not options.keys() <= set(known):
@@ -132,7 +134,7 @@ def _several(url: str, scheme: str) -> Address:
         username=unquote(username) or None,
         password=unquote(password) or None,
         tls=is_tls,
-        tls_options=_tls_options(options, is_tls=is_tls),
+        tls_options=tls_options(options, is_tls=is_tls),
         sentinel_username=options.get("sentinel_username") or None,
         sentinel_password=options.get("sentinel_password") or None,
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from config import sections
+from config import amqp_url, sections
 from config.ledger_url import BROKER_PREFIXES, Address, UnusableUrl, parse
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
@@ -88,7 +88,14 @@ class Settings:
     def celery_broker_url(self) -> str:
         """The broker's URL as kombu reads it; by default the next database of the ledger's servers."""
         address = self.broker_address()
-        return address.broker_url(address.database) if address else self.broker_url
+        return address.broker_url(address.database) if address else self._other_broker()[0]
+
+    def broker_tls(self) -> Mapping[str, Any] | None:
+        """How TLS to the broker is checked; None without TLS."""
+        address = self.broker_address()
+        if address is None:
+            return self._other_broker()[1]
+        return address.tls_options if address.tls else None
 
     def broker_address(self) -> Address | None:
         """The broker's servers where they are Redis or Valkey, else None; by default the ledger's."""
@@ -103,6 +110,15 @@ class Settings:
         if address.kind == "cluster":
             raise SettingsError("CONSENT_BROKER_URL is not set: with a cluster as ledger the broker must be named, a cluster has no second database")
         return replace(address, database=address.database + 1)
+
+    def _other_broker(self) -> tuple[str, Mapping[str, Any] | None]:
+        """The URL of a broker that `broker_address` does not know, as kombu reads it, and how TLS to it is checked."""
+        if not amqp_url.speaks_amqp(self.broker_url):
+            return self.broker_url, {"ssl_cert_reqs": "required"} if self.broker_url.startswith("rediss://") else None
+        try:
+            return amqp_url.parse(self.broker_url)
+        except UnusableUrl as error:
+            raise SettingsError(f"CONSENT_BROKER_URL: {error}") from None
 
     def pepper(self) -> bytes:
         """The pepper; refuses where none is given or it is short."""

@@ -11,9 +11,12 @@ from kombu import Connection
 
 from config.celery import broker_tls, celery_settings, queue_arguments
 from config.settings import Settings, SettingsError
+from workers.amqps import check_amqps
 from workers.queues import plain_queue, queue_names
 
 logger = logging.getLogger(__name__)
+
+check_amqps()
 
 
 def refuse_unknown_broker(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,16 +11,19 @@ from urllib.parse import quote
 
 import pytest
 
+from config.celery import publish_options, queue_arguments
 from config.settings import load_settings
 from pipeline.errors import ConfigurationError
 from tests.flow.conftest import ROUTING
 from tests.support.cluster import valkey_cluster
 from tests.support.engines import single
+from tests.support.rabbitmq import RabbitNode
 from tests.support.sentinel import SERVICE, Login, Server, behind_sentinel
 from tests.support.stack import Stack, running_stack, wait_until
 from tests.support.tls import behind_tls, make_certificates
 from tests.support.world import SHORT
 from workers.app import create_app
+from workers.queues import CeleryPublisher
 from workers.servers import ledger_servers
 
 pytestmark = pytest.mark.timeout(180)
@@ -122,6 +126,41 @@ def test_a_certificate_of_an_unknown_authority_is_refused(tmp_path: Path) -> Non
             url = one(servers, lambda server: doors.port_of[server.port], options)["CONSENT_REDIS_URL"].replace("127.0.0.1", host)
             check_refused(url)
         assert doors.trusted == 0
+
+
+def test_rabbitmq_is_spoken_to_over_tls(rabbitmq: RabbitNode, tmp_path: Path) -> None:
+    """By workers, beat, the publisher, doctor and Flower; its management API is another matter."""
+    authority, context = make_certificates(tmp_path)
+    with behind_tls(context, [rabbitmq.port]) as doors:
+        url = f"amqps://guest:guest@127.0.0.1:{doors.port_of[rabbitmq.port]}//?ssl_ca_certs={authority}"
+        environment = {**SHORT, "CONSENT_BROKER_URL": url, "CONSENT_FLOWER_BROKER_API": rabbitmq.api_url}
+        with running_stack(routing=ROUTING, environment=environment) as stack:
+            check_way(stack)
+            wait_until(lambda: stack.metric("consent_last_beat_seconds") < 5, 20)
+            check_flower(stack)
+            assert "hint_not_sent" not in stack.log()
+        assert doors.trusted > 0
+
+
+def test_a_hint_over_tls_is_given_up_within_a_second(rabbitmq: RabbitNode, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As without TLS: a node that stands still holds up nobody who accepts an event."""
+    authority, context = make_certificates(tmp_path)
+    with behind_tls(context, [rabbitmq.port]) as doors:
+        url = f"amqps://guest:guest@127.0.0.1:{doors.port_of[rabbitmq.port]}//?ssl_ca_certs={authority}"
+        settings = load_settings({"CONSENT_REDIS_URL": "redis://127.0.0.1:1/0", "CONSENT_BROKER_URL": url})
+        publisher = CeleryPublisher(create_app(settings, ["sealed"]), publish_options(settings), pause_seconds=0.1, queue_arguments=queue_arguments(settings))
+        publisher.deliver("sealed", "given", ["e1"], 1)
+        assert publisher.depth("sealed", "given") == 1
+        rabbitmq.freeze()
+        begun = time.monotonic()
+        try:
+            publisher.deliver("sealed", "given", ["e2"], 1)
+            assert 0.5 < time.monotonic() - begun < 2.5
+        finally:
+            rabbitmq.thaw()
+        assert [record.message for record in caplog.records] == ["hint_not_sent"]
+        wait_until(lambda: publisher.depth("sealed", "given") >= 1, 10)
+        publisher.close()
 
 
 def check_refused(url: str) -> None:

@@ -184,6 +184,40 @@ def test_several_brokers_over_tls_are_checked_too():
     assert celery_settings(load_settings({"CONSENT_REDIS_URL": "redis://h"}))["broker_use_ssl"] is None
 
 
+@pytest.mark.parametrize(
+    "url,expected,checked",
+    [
+        ("amqp://me:p%40ss@h//", "amqp://me:p%40ss@h//", None),
+        ("amqps://h//", "amqps://h//", {"ssl_cert_reqs": "required"}),
+        ("AMQPS://h/v?heartbeat=9&ssl_ca_certs=/a+b/ca.pem", "AMQPS://h/v?heartbeat=9", {"ssl_cert_reqs": "required", "ssl_ca_certs": "/a+b/ca.pem"}),
+        ("amqps://h?ssl_certfile=/c&ssl_keyfile=/k", "amqps://h", {"ssl_cert_reqs": "required", "ssl_certfile": "/c", "ssl_keyfile": "/k"}),
+        ("amqps://h?ssl_cert_reqs=none", "amqps://h", {"ssl_cert_reqs": "none", "ssl_check_hostname": False}),
+        ("amqps://a//?ssl_ca_certs=/c; amqps://b//?ssl_ca_certs=/c", "amqps://a//;amqps://b//", {"ssl_cert_reqs": "required", "ssl_ca_certs": "/c"}),
+    ],
+)
+def test_rabbitmqs_certificate_is_checked_as_the_ledgers_is(url, expected, checked):
+    """The options are ours to read: kombu would hand them on under names that nobody knows."""
+    found = celery_settings(load_settings({"CONSENT_BROKER_URL": url}))
+    assert (found["broker_url"], found["broker_use_ssl"]) == (expected, checked)
+
+
+@pytest.mark.parametrize(
+    "url,text",
+    [
+        ("amqp://hush//?ssl_ca_certs=/c", "only with TLS: amqps://"),
+        ("amqps://hush//?ssl_ca_cert=/c", "nothing else that begins with ssl_"),
+        ("amqps://hush//?ssl_cert_reqs=maybe", "ssl_cert_reqs is one of"),
+        ("amqps://hush//;amqp://b//", "all are amqps://, or none is"),
+        ("amqps://hush//?ssl_ca_certs=/c;amqps://b//", "the same ssl_ options after each"),
+    ],
+)
+def test_an_amqps_url_that_would_be_checked_otherwise_than_it_says_is_refused(url, text):
+    """With the reason, and without quoting it."""
+    with pytest.raises(SettingsError, match=text) as raised:
+        celery_settings(load_settings({"CONSENT_BROKER_URL": url}))
+    assert "hush" not in str(raised.value)
+
+
 def test_the_sentinels_have_a_login_of_their_own():
     """Given after the ?; it is theirs alone, and is shown nowhere."""
     url = "sentinel://me:data@a:1,b:2/consent?sentinel_username=watcher&sentinel_password=wat%26ch+"
