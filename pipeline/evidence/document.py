@@ -11,9 +11,8 @@ import orjson
 from pipeline.evidence.merkle import DayRoot, Leaf
 from pipeline.evidence.reader import Reader
 from pipeline.evidence.records import Record
-from pipeline.evidence.summary import ALL_RECORDS, ONE_EVENT, summarise
+from pipeline.evidence.summary import ALL_RECORDS, FORM, ONE_EVENT, summarise
 
-SCHEMA: Final = "consent-relay:proof:1"
 CONTEXT: Final = {
     "dpv": "https://w3id.org/dpv#",
     "dct": "http://purl.org/dc/terms/",
@@ -54,7 +53,7 @@ def build(reader: Reader, chains: Sequence[str], *, shows: str, now: str, shown:
         "@context": dict(CONTEXT),
         "@type": "dpv:ConsentReceipt",
         "record_metadata": {
-            "schema_version": [SCHEMA, "https://w3id.org/dpv/schema/dpv-27560#receipt"],
+            "schema_version": [FORM, "https://w3id.org/dpv/schema/dpv-27560#receipt"],
             "receipt_id": secrets.token_hex(12),
             "created_at": now,
             "about": "event" if shows == ONE_EVENT else "subject",

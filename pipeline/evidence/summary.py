@@ -12,6 +12,9 @@ from pipeline.evidence.records import sortable
 
 Content = Mapping[str, Any]
 
+FIRST_FORM: Final = "consent-relay:proof:1"
+"""Documents of earlier releases: every destination is a recipient there, told or not."""
+FORM: Final = "consent-relay:proof:2"
 STATUSES: Final = {"given": "dpv:ConsentGiven", "withdrawn": "dpv:ConsentWithdrawn"}
 ALL_RECORDS: Final = "all records"
 ONE_EVENT: Final = "one event"
@@ -21,20 +24,29 @@ SHOWS: Final = {ALL_RECORDS: "", ONE_EVENT: "event_id", ONE_SOURCE: "source", NE
 """What a proof may show of a person, and the field that all its records have in common. Only of all of them can be said what stands."""
 ENDINGS: Final = frozenset({"answered", "unanswered", "skipped", "dead", "confirmed", "exported", "discarded", "superseded", "reopened", "repaired"})
 """Kinds that say where a delivery stands."""
+TELLING: Final = frozenset({"answered", "confirmed", "exported"})
+"""Kinds that say that a destination has what it was told, where their status is one of `TOLD`."""
+TOLD: Final = frozenset({"delivered", "awaiting_confirmation"})
+WHY_NOT: Final = ("party_id", "requests", "last", "status", "outcome", "reason")
+"""What is said of a destination that was not told."""
 SHOWN: Final = ("status", "outcome", "reason", "status_code", "attempts", "vendor_reference", "superseded_by")
 
 
-def summarise(subject_keys: Iterable[str], contents: Iterable[Content], *, stands: bool) -> dict[str, Any]:
-    """The sections of a consent record, of records in the order of their chains; `stands`: these are all that there are, so that the newest word is what stands."""
+def summarise(subject_keys: Iterable[str], contents: Iterable[Content], *, stands: bool, form: str = FORM) -> dict[str, Any]:
+    """The sections of a consent record, of records in the order of their chains; `stands`: these are all that there are, so that the newest word is what stands.
+
+    `form` is the one that the document says that it has.
+    """
     by_event: dict[str, list[Content]] = {}
     for content in filter(_is_readable, contents):
         by_event.setdefault(content["event_id"], []).append(content)
     events = [_event(event_id, said) for event_id, said in by_event.items()]
     events.sort(key=lambda event: (sortable(event["order_time"]), event["event_id"]))
+    told = None if form == FIRST_FORM else _told(by_event)
     return {
         "pii_principal": {"@type": "dpv:DataSubject", "pii_principal_id": sorted(set(subject_keys))},
-        "pii_processing": {"purposes": _purposes(events, stands=stands)},
-        "party_identification": _parties(events),
+        "pii_processing": {"purposes": _purposes(events, told, stands=stands)},
+        "party_identification": _parties(events, told),
         "events": events,
     }
 
@@ -85,7 +97,13 @@ def _recipients(said: Sequence[Content], planned: Iterable[str]) -> list[dict[st
     return found
 
 
-def _purposes(events: Sequence[Mapping[str, Any]], *, stands: bool) -> list[dict[str, Any]]:
+def _told(by_event: Mapping[str, Sequence[Content]]) -> set[tuple[str, str]]:
+    """(event id, destination): who has what the event says, by its own answer or by a file."""
+    contents = (content for said in by_event.values() for content in said if content["kind"] in TELLING)
+    return {(content["event_id"], content["destination"]) for content in contents if "destination" in content and content.get("status") in TOLD}
+
+
+def _purposes(events: Sequence[Mapping[str, Any]], told: set[tuple[str, str]] | None, *, stands: bool) -> list[dict[str, Any]]:
     """The newest word on each purpose: the consent's status, or else only what these records said."""
     state, since = ("consent_status", "since") if stands else ("said", "said_at")
     newest: dict[str, Mapping[str, Any]] = {}
@@ -100,10 +118,22 @@ def _purposes(events: Sequence[Mapping[str, Any]], *, stands: bool) -> list[dict
             state: event["event_state"],
             since: event["order_time"],
             "event_id": event["event_id"],
-            "recipient_third_parties": sorted({each["party_id"] for other in events if other["purpose"] == purpose for each in other["recipients"]}),
+            **_told_and_not([other for other in events if other["purpose"] == purpose], told),
         }
         for purpose, event in sorted(newest.items())
     ]
+
+
+def _told_and_not(events: Sequence[Mapping[str, Any]], told: set[tuple[str, str]] | None) -> dict[str, Any]:
+    """Who was told of a purpose; and who was not, with the reason of the newest event that was to be told there."""
+    every = {each["party_id"]: each for event in events for each in event["recipients"]}
+    if told is None:
+        return {"recipient_third_parties": sorted(every)}
+    reached = {name for event in events for name in every if (event["event_id"], name) in told}
+    return {
+        "recipient_third_parties": sorted(reached),
+        "recipients_not_told": [{field: every[name][field] for field in WHY_NOT} for name in sorted(every.keys() - reached)],
+    }
 
 
 def _order(event: Mapping[str, Any]) -> tuple[str, bool, str]:
@@ -111,10 +141,14 @@ def _order(event: Mapping[str, Any]) -> tuple[str, bool, str]:
     return sortable(event["order_time"]), event["event_state"] == STATUSES["withdrawn"], event["event_id"]
 
 
-def _parties(events: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def _parties(events: Sequence[Mapping[str, Any]], told: set[tuple[str, str]] | None) -> list[dict[str, str]]:
+    """Sources, and destinations: one that did not take what it was to be told is a third party, and no recipient."""
+    reached = None if told is None else {name for _, name in told}
     recipients = sorted({each["party_id"] for event in events for each in event["recipients"]})
     sources = sorted({event["entity_id"] for event in events if event["entity_id"]})
-    return [{"party_id": name, "party_role": "dpv:DataSource"} for name in sources] + [{"party_id": name, "party_role": "dpv:Recipient"} for name in recipients]
+    return [{"party_id": name, "party_role": "dpv:DataSource"} for name in sources] + [
+        {"party_id": name, "party_role": "dpv:Recipient" if reached is None or name in reached else "dpv:ThirdParty"} for name in recipients
+    ]
 
 
 def _at(said: Sequence[Content], kind: str) -> str | None:

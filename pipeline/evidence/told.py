@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import orjson
 from sqlalchemy import Connection, func, select
 
+from pipeline.evidence.summary import TELLING
 from pipeline.evidence.tables import RECORDS
-
-TELLING: Final = ("answered", "confirmed", "exported")
-"""Kinds of records that say that a destination has what it was told, where their status is `delivered`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +24,7 @@ class Told:
 
 def last_told(connection: Connection, chains: Iterable[str]) -> Mapping[tuple[str, str], Told]:
     """(purpose, destination) -> what it was told last, by the records of these chains."""
-    query = select(RECORDS.c.content).where(RECORDS.c.chain.in_(list(chains)), RECORDS.c.kind.in_(TELLING), func.length(RECORDS.c.content) > 0)
+    query = select(RECORDS.c.content).where(RECORDS.c.chain.in_(list(chains)), RECORDS.c.kind.in_(sorted(TELLING)), func.length(RECORDS.c.content) > 0)
     found: dict[tuple[str, str], Told] = {}
     for (content,) in connection.execute(query.order_by(RECORDS.c.at_ms, RECORDS.c.chain, RECORDS.c.sequence)):
         said = orjson.loads(content)

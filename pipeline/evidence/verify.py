@@ -11,7 +11,7 @@ from typing import Any, Final
 from pipeline.evidence.anchors import check_anchor, check_roots
 from pipeline.evidence.findings import Finding, NoProof, ranges
 from pipeline.evidence.records import canonical
-from pipeline.evidence.summary import ALL_RECORDS, NEAREST, SHOWS, summarise
+from pipeline.evidence.summary import ALL_RECORDS, FIRST_FORM, FORM, NEAREST, SHOWS, summarise
 from pipeline.evidence.walk import Walk
 
 _RANGE: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
@@ -27,7 +27,9 @@ def verify(document: Any, noted_roots: Collection[tuple[str, str]] = ()) -> list
         chains, roots = document["evidence"]["chains"], document["evidence"]["roots"]
         if not chains or not all(isinstance(each, dict) for each in (*chains, *roots)):
             raise NoProof("this is no proof of Consent Relay: it has no chains")
-        shows = document.get("record_metadata", {}).get("shows")
+        about = document.get("record_metadata", {})
+        shows = about.get("shows")
+        form = FIRST_FORM if FIRST_FORM in (about.get("schema_version") or ()) else FORM
     except (KeyError, TypeError, AttributeError) as error:
         raise NoProof(f"this is no proof of Consent Relay, or parts of it are missing ({type(error).__name__})") from error
     findings = check_roots(roots, noted_roots)
@@ -36,7 +38,7 @@ def verify(document: Any, noted_roots: Collection[tuple[str, str]] = ()) -> list
         findings += walk.findings()
         findings += [*_removed(walk), *_hidden(walk, shows), *check_anchor(walk, chain.get("anchor", ""), roots, is_noted=bool(noted_roots))]
     contents = [record["content"] for chain in chains for record in chain["records"] if isinstance(record, dict) and isinstance(record.get("content"), dict)]
-    return findings + _of_shows(shows, contents) + _of_summary(document, [walk.name for walk in walks], contents, stands=shows == ALL_RECORDS)
+    return findings + _of_shows(shows, contents) + _of_summary(document, [walk.name for walk in walks], contents, stands=shows == ALL_RECORDS, form=form)
 
 
 def _removed(walk: Walk) -> list[Finding]:
@@ -82,10 +84,10 @@ def _of_shows(shows: Any, contents: Sequence[Mapping[str, Any]]) -> list[Finding
     return []
 
 
-def _of_summary(document: Mapping[str, Any], keys: Sequence[str], contents: Sequence[Mapping[str, Any]], *, stands: bool) -> list[Finding]:
+def _of_summary(document: Mapping[str, Any], keys: Sequence[str], contents: Sequence[Mapping[str, Any]], *, stands: bool, form: str) -> list[Finding]:
     """Whether the sections for people say what the records say."""
     try:
-        made = summarise(keys, contents, stands=stands)
+        made = summarise(keys, contents, stands=stands, form=form)
     except (TypeError, AttributeError):  # a record was given values that none has: it is named already
         made = {}
     return [

@@ -128,7 +128,7 @@ ERRORS: Final = {
 PROOF: Final[dict[str, Any]] = {
     "@context": {"dpv": "https://w3id.org/dpv#"},
     "@type": "dpv:ConsentReceipt",
-    "record_metadata": {"schema_version": ["consent-relay:proof:1"], "receipt_id": "4f0c2a9be1d75c33a8e0b6d1", "about": "event", "shows": "one event"},
+    "record_metadata": {"schema_version": ["consent-relay:proof:2"], "receipt_id": "4f0c2a9be1d75c33a8e0b6d1", "about": "event", "shows": "one event"},
     "pii_principal": {"@type": "dpv:DataSubject", "pii_principal_id": ["eqxjzmelvnnvc3fzk3cq2lwk5"]},
     "pii_processing": {"purposes": [{"purpose": "newsletter", "lawful_basis": "dpv:Consent", "said": "dpv:ConsentWithdrawn"}]},
     "party_identification": [{"party_id": "dinamize-news", "party_role": "dpv:Recipient"}],

@@ -18,8 +18,9 @@ from sqlalchemy import delete
 from pipeline.evidence.archive import Archive
 from pipeline.evidence.findings import Finding, NoProof
 from pipeline.evidence.merkle import Leaf, bucket_of, bucket_root, climb, path_of, root_of, tree_path, tree_root
+from pipeline.evidence.page import render
 from pipeline.evidence.records import FIELDS, GENESIS, KINDS, canonical, digest, link_hash
-from pipeline.evidence.summary import summarise
+from pipeline.evidence.summary import FIRST_FORM, summarise
 from pipeline.evidence.tables import CHAINS, RECORDS
 from pipeline.evidence.verify import SUMMARY, verify
 from tests.support.evidence import ANA, BRUNO, EVERY_FIELD, changed, entry, one_of_each, proof
@@ -342,6 +343,64 @@ def test_the_sections_for_people_say_what_the_records_say(document: dict[str, An
     for name in ("pii_principal", "pii_processing", "party_identification", "events"):
         altered = changed(document, lambda it, name=name: it.update({name: []}))
         assert [(finding.code, finding.where) for finding in faults(altered)] == [("summary", name)]
+
+
+@pytest.fixture
+def unreached(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """A proof of a consent that one destination took, and four did not."""
+    archive = Archive(f"sqlite:///{tmp_path / 'evidence.sqlite'}")
+    facts = {"source": "web", "purpose": "news", "state": "given"}
+    with archive.writing() as writer:
+        writer.append(
+            [
+                entry(1, "received", **facts),
+                entry(2, "planned", destinations=["crm", "later", "mail", "sms", "wary"], **facts),
+                entry(3, "skipped", destination="mail", status="skipped", outcome="not_applicable", reason="missing_identifier", **facts),
+                entry(4, "told", destination="sms", **facts),
+                entry(5, "dead", destination="sms", status="dead", outcome="refused", reason="http_400", **facts),
+                entry(6, "answered", destination="crm", status="delivered", outcome="applied", **facts),
+                entry(7, "answered", destination="wary", status="awaiting_confirmation", outcome="pending_confirmation", **facts),
+                entry(8, "reopened", destination="crm", status="waiting", **facts),
+            ]
+        )
+    yield proof(archive, [ANA])
+    archive.close()
+
+
+def test_only_those_that_were_told_are_recipients(unreached: dict[str, Any]) -> None:
+    """The others are named apart, with the reason; on the page too. What was told stays told, whatever came later."""
+    (purpose,) = unreached["pii_processing"]["purposes"]
+    assert purpose["recipient_third_parties"] == ["crm", "wary"]
+    assert [tuple(each.values()) for each in purpose["recipients_not_told"]] == [
+        ("later", 0, None, None, None, None),
+        ("mail", 0, "skipped", "skipped", "not_applicable", "missing_identifier"),
+        ("sms", 1, "dead", "dead", "refused", "http_400"),
+    ]
+    roles = {each["party_id"]: each["party_role"] for each in unreached["party_identification"]}
+    assert {name for name, role in roles.items() if role == "dpv:Recipient"} == {"crm", "wary"}
+    assert faults(unreached) == []
+    page = render(unreached)
+    assert "<td>crm, wary</td>" in page
+    assert "mail: skipped, skipped, not_applicable, missing_identifier; sms: dead, dead, refused, http_400" in page
+
+
+def test_a_document_of_an_earlier_release_still_holds(unreached: dict[str, Any]) -> None:
+    """It named everybody that was to be told as a recipient; one that says so in the form of today does not hold."""
+    everybody = ["crm", "later", "mail", "sms", "wary"]
+
+    def as_it_was(it: dict[str, Any]) -> None:
+        (purpose,) = it["pii_processing"]["purposes"]
+        purpose.pop("recipients_not_told")
+        purpose["recipient_third_parties"] = everybody
+        it["party_identification"] = [{"party_id": "web", "party_role": "dpv:DataSource"}] + [
+            {"party_id": name, "party_role": "dpv:Recipient"} for name in everybody
+        ]
+
+    older = changed(unreached, as_it_was)
+    assert {finding.where for finding in faults(older)} == {"pii_processing", "party_identification"}
+    older["record_metadata"]["schema_version"][0] = FIRST_FORM
+    assert faults(older) == []
+    assert "<td>crm, later, mail, sms, wary</td>" in render(older)
 
 
 def test_records_that_are_not_shown_still_hold_the_chain(tmp_path: Path) -> None:
