@@ -103,15 +103,10 @@ def console(*, to_error: bool = False) -> Console:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """A table whose ids are never cut."""
-    from rich.table import Table
+    """A table whose ids are never cut; where it has no room, lines."""
+    from workers.commands.whole import WholeTable
 
-    built = Table(*columns, title=title, title_justify="left", header_style="bold")
-    for column in built.columns:
-        column.overflow = "fold"
-    for row in rows:
-        built.add_row(*row)
-    return built
+    return WholeTable(title, columns, rows)
 
 
 def show(value: Mapping[str, Any], *, as_json: bool, pretty: Callable[[], None]) -> None:
