@@ -145,4 +145,5 @@ def run_passes(passes: Sequence[Pass], progress: Progress) -> None:
             done, total = each.share
             progress.update(tasks[each.name], completed=total if each.has_ended else done, total=total)
         if not ready:
+            progress.refresh()
             time.sleep(min(MOST_WAIT_SECONDS, max(0.02, min(each.ready_at for each in running) - time.monotonic())))

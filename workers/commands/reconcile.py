@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -13,8 +12,6 @@ import click
 from workers.commands import common
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from pipeline.books import Books, Finding
     from pipeline.reconcile import Reconcile
     from workers.wiring import Parts
@@ -65,11 +62,12 @@ def reconcile(internal: bool, names: tuple[str, ...], sample: int | None, full: 
 
 def _internal(parts: Parts, *, as_json: bool) -> None:
     from pipeline.books import Bookkeeper
+    from workers.commands.progress import progress
 
     keeper = Bookkeeper(parts.ledger, lambda: parts.routing, time.sleep)
-    with _progress("reading the ledger") as progress:
-        task = progress.add_task("reading the ledger", total=keeper.size())
-        books = keeper.run(lambda passed: progress.advance(task, passed))
+    with progress() as bars:
+        task = bars.add_task("reading the ledger", total=keeper.size())
+        books = keeper.run(lambda passed: bars.advance(task, passed))
     common.show(books.as_json(), as_json=as_json, pretty=lambda: _show_books(books))
     sys.exit(0 if books.is_good else common.FAILED)
 
@@ -91,6 +89,7 @@ def _rows(findings: Sequence[Finding]) -> list[tuple[str, str]]:
 
 
 def _against_vendors(parts: Parts, names: Sequence[str], *, sample: int | None, full: bool, dry_run: bool, as_json: bool) -> None:
+    from workers.commands.progress import progress
     from workers.passes import Pass, run_passes
     from workers.reconciling import reconcile as build
 
@@ -102,8 +101,8 @@ def _against_vendors(parts: Parts, names: Sequence[str], *, sample: int | None, 
         )
     built, size = build(parts), sample or parts.settings.reconcile.sample_size
     passes = [Pass(parts, built, name, full=full, dry_run=dry_run, sample=size) for name in _chosen(parts, built, names)]
-    with _progress("asking") as progress:
-        run_passes(passes, progress)
+    with progress() as bars:
+        run_passes(passes, bars)
     rows = [each.row() for each in passes]
     common.show({"dry_run": dry_run, "destinations": rows}, as_json=as_json, pretty=lambda: _show_drift(rows))
     sys.exit(0 if all(row["good"] for row in rows) else common.FAILED)
@@ -129,17 +128,6 @@ def _chosen(parts: Parts, built: Reconcile, names: Sequence[str]) -> list[str]:
         if reason and parts.routing.destinations[name].adapter.capabilities.reads_back:
             click.echo(f"{name} is not asked: {reason}", err=True)
     return [name for name, reason in reasons.items() if not reason]
-
-
-@contextmanager
-def _progress(_title: str) -> Iterator[Progress]:
-    """A progress display on standard error, so that what is printed can be piped."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), console=common.console(to_error=True)
-    ) as progress:
-        yield progress
 
 
 COLUMNS: Final = ("in_sync", "missing", "vendor_stricter", "vendor_looser", "pending", "unreadable")
