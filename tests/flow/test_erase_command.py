@@ -81,10 +81,18 @@ def erase_when_told(stack: Stack) -> None:
     waits = stack.accept("withdrawn", minute=5, email=BEN)
     code, report = erase(stack, {"email": BEN}, "--yes")
     assert (code, report["erased"]) == (1, False)
+    assert report["under_way"] is None
     assert report["untold_withdrawals"] in ([waits], [f"{waits}.crm-webhook"])
     code, report = erase(stack, {"email": BEN}, "--yes", "--when-told")
     assert (code, report["erased"], report["waits_for"], report["append_only_file"]) == (0, False, [waits], "later")
     assert sealed(stack) > 0
+    code, report = erase(stack, {"email": BEN}, "--dry-run")
+    assert (code, report["under_way"]["waits_for"]) == (1, [waits])
+    looked = stack.consent("erase", "-", "--dry-run", "--when-told", input=json.dumps({"email": BEN}))
+    assert looked.returncode == 0, looked.stderr
+    assert "an erasure of this person is under way since 2" in looked.stdout
+    assert "waits for the same" in looked.stdout
+    assert "--when-told" not in looked.stdout
     assert stack.consent("destination", "resume", "crm-webhook").returncode == 0
     stack.wait_complete([waits])
     wait_until(lambda: sealed(stack) == 0, 30, lambda: stack.log()[-2000:])

@@ -11,6 +11,7 @@ import click
 
 from workers.commands import common
 from workers.commands.subject import read_person
+from workers.counting import counted
 
 if TYPE_CHECKING:
     from pipeline.erasing import Found
@@ -61,9 +62,9 @@ def erase(file: str | None, *, when_told: bool, only_given: bool, no_rewrite: bo
         found = _find(parts, person, only_given=only_given)
         report = _report(parts, found)
         if not as_json:
-            _print_found(report)
+            _print_found(report, only_given=only_given)
         if not found.is_known or (found.untold and not when_told) or dry_run:
-            common.show(report, as_json=as_json, pretty=lambda: _print_refused(report))
+            common.show(report, as_json=as_json, pretty=lambda: _print_refused(report, when_told=when_told))
             sys.exit(0 if found.is_known and (when_told or not found.untold) else common.FAILED)
         if not is_sure:
             click.confirm("Erase? This cannot be undone.", abort=True, err=True)
@@ -95,11 +96,23 @@ def _report(parts: Parts, found: Found) -> dict[str, Any]:
         "identifiers": counts,
         "events": len(found.events),
         "untold_withdrawals": found.untold,
+        "under_way": _under_way(parts, found),
         "erased": False,
         "waits_for": [],
         "append_only_file": None,
         "backups_readable_until": format_time(until.replace(microsecond=0)),
     }
+
+
+def _under_way(parts: Parts, found: Found) -> dict[str, Any] | None:
+    """Erasures of this person that were begun and wait for events to be told, or to end; from the first of them on."""
+    from pipeline.domain import format_time, utc_from_us
+
+    begun = {each.erasure.name: each for each in parts.ledger.erasures.under_way() if not set(found.erasure.keys).isdisjoint(each.erasure.keys)}
+    if not begun:
+        return None
+    since = utc_from_us(min(each.erasure.at_us for each in begun.values())).replace(microsecond=0)
+    return {"since": format_time(since), "waits_for": sorted({event_id for each in begun.values() for event_id in each.event_ids})}
 
 
 def _carry_out(parts: Parts, found: Found) -> Begun:
@@ -124,37 +137,48 @@ def _rewrite(parts: Parts) -> str:
     return rewrite(parts.ledger.store, time.sleep, REWRITE_SECONDS).value
 
 
-def _print_found(report: dict[str, Any]) -> None:
+def _print_found(report: dict[str, Any], *, only_given: bool) -> None:
     if not report["known"]:
         return
     kinds = ", ".join(f"{count} {kind}" for kind, count in report["identifiers"].items())
     click.echo(f"identifiers of this person: {kinds}; events: {report['events']}")
-    if any(count > 1 for count in report["identifiers"].values()):
+    if under_way := report["under_way"]:
+        waits = f"{counted(len(under_way['waits_for']), 'event')} to be told, or to end, first; then beat erases the rest by itself"
+        click.echo(f"an erasure of this person is under way since {under_way['since']}: {waits}")
+    if not only_given and any(count > 1 for count in report["identifiers"].values()):
         click.echo("more than one of a kind: if several people share an identifier, name those of this one only and add --only-given", err=True)
 
 
-def _print_refused(report: dict[str, Any]) -> None:
+def _print_refused(report: dict[str, Any], *, when_told: bool) -> None:
     untold = report["untold_withdrawals"]
     if not report["known"]:
         click.echo("nothing is known of this person")
     elif untold:
-        click.echo(f"{len(untold)} deliveries of withdrawals are still to be told, and for that the person has to be known:")
+        click.echo(f"{counted(len(untold), 'delivery', 'deliveries')} of withdrawals still to be told, and for that the person has to be known:")
         for name in untold[:NAMED]:
             click.echo(f"  {name}")
         if len(untold) > NAMED:
             click.echo(f"  and {len(untold) - NAMED} more (--json names all)")
         click.echo(
-            "nothing was erased. See `consent status EVENT_ID`, `consent dead replay` and `consent dead discard`; or --when-told erases as soon as all are told"
+            f"nothing was erased. See `consent status EVENT_ID`, `consent dead replay` and `consent dead discard`{_way_out(report, when_told=when_told)}"
         )
     else:
         click.echo("nothing stands in the way; nothing was erased")
+
+
+def _way_out(report: dict[str, Any], *, when_told: bool) -> str:
+    """What else may be done where withdrawals are still to be told; what was asked for already is not advised again."""
+    noted = set(report["under_way"]["waits_for"]) if report["under_way"] else set()
+    if {name.partition(".")[0] for name in report["untold_withdrawals"]} <= noted:
+        return "; the erasure under way waits for the same, so there is nothing to add"
+    return "; without --dry-run all else goes at once, and this as soon as it is told" if when_told else "; or --when-told erases as soon as all are told"
 
 
 def _print_done(report: dict[str, Any]) -> None:
     if report["erased"]:
         click.echo("erased")
     else:
-        click.echo(f"noted: {len(report['waits_for'])} events have to be told, or to end, first; then beat erases the rest by itself")
+        click.echo(f"noted: {counted(len(report['waits_for']), 'event')} to be told, or to end, first; then beat erases the rest by itself")
     click.echo(LOG_WORDS[report["append_only_file"]])
     until = report["backups_readable_until"]
     when = f"by {until}" if until else "retention.backup_days after beat has erased the rest, and so logged `erased`"
