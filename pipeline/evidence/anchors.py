@@ -20,17 +20,21 @@ def check_roots(roots: Sequence[Root], noted: Collection[tuple[str, str]]) -> li
     for place, root in enumerate(roots, 1):
         where = f"root {root.get('number', place)}"
         if _hash_of(root) != root.get("hash"):
-            found.append(Finding(code="root_altered", where=where, text=f"the root of {root.get('day')} is not the hash of what it covers"))
+            found.append(Finding(code="root_altered", where=where, text=f"{name_of(root)} is not the hash of what it covers"))
         if before is not None and (root.get("previous") != before.get("hash") or root.get("number") != _next(before)):
-            found.append(Finding(code="roots_broken", where=where, text=f"the root of {root.get('day')} does not follow that of {before.get('day')}"))
+            found.append(Finding(code="roots_broken", where=where, text=f"{name_of(root)} does not follow {name_of(before)}"))
         before = root
     found += [_of_noted(day, value.lower(), roots) for day, value in noted]
     if before is not None and noted and before.get("hash") not in {value.lower() for _, value in noted}:
-        text = (
-            f"every chain leads to the root of {before.get('day')}, which was not noted: older ones do not show that nothing was made anew before it was made"
-        )
+        text = f"every chain leads to {name_of(before)}, which was not noted: older ones do not show that nothing was made anew before it was made"
         found.append(Finding(code="root_not_noted", where="roots", text=text))
     return found
+
+
+def name_of(root: Root) -> str:
+    """A root in words: a day may have several, which only their number and time tell apart."""
+    until = f" (with all until {root['until']})" if root.get("until") else ""
+    return f"root {root.get('number', '?')} of {root.get('day')}{until}"
 
 
 def check_anchor(walk: Walk, anchor: Any, roots: Sequence[Root], *, is_noted: bool) -> list[Finding]:
@@ -67,7 +71,7 @@ def _without(walk: Walk, roots: Sequence[Root], *, is_noted: bool) -> Finding:
         text = f"{_UNANCHORED}, and its first record is not shown: nobody can say whether it is younger than the last one"
         return Finding(code="not_anchored", where=walk.where, text=text, is_note=not is_noted)
     if _covers(roots[-1], began):
-        text = f"{_UNANCHORED}, although it began at {began} and the last root is of {roots[-1].get('day')}: its place in the tree was taken away"
+        text = f"{_UNANCHORED}, although it began at {began} and the last root is {name_of(roots[-1])}: its place in the tree was taken away"
         return Finding(code="not_anchored", where=walk.where, text=text)
     text = f"{_UNANCHORED} yet: it says of itself that it began at {began}, after the last one; until the next, records at its end could be left out unseen"
     return Finding(code="not_anchored", where=walk.where, text=text, is_note=True)
@@ -81,11 +85,12 @@ def _covers(root: Root, moment: str) -> bool:
 
 def _of_noted(day: str, noted: str, roots: Sequence[Root]) -> Finding:
     """Whether a root that was noted elsewhere is the one that this proof shows; a day may have several."""
-    shown = [root.get("hash") for root in roots if root.get("day") == day]
-    if noted in shown:
-        return Finding(code="root_known", where="roots", text=f"the root of {day} is the one that was noted", is_note=True)
+    shown = [root for root in roots if root.get("day") == day]
+    known = next((root for root in shown if root.get("hash") == noted), None)
+    if known is not None:
+        return Finding(code="root_known", where="roots", text=f"{name_of(known)} is one that was noted", is_note=True)
     if shown:
-        return Finding(code="root_forged", where="roots", text=f"the root of {day} is not the one that was noted")
+        return Finding(code="root_forged", where="roots", text=f"{' and '.join(map(name_of, shown))}: not what was noted of that day")
     if roots and day < str(roots[0].get("day")):
         return Finding(code="root_older", where="roots", text=f"the root of {day} is older than all that this proof shows", is_note=True)
     return Finding(code="root_missing", where="roots", text=f"this proof has no root of {day}")

@@ -331,6 +331,24 @@ def test_an_archive_that_was_made_anew_is_found_by_the_last_root_alone(document:
     assert codes(document, noted_roots=noted_of(document)[:1]) == [("root_not_noted", "roots")]
 
 
+def test_roots_of_one_day_are_told_apart_in_words(tmp_path: Path) -> None:
+    """By number and time, in what checking says and on the page."""
+    archive = Archive(f"sqlite:///{tmp_path / 'evidence.sqlite'}")
+    with archive.writing() as writer:
+        writer.append(one_of_each(ANA))
+        for number, until in enumerate(("2026-01-05T12:00:00Z", "2026-01-05T18:00:00Z"), 1):
+            writer.anchor("2026-01-05", number, until)
+    found = proof(archive, [ANA])
+    archive.close()
+    (first, _), (_, last) = noted_of(found)[0], noted_of(found)[1]
+    assert [finding.text for finding in verify(found, [(first, last)])] == ["root 2 of 2026-01-05 (with all until 2026-01-05T18:00:00Z) is one that was noted"]
+    older = verify(found, noted_of(found)[:1])
+    assert "leads to root 2 of 2026-01-05 (with all until 2026-01-05T18:00:00Z), which was not noted" in str([finding.text for finding in older])
+    page = render(found)
+    assert "<td>1</td><td>2026-01-05 12:00:00</td>" in page
+    assert "<td>2</td><td>2026-01-05 18:00:00</td>" in page
+
+
 def test_two_roots_of_a_day_may_both_be_noted(document: dict[str, Any]) -> None:
     """One that was made by hand, and that of the day; one from before all that is shown says nothing, and is no fault."""
     last = noted_of(document)[-1]

@@ -131,6 +131,7 @@ def evidence() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def evidence_status(as_json: bool) -> None:
     """Show what is archived, what still waits in the ledger, and the day roots."""
+    from pipeline.evidence.anchors import name_of
     from pipeline.evidence.document import root_json
     from pipeline.evidence.reader import Reader
 
@@ -151,7 +152,7 @@ def evidence_status(as_json: bool) -> None:
         click.echo(f"archive {found['archive_id']}: {found['records']} records in {found['chains']} chains, until {found['archived_until'] or '-'}")
         click.echo(f"waiting in the ledger: {waiting.entries} entries, {waiting.megabytes:.1f} MB, the oldest for {waiting.oldest_seconds:.0f} s")
         for root in found["day_roots"]:
-            click.echo(f"root {root['day']}={root['hash']}")
+            click.echo(f"{name_of(root)}: {root['day']}={root['hash']}")
 
     common.show(found, as_json=as_json, pretty=pretty)
 
@@ -169,12 +170,15 @@ def evidence_archive() -> None:
 @evidence.command("anchor")
 def evidence_anchor() -> None:
     """Make a root over all chains now, besides those that are made each day."""
+    from pipeline.evidence.anchors import name_of
+
     with common.opened("evidence", looks_only=True) as parts:
         parts.needs_vault_keys = False
         parts.evidence.archiver.run()
         root = parts.evidence.archiver.anchor()
     if root is None:
         raise click.ClickException("nothing is archived yet")
+    click.echo(f"{name_of(root.covered())}:", err=True)
     click.echo(f"{root.day}={root.hash()}")
 
 

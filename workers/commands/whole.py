@@ -43,7 +43,8 @@ class WholeTable:
         if self.title:
             yield Text(self.title, style="italic")
         for first, *others in self.rows:
-            yield Text.from_markup(first or "-", style="bold")
+            if first:
+                yield Text.from_markup(first, style="bold")
             for column, cell in zip(self.columns[1:], others, strict=True):
                 if cell:
                     yield Text.assemble(f"  {column}: ", Text.from_markup(cell))
