@@ -14,6 +14,7 @@ from rich.console import Console
 from config.settings import CHECKOUT
 from workers.commands.common import FAILED, console, table
 from workers.commands.events import STYLES
+from workers.counting import counted
 from workers.sender import Sender, read_events
 from workers.up import Relay, running, watch_until_stopped
 
@@ -93,7 +94,7 @@ class Demo:
         unsupported = sum(map(_is_unsupported, self._deliveries()))
         if unsupported:
             screen.print(
-                f"{unsupported} withdrawals cannot be told by a call: `consent export retargetly-removals` writes the file that does it, until then they are dead letters"
+                f"{counted(unsupported, 'withdrawal')} cannot be told by a call: `consent export retargetly-removals` writes the file that does it, until then a dead letter stands for each"
             )
         for problem in self._problems:
             screen.print(f"[bold red]{problem}[/]")

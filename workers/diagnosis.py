@@ -16,6 +16,7 @@ from pipeline.expiry import NOTICE_DAYS, key_expiries
 from pipeline.figures import last_heard_seconds
 from pipeline.probing import Probed
 from pipeline.routing import Source
+from workers.counting import counted
 from workers.queues import queue_names
 from workers.wiring import Parts
 
@@ -129,7 +130,7 @@ def _in_words(error: Exception) -> str:
 
 def _secrets(parts: Parts) -> str:
     parts.settings.pepper()
-    return f"pepper and {len(parts.settings.keys_of_vault())} vault key(s) can be read"
+    return f"pepper and {counted(len(parts.settings.keys_of_vault()), 'vault key')} can be read"
 
 
 def _ledger(parts: Parts) -> str:
@@ -193,7 +194,7 @@ def _evidence(parts: Parts) -> str:
     if not parts.settings.evidence_url():
         raise Noted("none is kept: set CONSENT_EVIDENCE_URL")
     waiting, section = parts.ledger.outbox.waiting(), parts.settings.evidence
-    said = f"{waiting.entries} entries wait, the oldest for {waiting.oldest_seconds:.0f} s, {waiting.megabytes:.1f} MB"
+    said = f"{counted(waiting.entries, 'entry', 'entries')} waiting, the oldest for {waiting.oldest_seconds:.0f} s, {waiting.megabytes:.1f} MB"
     if waiting.oldest_seconds >= section.alert_seconds or waiting.megabytes >= section.alert_megabytes:
         raise NotWell(f"{said}: is its archive reachable, and the one it was? The log's alert evidence_not_archived says why")
     return said

@@ -79,7 +79,7 @@ def test_another_ledger_is_shown_with_what_it_holds(accept: Accept, client: redi
     finally:
         client.config_set("maxmemory-policy", "noeviction")
     assert said.exit_code == 0
-    assert f"ledger {ledger.identity.ledger_id}: 1 events accepted, 1 of them unfinished" in said.output
+    assert f"ledger {ledger.identity.ledger_id}: 1 event accepted, 1 of them unfinished" in said.output
     assert "unsafe    the ledger's server evicts keys" in said.output
     assert held(client).replaces == (MISSED,)
 

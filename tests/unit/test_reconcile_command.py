@@ -42,7 +42,7 @@ def test_the_books_are_shown_with_what_is_wrong(capsys: pytest.CaptureFixture[st
     assert "event-19.mail" in shown
     assert "event-20.mail" not in shown
     assert "lost.mail" in shown
-    assert "2 deliveries for news were told later than its goal" in shown
+    assert "told later than its goal for news: 2 deliveries" in shown
     assert "stuck" not in shown
     assert "unaccounted: 1" in shown
     assert not books.is_good

@@ -8,6 +8,7 @@ import sys
 import click
 
 from workers.commands import common
+from workers.counting import counted
 
 
 @click.command()
@@ -132,4 +133,4 @@ def backfill(destination: str, dry_run: bool) -> None:
         report = parts.backfill.run(destination, dry_run)
     common.show(common.as_dict(report), as_json=True, pretty=lambda: None)
     if report.unreadable:
-        raise click.ClickException(f"{report.unreadable} standings cannot be told to {destination}: what their events said is no longer kept")
+        raise click.ClickException(f"{counted(report.unreadable, 'standing')} cannot be told to {destination}: what was said is no longer kept")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from workers.commands import common
+from workers.counting import counted
 
 if TYPE_CHECKING:
     from workers.backups import Manifest
@@ -117,7 +118,7 @@ def _refuse_expired(parts: Parts, manifest: Manifest, *, even_expired: bool) -> 
     days = (time.time() - manifest.taken_at_ms / 1000) / 86_400
     if days > parts.settings.retention.backup_days and not even_expired:
         raise LedgerMismatch(
-            f"the backup is {days:.0f} days old and was to be deleted after {parts.settings.retention.backup_days:g} (retention.backup_days): --even-expired restores it"
+            f"the backup is {counted(round(days), 'day')} old and was to be deleted after {parts.settings.retention.backup_days:g} (retention.backup_days): --even-expired restores it"
         )
 
 
@@ -130,7 +131,7 @@ def _erase_again(parts: Parts, erased: Path | None) -> dict[str, Any]:
 
 
 def _print_restored(report: dict[str, Any]) -> None:
-    click.echo(f"restored {report['events']} events, {report['unfinished']} of them unfinished; quarantined: withdrawals are told, `given` wait")
+    click.echo(f"restored {counted(report['events'], 'event')}, {report['unfinished']} of them unfinished; quarantined: withdrawals are told, `given` wait")
     click.echo(
         f"persons erased again: {report['erasures']}, of whom {report['erasures_waiting']} have withdrawals to be told first (list: {report['erasures_list']})"
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from workers.commands import common
+from workers.counting import counted
 
 if TYPE_CHECKING:
     from pipeline.routing import Routing
@@ -69,7 +70,7 @@ def check(previous: Path | None, holds: Sequence[str]) -> None:
         click.echo(line)
     if past := [str(expiry) for expiry in expiries if expiry.is_past]:
         raise ConfigurationError("\n".join(past))
-    count = f"{_counted(len(built.routing.destinations), 'destination')}, {_counted(len(built.routing.triggers), 'trigger')}"
+    count = f"{counted(len(built.routing.destinations), 'destination')}, {counted(len(built.routing.triggers), 'trigger')}"
     click.echo(f"{built.settings.routing_path()}: good, {count}")
     if previous is not None:
         _compare(_in_force(previous, built), built.routing, previous, holds)
@@ -100,8 +101,4 @@ def _compare(in_force: Routing, fresh: Routing, path: Path, holds: Sequence[str]
         click.echo(f"--holds {condition}: no change asks for it")
     if refusals := [refusal for change in changes for refusal in change.refusals()]:
         raise ConfigurationError(f"{path}: this change of pairs is not allowed yet\n" + "\n".join(refusals))
-    click.echo(f"{path}: {_counted(len(changes), 'pair')} changed, all that must hold holds" if changes else f"{path}: no pair changes")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    click.echo(f"{path}: {counted(len(changes), 'pair')} changed, all that must hold holds" if changes else f"{path}: no pair changes")

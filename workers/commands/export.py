@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from workers.commands import common
+from workers.counting import counted
 
 if TYPE_CHECKING:
     from pipeline.export import Collected, RemovalExport
@@ -164,7 +165,7 @@ def _show_collected(reports: Sequence[dict[str, Any]], dry_run: bool) -> None:
         click.echo("no withdrawal waits for a file")
     for report in reports:
         verb = "would go" if dry_run else "went"
-        click.echo(f"{report['destination']}: {_number(report['exported'], 'withdrawal')} {verb} into {_number(report['rows'], 'row')}")
+        click.echo(f"{report['destination']}: {counted(report['exported'], 'withdrawal')} {verb} into {counted(report['rows'], 'row')}")
         if report["file"]:
             click.echo(
                 f"  file      {report['file']}\n  manifest  {report['manifest']}\n  hand over the file; once it was taken, --confirm {report['manifest']}"
@@ -179,7 +180,7 @@ def _show_collected(reports: Sequence[dict[str, Any]], dry_run: bool) -> None:
 def _show_confirmed(reports: Sequence[dict[str, Any]], dry_run: bool) -> None:
     for report in reports:
         verb = "would be closed" if dry_run else "closed"
-        click.echo(f"{report['destination']}: {_number(len(report['closed']), 'dead withdrawal')} {verb} as exported in {report['file']}")
+        click.echo(f"{report['destination']}: {counted(len(report['closed']), 'dead withdrawal')} {verb} as exported in {report['file']}")
         _name(report["closed_before"], "closed by an earlier confirmation")
         _name(report["not_dead"], "not dead any more: replayed or discarded since")
         _name(report["told_again"], "a given that the file undid, told again")
@@ -189,7 +190,3 @@ def _show_confirmed(reports: Sequence[dict[str, Any]], dry_run: bool) -> None:
 def _name(delivery_ids: Iterable[str], why: str) -> None:
     for name in delivery_ids:
         click.echo(f"  {name}: {why}", err=True)
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

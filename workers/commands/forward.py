@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from workers.commands import common
+from workers.counting import counted
 
 if TYPE_CHECKING:
     from pipeline.ledger.lookout import Quarantine
@@ -196,7 +197,7 @@ def _plan(parts: Parts, found: Quarantine, until: str | None) -> dict[str, Any]:
 
 
 def _print_plan(plan: Mapping[str, Any]) -> None:
-    click.echo(f"quarantined since {plan['since']} ({plan['reason']}); the ledger knows {plan['events']} events")
+    click.echo(f"quarantined since {plan['since']} ({plan['reason']}); the ledger knows {counted(plan['events'], 'event')}")
     click.echo(f"what was said from {plan['words_may_be_missing_from']} until {plan['since']} may be missing: every source has to post it again first")
     waiting = ", ".join(f"{name} {count}" for name, count in plan["given_waiting"].items()) or "none"
     click.echo(f"`given` that wait and will be told when it is lifted, unless a withdrawal has overtaken them: {waiting}")

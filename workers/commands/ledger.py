@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from workers.commands import common
+from workers.counting import counted
 
 if TYPE_CHECKING:
     from workers.accepting import Found
@@ -55,12 +56,12 @@ def ledger_accept(instead_of: tuple[str, ...], *, yes: bool) -> None:
 
 
 def _show(found: Found) -> None:
-    click.echo(f"server    {found.server}, {found.keys} keys")
+    click.echo(f"server    {found.server}, {counted(found.keys, 'key')}")
     if found.ledger is None:
         click.echo("holds     no ledger" + (" (its keys have no identity among them)" if found.keys else ""))
     else:
         counts = found.counts
-        click.echo(f"holds     ledger {found.ledger.ledger_id}: {counts['accepted']} events accepted, {counts['open']} of them unfinished")
+        click.echo(f"holds     ledger {found.ledger.ledger_id}: {counted(counts['accepted'], 'event')} accepted, {counts['open']} of them unfinished")
     click.echo(f"expected  {', '.join(found.expected) or 'none'}")
     if found.unsafe:
         click.echo(f"unsafe    {found.unsafe}")

@@ -12,6 +12,7 @@ import click
 
 from workers.commands import common
 from workers.commands.subject import read_person
+from workers.counting import counted
 
 if TYPE_CHECKING:
     from pipeline.evidence.findings import Finding
@@ -107,7 +108,7 @@ def verify(file: str, roots: tuple[str, ...], as_json: bool) -> None:
     else:
         for finding in findings:
             click.echo(f"{'note' if finding.is_note else 'FAIL'} {finding.code}: {finding.where}: {finding.text}")
-        click.echo("holds" if not faults else f"does not hold: {len(faults)} faults")
+        click.echo("holds" if not faults else f"does not hold: {counted(len(faults), 'fault')}")
     sys.exit(NOT_HELD if faults else 0)
 
 
@@ -149,8 +150,12 @@ def evidence_status(as_json: bool) -> None:
             }
 
     def pretty() -> None:
-        click.echo(f"archive {found['archive_id']}: {found['records']} records in {found['chains']} chains, until {found['archived_until'] or '-'}")
-        click.echo(f"waiting in the ledger: {waiting.entries} entries, {waiting.megabytes:.1f} MB, the oldest for {waiting.oldest_seconds:.0f} s")
+        click.echo(
+            f"archive {found['archive_id']}: {counted(found['records'], 'record')} in {counted(found['chains'], 'chain')}, until {found['archived_until'] or '-'}"
+        )
+        click.echo(
+            f"waiting in the ledger: {counted(waiting.entries, 'entry', 'entries')}, {waiting.megabytes:.1f} MB, the oldest for {waiting.oldest_seconds:.0f} s"
+        )
         for root in found["day_roots"]:
             click.echo(f"{name_of(root)}: {root['day']}={root['hash']}")
 
@@ -164,7 +169,7 @@ def evidence_archive() -> None:
         parts.needs_vault_keys = False
         added = parts.evidence.archiver.run()
         left = parts.ledger.outbox.waiting().entries
-    click.echo(f"{added} records archived, {left} entries wait")
+    click.echo(f"{counted(added, 'record')} archived, {counted(left, 'entry', 'entries')} left waiting")
 
 
 @evidence.command("anchor")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from workers.commands import common
+from workers.counting import counted
 
 if TYPE_CHECKING:
     from pipeline.books import Books, Finding
@@ -77,7 +78,7 @@ def _show_books(books: Books) -> None:
     console.print(common.table("events", ("state", "status", "count"), [(*names, str(count)) for names, count in sorted(books.events.items())]))
     console.print(common.table("deliveries", ("destination", "status", "count"), [(*names, str(count)) for names, count in sorted(books.deliveries.items())]))
     for purpose, count in sorted(books.told_late.items()):
-        console.print(f"{count} deliveries for {purpose} were told later than its goal")
+        console.print(f"told later than its goal for {purpose}: {counted(count, 'delivery', 'deliveries')}")
     for title, found in (("late", books.late), ("stuck", books.stuck), ("dead withdrawals", books.dead), ("does not add up", books.unexplained)):
         if found.count:
             console.print(common.table(f"{title}: {found.count}", ("what", "how"), _rows(found.named[:SHOWN])))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from workers.commands import common
+from workers.counting import counted
 
 if TYPE_CHECKING:
     from pipeline.domain import ConsentEvent, IncomingEvent
@@ -161,7 +162,7 @@ def _chosen(
         if len(chosen) == count:
             return chosen
     if not chosen:
-        raise click.ClickException(f"the routing sends none of the {looked_at} events of {source.name} to {only}")
+        raise click.ClickException(f"of {counted(looked_at, 'event')} of {source.name} the routing sends none to {only}")
     return chosen
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import click
 
 from workers.commands import common
+from workers.counting import counted
 
 
 @click.group()
@@ -54,14 +55,15 @@ def vault_reseal() -> None:
         reseal = Reseal(parts.ledger, parts.vault)
         with click.progressbar(length=parts.ledger.seals.count_keys(), label="looking through the ledger", file=sys.stderr) as bar:
             report = reseal.run(bar.update)
-    click.echo(f"{report.resealed} values sealed anew")
+    click.echo(f"{counted(report.resealed, 'value')} sealed anew")
     for key_id in report.removable:
         click.echo(f"{key_id} seals nothing any more: once every process runs with the newest key in front, take it out of CONSENT_VAULT_KEYS and restart")
     left = [
-        f"{count} values are sealed by the key {key_id}, which is not configured: put it back and run this again" for key_id, count in report.locked.items()
+        f"{counted(count, 'value')} sealed by the key {key_id}, which is not configured: put it back and run this again"
+        for key_id, count in report.locked.items()
     ]
     left += [f"{key_id} still seals new values: a process has it in front; restart it and run this again" for key_id in report.busy]
-    left += [f"{report.damaged} values do not open although their key is there: they were damaged, restore them from a backup"] if report.damaged else []
+    left += [f"{counted(report.damaged, 'damaged value')}: not opened by a key that is there; restore from a backup"] if report.damaged else []
     if left:
         raise click.ClickException("\n".join(left))
 
