@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +75,13 @@ def test_the_event_that_the_readme_posts_is_accepted_and_told(stack: Stack) -> N
     assert shown.returncode == 0, shown.stderr
     assert "mailchimp-main" in shown.stdout
     assert "ana@example.org" not in shown.stdout
+
+
+def test_the_state_directory_is_said_to_be_a_default() -> None:
+    """Before any path in it is named, with the setting that changes it; and it is the default."""
+    default = tomllib.loads((ROOT / "config/defaults.toml").read_text())["state_dir"]
+    said = f"`{default}` in the checkout, here and on every page, unless `CONSENT_STATE_DIR` names another"
+    assert 0 < README.index(said) <= README.index(f"{default}` ") < README.index(f"{default}/")
 
 
 def test_every_make_target_and_file_that_the_readme_names_exists() -> None:
