@@ -72,14 +72,16 @@ def running(kind: Callable[..., Environment]) -> Iterator[dict[str, Sequence[Ser
 
 
 def check_flower(stack: Stack) -> None:
-    """Flower hears of the workers, and can ask the broker how long its queues are."""
+    """Flower hears of the workers, and can ask the broker how long its queues are; RabbitMQ's management API knows that some seconds later."""
 
     def shown(path: str) -> Any:
         return stack.session.get(stack.flower_url + path, auth=stack.flower_login, timeout=20).json()
 
-    wait_until(lambda: bool(shown("/api/workers?refresh=1")), 30)
-    lengths = {queue["name"]: queue.get("messages") for queue in shown("/api/queues/length")["active_queues"]}
-    assert lengths.get("control") is not None, lengths
+    def lengths() -> dict[str, int | None]:
+        shown("/api/workers?refresh=1")
+        return {queue["name"]: queue.get("messages") for queue in shown("/api/queues/length")["active_queues"]}
+
+    wait_until(lambda: lengths().get("control") is not None, 30, lambda: str(lengths()))
 
 
 def check_way(stack: Stack) -> None:
