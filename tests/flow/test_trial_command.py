@@ -104,7 +104,7 @@ def test_a_file_that_has_nothing_for_it_says_so(stack: Stack, tmp_path: Path) ->
     """No event is routed there, or one before it cannot be read: named by its place and path, without its value."""
     file = written(tmp_path, event("kim@example.org", purpose="marketing-sms"))
     done = stack.consent("send", file, "--only", "dinamize-news", "--test")
-    assert (done.returncode, done.stderr) == (1, "Error: the routing sends none of the 1 events of web-forms to dinamize-news\n")
+    assert (done.returncode, done.stderr) == (1, "Error: of 1 event of web-forms the routing sends none to dinamize-news\n")
     done = stack.consent("send", written(tmp_path, event("no-address"), event("kim@example.org")), "--only", "dinamize-news", "--test")
     assert (done.returncode, f"{tmp_path}/events.json: event 1: subject.email: " in done.stderr, "no-address" in done.stderr) == (1, True, False)
     assert stack.sandbox("dinamize")["call_count"] == 0
