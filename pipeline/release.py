@@ -74,16 +74,15 @@ class Release:
 
     def _release_events(self) -> int:
         """Events whose fan-out was lost are fanned out again; those open for long are audited."""
-        lost, stale = self._ledger.events.take_due(EVENTS_AT_ONCE)
+        long = {lane for lane in LANES if self._publisher.fan_out_depth(lane) > RESCUE_DEPTH}
+        lost, stale = self._ledger.events.take_due(EVENTS_AT_ONCE, is_behind=bool(long))
         by_lane: dict[str, list[StoredEvent]] = {lane: [] for lane in LANES}
         for event in self._ledger.events.load(lost, payloads=False):
             if event is not None:
                 by_lane[event.facts.state.value].append(event)
         for lane, events in by_lane.items():
-            before_us = self._ledger.clock_ms() * 1000
-            if events and self._publisher.fan_out_depth(lane) > RESCUE_DEPTH:
-                before_us -= OVERDUE_MS * 1000
-            if event_ids := [event.event_id for event in events if event.facts.received_us <= before_us]:
+            overdue_us = (self._ledger.clock_ms() - OVERDUE_MS) * 1000
+            if event_ids := [event.event_id for event in events if lane not in long or event.facts.received_us <= overdue_us]:
                 log.warning("rescued", extra={"stage": "fan_out", "lane": lane, "events": len(event_ids)})
                 for first in range(0, len(event_ids), self._chunk_size):
                     self._publisher.fan_out(lane, event_ids[first : first + self._chunk_size])

@@ -202,10 +202,15 @@ class Events:
         names = [self._keys.event(partition, "n"), self._keys.record(event_id), self._keys.payload(event_id)]
         self._store.call("restore", names, [self._lifetimes.record_ms, self._lifetimes.payload_ms, *facts.encode(apart=self._lookout.facts_apart), payload])
 
-    def take_due(self, most: int) -> tuple[list[str], list[str]]:
-        """Events to fan out again, and events whose deliveries should be audited; each is put off by its own interval."""
-        fixed = [most, self._lifetimes.fan_out_rescue_ms, self._lifetimes.audit_ms]
-        parts = [([self._keys.event(partition, "open")], [*fixed, self._keys.event(partition, "e:"), OVERDUE_MS]) for partition in self._keys.all]
+    def take_due(self, most: int, *, is_behind: bool = False) -> tuple[list[str], list[str]]:
+        """Events to fan out again, and events whose deliveries should be audited; each is put off by its own interval.
+
+        `is_behind`: a long queue may still hold what is overdue, which is sent again all the same: so it is put off for longer.
+        """
+        rescue_ms = self._lifetimes.fan_out_rescue_ms
+        fixed = [most, rescue_ms, self._lifetimes.audit_ms]
+        overdue = [OVERDUE_MS, max(OVERDUE_MS, rescue_ms) if is_behind else rescue_ms]
+        parts = [([self._keys.event(partition, "open")], [*fixed, self._keys.event(partition, "e:"), *overdue]) for partition in self._keys.all]
         lost: list[str] = []
         stale: list[str] = []
         for reply in self._store.run([self._store.script("open_due", keys, arguments) for keys, arguments in parts]):

@@ -1,7 +1,6 @@
 -- Finds events that somebody must look at: not fanned out in time (their hint was lost), or fanned out long ago and still open.
--- One that stays open is looked at ever more seldom, once an hour in the end: a backlog of millions would be all that a worker sees. So is one that is overdue,
--- which is sent again each time: it may be in a long queue all the same.
--- KEYS  open index   ARGV  most of them, fan-out rescue in ms, audit in ms, key prefix of the records, after how many ms one is overdue
+-- One that stays open is looked at ever more seldom, once an hour in the end: a backlog of millions would be all that a worker sees.
+-- KEYS  open index   ARGV  most of them, fan-out rescue in ms, audit in ms, key prefix of the records, after how many ms one is overdue, how long it is then put off
 -- Returns {events to fan out again, events whose deliveries to audit}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -15,7 +14,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0
     redis.call('ZADD', KEYS[1], now + math.max(tonumber(ARGV[3]), age), id)
   else
     lost[#lost + 1] = id
-    redis.call('ZADD', KEYS[1], now + math.max(tonumber(ARGV[2]), age >= tonumber(ARGV[5]) and age or 0), id)
+    redis.call('ZADD', KEYS[1], now + (age >= tonumber(ARGV[5]) and ARGV[6] or ARGV[2]), id)
   end
 end
 return {lost, stale}

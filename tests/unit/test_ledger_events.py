@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.ledger import Ledger
+from pipeline.ledger.events import OVERDUE_MS
 from tests.support.parts import new_event, open_ledger, result
 from tests.support.servers import fake_server
 
@@ -298,3 +299,13 @@ def test_folding_is_independent_of_order(results):
             assert counts["accepted"] == counts["finished"] + counts["open"]
             seen.append((dict(stored.results), stored.complete, counts["open"]))
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("is_behind,waits_ms", [(True, OVERDUE_MS), (False, 100)])
+def test_what_is_overdue_is_put_off_for_longer_only_behind_a_long_queue(ledger: Ledger, is_behind: bool, waits_ms: int):
+    """However old an event is: after an outage of hours each is looked at as soon as a fresh one, unless the queue may still hold it."""
+    commit(ledger, new_event(ANNA, received_us=(ledger.now_ms() - 7_200_000) * 1000))
+    time.sleep(0.11)
+    assert ledger.events.take_due(10, is_behind=is_behind) == ([ANNA], [])
+    (score,) = (score for n in ledger.keys.all for _, score in ledger.store.client.zrange(ledger.keys.event(n, "open"), 0, -1, withscores=True))
+    assert waits_ms - 5_000 < score - ledger.now_ms() <= waits_ms

@@ -144,7 +144,7 @@ def test_what_is_long_overdue_is_rescued_from_behind_any_backlog(relay: Relay, m
 
 
 def test_a_fan_out_that_is_long_overdue_is_asked_for_again_from_behind_any_queue(relay: Relay, monkeypatch: pytest.MonkeyPatch):
-    """And then, as it may be in the queue all the same, ever more seldom."""
+    """And then, as it may be in the queue all the same, no sooner than after as long again."""
     event = relay.event("given", 1, email="given@example.org")
     behind = [("fan_out", ("given", ()))] * (RESCUE_DEPTH + 1)
     monkeypatch.setattr(pipeline.release, "OVERDUE_MS", 0)
