@@ -28,8 +28,8 @@ demo: $(RUN_STAMP) ## The same, but ends by itself: exit code 0 once every sampl
 
 test: $(DEV_STAMP) lint types imports ## Lint, types, import contracts and all tests
 	@tests/support/system_packages.sh
-	$(BIN)/python -m pytest -n auto tests/unit tests/vendors tests/test_architecture.py
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/flow tests/chaos
+	$(BIN)/python -m pytest --reruns 1 -n auto tests/unit tests/vendors tests/test_architecture.py
+	$(BIN)/python -m pytest --reruns 1 -n 2 --dist loadfile tests/flow tests/chaos
 
 lint: $(DEV_STAMP) ## Check the code's style
 	$(BIN)/ruff check .

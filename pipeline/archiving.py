@@ -29,6 +29,8 @@ MOST_ROUNDS = 50
 """Rounds of one run at the most; what is left waits for the next."""
 MOST_STEPS = 5
 """And so with steps through what is old."""
+SENT_KINDS = ("told", "asked")
+"""Records whose time is that of the process that called."""
 GRACE = timedelta(minutes=1)
 """How far the clock of a process may be behind that of the ledger, and how long a request may be on its way to the ledger."""
 
@@ -111,9 +113,7 @@ class Archiver:
         ledger_id = self._ledger.identity.ledger_id
         events_first = sorted(read, key=lambda entry: entry.stream.startswith("d:"))  # within a millisecond
         made = [found for entry in events_first for found in entries_of(entry, ledger_id, facts)]
-        return sorted(
-            made, key=lambda entry: (entry.at_ms, entry.content["kind"] == "completed")
-        )  # what completes an event comes after what its destinations did
+        return _in_order(made)
 
     def _facts(self, writer: Writer, event_ids: Iterable[str]) -> dict[str, Facts]:
         """What is known of events that were accepted earlier: by their record of receipt, or else by the ledger."""
@@ -166,6 +166,21 @@ class Archiver:
         if waiting.oldest_seconds >= self._options.alert_seconds or waiting.megabytes >= self._options.alert_megabytes:
             figures = {"seconds": int(waiting.oldest_seconds), "megabytes": round(waiting.megabytes, 1), "entries": waiting.entries}
             log.error("alert", extra={"alert": "evidence_waits", **figures})
+
+
+def _in_order(made: Sequence[Entry]) -> list[Entry]:
+    """By time; what completes an event comes after what its destinations did, and nobody is told before the event is planned, whatever a process's clock says."""
+    planned_ms: dict[str, int] = {}
+    for entry in made:
+        if entry.content["kind"] == "planned":
+            planned_ms.setdefault(entry.event_id, entry.at_ms)
+
+    def place(entry: Entry) -> tuple[int, bool]:
+        kind = entry.content["kind"]
+        not_before = planned_ms.get(entry.event_id, 0) if kind in SENT_KINDS else 0
+        return max(entry.at_ms, not_before), kind == "completed"
+
+    return sorted(made, key=place)
 
 
 def _covered_until(writer: Writer) -> str:

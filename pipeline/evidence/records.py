@@ -72,7 +72,7 @@ FIELDS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a record will say, before it has its place in a chain; `content` has the other fields too."""
+    """What a record will say, before it has its place in a chain; `content` has the other fields too, `at_ms` is where it belongs by the ledger's clock."""
 
     id: str
     subject_key: str

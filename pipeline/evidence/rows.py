@@ -48,7 +48,7 @@ def entries_of(entry: OutboxEntry, ledger_id: str, facts: Mapping[str, Facts]) -
         known = facts.get(event_id)
         for number, (kind, at_ms, said) in enumerate(_READERS[entry.kind](entry, row, known)):
             record_id = f"{ledger_id}/{entry.stream}/{entry.entry}/{place}.{number}/{kind}"
-            made.append(_entry(record_id, kind, event_id, known, at_ms, said))
+            made.append(_entry(record_id, kind, event_id, known, at_ms, said, placed_ms=min(at_ms, entry.at_ms)))
     return made
 
 
@@ -58,13 +58,14 @@ def _identifier(record_id: str, key: str, entry: OutboxEntry) -> Entry:
     return Entry(record_id, key, "", entry.at_ms, content)
 
 
-def _entry(record_id: str, kind: str, event_id: str, known: Facts | None, at_ms: int, said: Said) -> Entry:
+def _entry(record_id: str, kind: str, event_id: str, known: Facts | None, at_ms: int, said: Said, *, placed_ms: int) -> Entry:
+    """`at_ms` is what the record says; its place is never after the step that wrote it down, though the clock of the process may be ahead of the ledger's."""
     subject_key = known.subject_key if known else UNKNOWN
     content = {"id": record_id, "kind": kind, "at": time_text(at_ms), "subject_key": subject_key, "event_id": event_id}
     if known:
         content |= {"source": known.source, "purpose": known.purpose, "state": known.state.value}
     content |= {name: value for name, value in said.items() if value not in ("", None, [], 0)}
-    return Entry(record_id, subject_key, event_id, at_ms, content)
+    return Entry(record_id, subject_key, event_id, placed_ms, content)
 
 
 Happened = Iterator[tuple[str, int, Said]]

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,20 @@ def test_an_event_that_was_told(case: Case) -> None:
     assert (told["operation"], told["status_code"], told["destination"], told["routing_version"]) == ("tell", 200, "crm", "test")
     assert {**answered, **common} | {"status": "delivered", "outcome": "applied", "attempts": 1, "status_code": 200} == answered
     assert completed["erase_at"] > completed["at"]
+    assert case.faults() == []
+
+
+@pytest.mark.parametrize("ahead_ms", [-700, 700])
+def test_clocks_that_lie_apart_change_no_order(case: Case, monkeypatch: pytest.MonkeyPatch, ahead_ms: int) -> None:
+    """A process whose clock is not the ledger's: its records say its own times, and stand where they belong."""
+    case.relay.clock_offset = timedelta(milliseconds=ahead_ms)
+    monkeypatch.setattr("tests.support.relay.time.time", lambda: (case.relay.ledger.now_ms() + ahead_ms) / 1000)
+    event_id = case.relay.event("withdrawn", 1, email=CANARY)
+    case.relay.drain()
+    received, accepted, planned, told, answered, completed = case.records(event_id)
+    order = [content["kind"] for content in (received, accepted, planned, told, answered, completed)]
+    assert order == ["received", "accepted", "planned", "told", "answered", "completed"]
+    assert (received["at"] < accepted["at"], told["at"] < planned["at"]) == (ahead_ms < 0, ahead_ms < 0)
     assert case.faults() == []
 
 
