@@ -62,7 +62,7 @@ class ChunkWorker:
         self._doze = threading.Event()
 
     def work(self, destination: Destination, lane: str, token: str, tasks: Sequence[Task], endings: Sequence[Ending], more: More) -> bool:
-        """Tell the destination of these tasks, and of more while it is at it, and write down the endings; False if there was no room for any task."""
+        """Tell the destination of these tasks, leased for `token`, and of more while it is at it, and write down the endings; False if there was no room for any."""
         chunk = self._chunk(destination, lane, token)
         chunk.add(tasks, endings)
         while chunk.has_work:
@@ -150,7 +150,7 @@ class ChunkWorker:
         named = dict.fromkeys(key for task in asked for key in task.event.identifier_keys.values())
         try:
             left, words, admission, read = self._ledger.turn(
-                chunk.traffic, chunk.lane, chunk.token, leaving=landing.leaving, checks=checks, asking=asking, named=named
+                chunk.traffic, chunk.lane, chunk.holder, leaving=landing.leaving, checks=checks, asking=asking, named=named
             )
         except LedgerUnavailable:
             chunk.next_permit += len(asked)
@@ -224,7 +224,7 @@ class ChunkWorker:
     def _say_goodbye(self, chunk: Chunk) -> None:
         """Return permits and claims under which nothing was sent; after the leave that is still to be answered, as both may name a contact."""
         if chunk.goodbyes and chunk.landing is None:
-            self._ledger.accounts.leave_all([(chunk.traffic, chunk.token, each) for each in chunk.goodbyes])
+            self._ledger.accounts.leave_all([(chunk.traffic, chunk.holder, each) for each in chunk.goodbyes])
             chunk.goodbyes.clear()
 
     def _compact(self, chunk: Chunk) -> None:
@@ -290,7 +290,7 @@ class ChunkWorker:
         lost = self._ledger.deliveries.renew(chunk.destination.name, chunk.lane, chunk.token, self._options.lease_ms, held)
         if chunk.flying:
             flying_keys = [key for task in chunk.flying_tasks for key in task.contact_keys]
-            self._ledger.accounts.hold(chunk.traffic, chunk.token, list(chunk.flying), flying_keys)
+            self._ledger.accounts.hold(chunk.traffic, chunk.holder, list(chunk.flying), flying_keys)
         chunk.pending = deque(task for task in chunk.pending if task.event.event_id not in lost)
         chunk.renew_at = now + self._options.lease_seconds / 3
 

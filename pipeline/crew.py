@@ -6,28 +6,39 @@ many at once, the same work takes a fraction of them. A message and a task for e
 
 from __future__ import annotations
 
+import itertools
+import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 MOST_HANDED = 2000
 """Deliveries that wait in memory for a running task at the most: few enough to be told long before the ledger would bring them back."""
 STAY_SECONDS = 5.0
 """How long a running task takes more along; then the next one takes over, so that none runs for ever."""
+HELD_SECONDS = 0.02
+"""How soon a task that would end looks again while somebody holds room for what he brings."""
+Item = TypeVar("Item")
 
 
-class Inbox:
-    """What one running task is to claim next; others put in, it alone takes out. `settings` are those of its destination when it began."""
+class Inbox(Generic[Item]):
+    """What one running task is to tell next; others put in, it alone takes out. `settings` are those of its destination when it began.
 
-    def __init__(self, settings: object, event_ids: Sequence[str], closes_at: float) -> None:
-        self.settings = settings
-        self.event_ids = deque(event_ids)
+    `token` is the task's name in the ledger; `held` is the room that is kept for what somebody is about to bring.
+    """
+
+    def __init__(self, place: tuple[str, str], token: str, settings: object, items: Sequence[Item], closes_at: float) -> None:
+        self.place, self.token, self.settings = place, token, settings
+        self.items = deque(items)
         self.closes_at = closes_at
+        self.held = 0
+        self.holders = 0
         self.brought = threading.Event()
 
 
-class Crew:
+class Crew(Generic[Item]):
     """The running tasks of a process, by destination and lane; safe to share between threads.
 
     `most_idle` tasks wait for more at the most: each of them holds a thread.
@@ -38,7 +49,8 @@ class Crew:
     ) -> None:
         self._most_handed, self._stay_seconds, self._most_idle, self._clock = most_handed, stay_seconds, most_idle, clock
         self._lock = threading.Lock()
-        self._running: dict[tuple[str, str], list[Inbox]] = {}
+        self._running: dict[tuple[str, str], list[Inbox[Item]]] = {}
+        self._process, self._tasks = secrets.token_hex(4), itertools.count()
         self.idle = 0
 
     @property
@@ -47,36 +59,49 @@ class Crew:
         with self._lock:
             return sum(map(len, self._running.values())) > self.idle
 
-    def join(self, destination: str, lane: str, event_ids: Sequence[str], settings: object = None) -> Inbox | None:
+    def join(self, destination: str, lane: str, items: Sequence[Item], settings: object = None) -> Inbox[Item] | None:
         """An inbox with these deliveries for a task that must run itself; None if one that runs with the same settings takes them along."""
         with self._lock:
-            if self._hand_over(destination, lane, event_ids, settings):
+            if (inbox := self._with_room(destination, lane, len(items), settings)) is not None:
+                self._put(inbox, items)
                 return None
-            mine = Inbox(settings, event_ids, self._clock() + self._stay_seconds)
-            self._running.setdefault((destination, lane), []).append(mine)
+            mine = Inbox((destination, lane), self._next_token(), settings, items, self._clock() + self._stay_seconds)
+            self._running.setdefault(mine.place, []).append(mine)
             return mine
 
-    def offer(self, destination: str, lane: str, event_ids: Sequence[str], settings: object = None) -> bool:
-        """Hand deliveries to a task that runs with the same settings; False, and nothing has changed, if none can take them along."""
+    def reserve(self, destination: str, lane: str, count: int, settings: object = None) -> Inbox[Item] | None:
+        """Room for so many at a task that runs with the same settings, which stays until `release`; None if there is none."""
         with self._lock:
-            return self._hand_over(destination, lane, event_ids, settings)
+            inbox = self._with_room(destination, lane, count, settings)
+            if inbox is not None:
+                inbox.held += count
+                inbox.holders += 1
+            return inbox
 
-    def _hand_over(self, destination: str, lane: str, event_ids: Sequence[str], settings: object) -> bool:
-        now = self._clock()
-        for inbox in self._running.get((destination, lane), ()):
-            if inbox.settings is settings and now < inbox.closes_at and len(inbox.event_ids) + len(event_ids) <= self._most_handed:
-                inbox.event_ids.extend(event_ids)
-                inbox.brought.set()
-                return True
-        return False
+    def bring(self, inbox: Inbox[Item], items: Sequence[Item]) -> bool:
+        """Put in what room was reserved for; False, and nothing has changed, if the task had to end all the same."""
+        with self._lock:
+            if inbox not in self._running.get(inbox.place, ()):
+                return False
+            if items:
+                self._put(inbox, items)
+            return True
 
-    def stay(self, inbox: Inbox, seconds: float) -> bool:
+    def release(self, inbox: Inbox[Item], count: int) -> None:
+        """Hold the room no longer."""
+        with self._lock:
+            inbox.held -= count
+            inbox.holders -= 1
+
+    def stay(self, inbox: Inbox[Item], seconds: float) -> bool:
         """Wait until somebody brings more; False when nobody has, or when enough others wait."""
         with self._lock:
-            if inbox.event_ids:
+            if inbox.items:
                 return True
             seconds = min(seconds, inbox.closes_at - self._clock())
-            if seconds <= 0 or self.idle >= self._most_idle:
+            if inbox.holders:
+                seconds = max(seconds, HELD_SECONDS)
+            elif seconds <= 0 or self.idle >= self._most_idle:
                 return False
             self.idle += 1
             inbox.brought.clear()
@@ -86,23 +111,38 @@ class Crew:
             with self._lock:
                 self.idle -= 1
 
-    def take(self, inbox: Inbox, most: int) -> list[str]:
-        """The next deliveries to claim, up to `most`."""
+    def take(self, inbox: Inbox[Item], most: int) -> list[Item]:
+        """The next deliveries to tell, up to `most`."""
         with self._lock:
-            return [inbox.event_ids.popleft() for _ in range(min(most, len(inbox.event_ids)))]
+            return [inbox.items.popleft() for _ in range(min(most, len(inbox.items)))]
 
-    def leave_empty(self, destination: str, lane: str, inbox: Inbox) -> bool:
-        """Take no more along, unless somebody has just brought more: then False, and nothing has changed."""
+    def leave_empty(self, inbox: Inbox[Item]) -> bool:
+        """Take no more along, unless somebody has just brought more or is about to: then False, and nothing has changed."""
         with self._lock:
-            if inbox.event_ids:
+            if inbox.items or inbox.holders:
                 return False
-            self._running[destination, lane].remove(inbox)
+            self._running[inbox.place].remove(inbox)
             return True
 
-    def leave(self, destination: str, lane: str, inbox: Inbox) -> list[str]:
+    def leave(self, inbox: Inbox[Item]) -> list[Item]:
         """Take no more along, if that has not been said; returns what was brought and not taken."""
         with self._lock:
-            running = self._running[destination, lane]
+            running = self._running[inbox.place]
             if inbox in running:
                 running.remove(inbox)
-            return list(inbox.event_ids)
+            return list(inbox.items)
+
+    def _with_room(self, destination: str, lane: str, count: int, settings: object) -> Inbox[Item] | None:
+        now = self._clock()
+        for inbox in self._running.get((destination, lane), ()):
+            if inbox.settings is settings and now < inbox.closes_at and len(inbox.items) + inbox.held + count <= self._most_handed:
+                return inbox
+        return None
+
+    @staticmethod
+    def _put(inbox: Inbox[Item], items: Sequence[Item]) -> None:
+        inbox.items.extend(items)
+        inbox.brought.set()
+
+    def _next_token(self) -> str:
+        return f"{self._process}.{next(self._tasks)}"

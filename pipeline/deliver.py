@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from pipeline.chunk import ChunkWorker
 from pipeline.crew import Crew, Inbox
-from pipeline.domain import State
+from pipeline.domain import ConsentEvent, State
 from pipeline.exchange import Exchange
+from pipeline.handing import Handed, Reservation
 from pipeline.judging import Judge
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Leased, Row
@@ -33,6 +34,9 @@ RESTING_WAIT_MS = 60_000
 HELD_BACK_MS = 500
 """When to look again at a chunk that found no room in this process."""
 
+InHand = tuple[Leased, StoredEvent | ConsentEvent | None]
+"""A leased delivery with its event: opened, as it is stored, or unknown."""
+
 
 class Deliver:
     """Works through chunks of deliveries; safe to share between threads, one chunk a thread.
@@ -54,9 +58,7 @@ class Deliver:
         self._ledger, self._preparer, self._settler, self._routing = ledger, preparer, settler, routing
         self._bulkhead, self._options = bulkhead, options
         self.worker = ChunkWorker(ledger, exchange, Judge(ledger, preparer, routing), settler, limits, options)
-        self._crew = Crew(most_idle=options.most_idle)
-        self._process = secrets.token_hex(4)
-        self._chunks = itertools.count()
+        self._crew = Crew[str | Handed](most_idle=options.most_idle)
 
     @property
     def is_working(self) -> bool:
@@ -70,47 +72,47 @@ class Deliver:
         """
         settings = self._routing().destinations.get(destination)
         if settings is None or not settings.enabled:
-            self._give_back(destination, lane, event_ids, RESTING_WAIT_MS)
+            self._give_back(destination, lane, RESTING_WAIT_MS, event_ids)
         elif self._ledger.holds(lane):
-            self._give_back(destination, lane, event_ids, HELD_BACK_MS)  # beat pushes none of a lane that is held
+            self._give_back(destination, lane, HELD_BACK_MS, event_ids)  # beat pushes none of a lane that is held
         elif (inbox := self._crew.join(destination, lane, event_ids, settings)) is not None:
             self._run(settings, lane, inbox)
 
-    def hand_over(self, destination: Destination, lane: str, event_ids: Sequence[str]) -> bool:
-        """Have a task that runs in this process take these along, without a message; False if there is none, and then nothing has happened."""
-        return self._crew.offer(destination.name, lane, event_ids, destination)
+    def reserve(self, destination: Destination, lane: str, count: int) -> Reservation | None:
+        """Room for so many at a task that runs in this process, to spare them a message and a lease; None if there is none."""
+        inbox = self._crew.reserve(destination.name, lane, count, destination)
+        return Reservation(self._crew, inbox, count, self._options.lease_ms, partial(self._give_back, destination.name, lane, HELD_BACK_MS)) if inbox else None
 
-    def _run(self, destination: Destination, lane: str, inbox: Inbox) -> None:
+    def _run(self, destination: Destination, lane: str, inbox: Inbox[str | Handed]) -> None:
         ticket = self._bulkhead.enter(destination.name, lane)
         if ticket is None:
-            self._give_back(destination.name, lane, self._crew.leave(destination.name, lane, inbox), HELD_BACK_MS)
+            self._leave(inbox)
             return
         try:
             self._work(destination, lane, inbox)
         finally:
-            self._crew.leave(destination.name, lane, inbox)
+            self._crew.leave(inbox)
             self._bulkhead.leave(destination.name, lane, ticket)
 
-    def _work(self, destination: Destination, lane: str, inbox: Inbox) -> None:
+    def _work(self, destination: Destination, lane: str, inbox: Inbox[str | Handed]) -> None:
         """Work through what is brought, then what is due as long as there is room for any of it, and stay a moment for more to be brought."""
         pull_at = time.monotonic()
         pull_until = pull_at + PULL_SECONDS
         while self._goes_on(destination, lane):
-            token = self._next_token()
-            if leased := self._lease_brought(destination, lane, token, inbox):
-                self._work_through(destination, lane, token, leased, inbox)
+            if leased := self._lease_brought(destination, lane, inbox):
+                self._work_through(destination, lane, leased, inbox)
                 continue
             if pull_at <= time.monotonic() < pull_until and self._bulkhead.may_stay(destination.name, lane):
-                if self._work_through(destination, lane, token, self._pull(destination, lane, token), inbox):
+                if self._work_through(destination, lane, self._pull(destination, lane, inbox.token), inbox):
                     continue
                 pull_at = time.monotonic() + LOOK_AGAIN_SECONDS
             if self._crew.stay(inbox, min(FINISH_SECONDS, self._options.idle_seconds)):
                 continue
             self._settler.finish(destination.name)
-            if not self._crew.stay(inbox, self._options.idle_seconds) and self._crew.leave_empty(destination.name, lane, inbox):
+            if not self._crew.stay(inbox, self._options.idle_seconds) and self._crew.leave_empty(inbox):
                 return
         self._settler.finish(destination.name)
-        self._give_back(destination.name, lane, self._crew.leave(destination.name, lane, inbox), HELD_BACK_MS)
+        self._leave(inbox)
 
     def _goes_on(self, destination: Destination, lane: str) -> bool:
         """Whether the routing file has not been read anew since (what is brought now is for other settings), and the ledger has not been quarantined."""
@@ -119,33 +121,40 @@ class Deliver:
     def _most(self, destination: Destination, lane: str) -> int:
         return max(MOST_AT_ONCE, self._options.chunk_size, destination.adapter.batch_size(State(lane)))
 
-    def _next_token(self) -> str:
-        return f"{self._process}.{next(self._chunks)}"
-
-    def _pull(self, destination: Destination, lane: str, token: str) -> list[tuple[Leased, StoredEvent | None]]:
+    def _pull(self, destination: Destination, lane: str, token: str) -> Sequence[InHand]:
         """Lease a chunk of what is due, rather than leave it waiting for beat: most of it found every connection taken a moment ago."""
         due, _ = self._ledger.deliveries.release(destination.name, lane, self._most(destination, lane), rescue_after_ms=None)
         return self._ledger.lease(destination.name, lane, token, self._options.lease_ms, [each.event_id for each in due]) if due else []
 
-    def _lease_brought(self, destination: Destination, lane: str, token: str, inbox: Inbox) -> list[tuple[Leased, StoredEvent | None]]:
-        """Lease a chunk of what was brought, or the next where none of it was free; empty when nothing is left."""
-        while self._goes_on(destination, lane) and (event_ids := self._crew.take(inbox, self._most(destination, lane))):
-            if leased := self._ledger.lease(destination.name, lane, token, self._options.lease_ms, event_ids):
-                return leased
+    def _lease_brought(self, destination: Destination, lane: str, inbox: Inbox[str | Handed]) -> Sequence[InHand]:
+        """Lease a chunk of what was brought, or the next where none of it was free; empty when nothing is left. What was leased when it was planned is ours already."""
+        while self._goes_on(destination, lane) and (items := self._crew.take(inbox, self._most(destination, lane))):
+            now = time.monotonic()
+            fresh: list[InHand] = [(item.leased, item.event) for item in items if isinstance(item, Handed) and now < item.fresh_until]
+            others = [item if isinstance(item, str) else item.event_id for item in items if isinstance(item, str) or now >= item.fresh_until]
+            if others:
+                fresh += self._ledger.lease(destination.name, lane, inbox.token, self._options.lease_ms, others)
+            if fresh:
+                return fresh
         return []
 
-    def _work_through(self, destination: Destination, lane: str, token: str, leased: Sequence[tuple[Leased, StoredEvent | None]], inbox: Inbox) -> bool:
+    def _work_through(self, destination: Destination, lane: str, leased: Sequence[InHand], inbox: Inbox[str | Handed]) -> bool:
         """Work through one chunk, and what is brought meanwhile; False if there was nothing in it, or no room for any of it."""
         if not leased:
             return False
         tasks, endings = self._preparer.prepare(destination, leased)
         return self.worker.work(
-            destination, lane, token, tasks, endings, lambda: self._preparer.prepare(destination, self._lease_brought(destination, lane, token, inbox))
+            destination, lane, inbox.token, tasks, endings, lambda: self._preparer.prepare(destination, self._lease_brought(destination, lane, inbox))
         )
 
-    def _give_back(self, destination: str, lane: str, event_ids: Sequence[str], wait_ms: int) -> None:
-        """Return deliveries to the ledger for a while, untouched."""
-        token = self._next_token()
+    def _leave(self, inbox: Inbox[str | Handed]) -> None:
+        """End early, and return what was brought."""
+        left = self._crew.leave(inbox)
+        self._give_back(*inbox.place, HELD_BACK_MS, [item if isinstance(item, str) else item.event_id for item in left], inbox.token)
+
+    def _give_back(self, destination: str, lane: str, wait_ms: int, event_ids: Sequence[str], token: str = "") -> None:
+        """Return deliveries to the ledger for a while, untouched; `token` is for whom some of them may be leased."""
+        token = token or secrets.token_hex(6)
         leased = self._ledger.deliveries.claim(destination, lane, token, self._options.lease_ms, event_ids) if event_ids else []
         endings = [Ending(event=None, event_id=each.event_id, row=Row(), back_at_ms=-wait_ms) for each in leased]
         if endings:

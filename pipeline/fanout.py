@@ -6,15 +6,19 @@ routes, plans the deliveries in each destination's slot, notes the plan in the e
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from pipeline.domain import ConsentEvent, State, Word
 from pipeline.envelope import open_if_readable
+from pipeline.handing import Reservation, Reserve, nobody
 from pipeline.heard import Heard
-from pipeline.hints import HandOver, nobody, publish_chunks
+from pipeline.hints import publish_chunks
 from pipeline.ledger import Ledger
+from pipeline.ledger.deliveries import Place, Planned
 from pipeline.ledger.events import StoredEvent
 from pipeline.ledger.standings import Merge, Reach
 from pipeline.ports import Publisher
@@ -39,14 +43,14 @@ class FanOut:
     """Plans the deliveries of accepted events; safe to share between threads.
 
     `routing` gives the current reading of the routing file; `chunk_size` is the most deliveries one message carries (a destination that takes more at once gets more).
-    Where a task of this process is telling the destination already, `hand_over` spares the message.
+    Where a task of this process is telling the destination already, `reserve` has it take new ones along.
     """
 
     def __init__(
-        self, ledger: Ledger, vault: Vault, publisher: Publisher, routing: Callable[[], Routing], *, chunk_size: int, hand_over: HandOver = nobody
+        self, ledger: Ledger, vault: Vault, publisher: Publisher, routing: Callable[[], Routing], *, chunk_size: int, reserve: Reserve = nobody
     ) -> None:
         self._ledger, self._vault, self._publisher, self._routing, self._chunk_size = ledger, vault, publisher, routing, chunk_size
-        self._hand_over = hand_over
+        self._reserve = reserve
         self._revival = Revival(ledger, vault, routing)
         self._heard = Heard(ledger, vault, routing)
 
@@ -63,10 +67,8 @@ class FanOut:
         plans = [self._plan(event, word, reach, routing) for event, (word, reach) in zip(events, learned, strict=True) if event.event_id not in erased]
         self._ledger.standings.note_told(entry for plan in plans for entry in told_entries(plan.event, plan.destinations, routing))
         self._heard.answer([(event, word) for event, (word, _) in zip(events, learned, strict=True)])
-        chunks = self._write(plans, settled)
-        for (destination, lane), planned in chunks.items():
-            publish_chunks(self._publisher, routing.destinations.get(destination), destination, lane, planned, 1, self._chunk_size, self._hand_over)
-        return sum(len(planned) for planned in chunks.values())
+        with ExitStack() as held:
+            return self._tell(plans, settled, routing, held)
 
     def _learn(self, events: Sequence[ConsentEvent], routing: Routing) -> list[tuple[Word, Reach]]:
         """Merge words and links; returns for each event the newest word over everybody it may be about, and who that is."""
@@ -114,20 +116,35 @@ class FanOut:
             destinations = tuple(sorted({*destinations, *followed}))
         return Plan(event=event, destinations=destinations, superseded_by=newest.event_id if overtaken else "")
 
-    def _write(self, plans: Sequence[Plan], stored: dict[str, StoredEvent]) -> dict[tuple[str, str], list[str]]:
-        """Plan in every destination's slot, then note it in the events' records; returns what is new by destination and lane."""
-        wanted: dict[tuple[str, str], list[tuple[str, int]]] = {}
-        for plan in plans:
-            event = plan.event
-            for destination in plan.destinations:
-                if destination not in stored[event.event_id].results:
-                    received_ms = stored[event.event_id].facts.received_us // 1000
-                    wanted.setdefault((destination, event.state.value), []).append((event.event_id, received_ms))
-        planned = self._ledger.plan(wanted, [(plan.event.event_id, plan.destinations, plan.superseded_by) for plan in plans])
-        return {
-            place: [event_id for (event_id, _), is_new in zip(events, fresh, strict=True) if is_new]
-            for (place, events), fresh in zip(wanted.items(), planned, strict=True)
-        }
+    def _tell(self, plans: Sequence[Plan], stored: Mapping[str, StoredEvent], routing: Routing, held: ExitStack) -> int:
+        """Plan in every destination's slot, note it in the events' records, and have the new ones told: by a task that is at it, or by a message."""
+        wanted, events = _wanted(plans, stored), {plan.event.event_id: plan.event for plan in plans}
+        hands = {place: held.enter_context(hand) for place, owed in wanted.items() if (hand := self._hand(place, len(owed), routing)) is not None}
+        noted = [(plan.event.event_id, plan.destinations, plan.superseded_by) for plan in plans]
+        planned = self._ledger.plan(wanted, noted, {place: (hand.token, hand.lease_ms) for place, hand in hands.items()})
+        for (place, owed), came in zip(wanted.items(), planned, strict=True):
+            leased = [event_id for (event_id, _), what in zip(owed, came, strict=True) if what is Planned.LEASED]
+            pushed = [event_id for (event_id, _), what in zip(owed, came, strict=True) if what is Planned.PUSHED]
+            if place in hands:
+                hands[place].bring([events[event_id] for event_id in leased], pushed)
+            else:
+                publish_chunks(self._publisher, routing.destinations.get(place[0]), *place, pushed, 1, self._chunk_size)
+        return sum(map(bool, itertools.chain.from_iterable(planned)))
+
+    def _hand(self, place: Place, count: int, routing: Routing) -> Reservation | None:
+        destination = routing.destinations.get(place[0])
+        return self._reserve(destination, place[1], count) if destination is not None and destination.enabled else None
+
+
+def _wanted(plans: Sequence[Plan], stored: Mapping[str, StoredEvent]) -> dict[Place, list[tuple[str, int]]]:
+    """What is to be planned by destination and lane, as (event id, owed since in ms): all that has no result yet."""
+    wanted: dict[Place, list[tuple[str, int]]] = {}
+    for plan in plans:
+        event = stored[plan.event.event_id]
+        for destination in plan.destinations:
+            if destination not in event.results:
+                wanted.setdefault((destination, plan.event.state.value), []).append((event.event_id, event.facts.received_us // 1000))
+    return wanted
 
 
 def told_entries(event: ConsentEvent, destinations: Iterable[str], routing: Routing) -> list[tuple[str, str, str]]:

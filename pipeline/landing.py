@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import deque
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class Landing:
 
 @dataclass(slots=True)
 class Chunk:
-    """A chunk while it is being worked on, by one thread.
+    """A chunk while it is being worked on, by one thread: its deliveries are leased for `token`, permits and claims of its dialogues are those of `holder`.
 
     `landing` is what was said of dialogues that ended, until it is answered; `goodbyes` are permits and claims under which nothing was sent, and
     `corrections` what was told too late, until either is written down.
@@ -68,6 +69,7 @@ class Chunk:
     landing: Landing | None = None
     goodbyes: list[Leaving] = field(default_factory=list)
     corrections: list[tuple[Sequence[Checked], Sequence[Word | None], Container[str]]] = field(default_factory=list)
+    holder: str = field(default_factory=lambda: secrets.token_hex(6))
     next_permit: int = 0
     flying: dict[int, Flight] = field(default_factory=dict)
     landed: SimpleQueue[tuple[Flight, WorkResult, float]] = field(default_factory=SimpleQueue)

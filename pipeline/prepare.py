@@ -52,8 +52,8 @@ class Preparer:
     def __init__(self, ledger: Ledger, vault: Vault, routing: Callable[[], Routing]) -> None:
         self._ledger, self.vault, self._routing = ledger, vault, routing
 
-    def prepare(self, destination: Destination, leased: Sequence[tuple[Leased, StoredEvent | None]]) -> tuple[list[Task], list[Ending]]:
-        """The deliveries that can be told, and those that end without a word to the vendor; with each comes its event's record."""
+    def prepare(self, destination: Destination, leased: Sequence[tuple[Leased, StoredEvent | ConsentEvent | None]]) -> tuple[list[Task], list[Ending]]:
+        """The deliveries that can be told, and those that end without a word to the vendor; with each comes its event, opened, or as its record has it."""
         tasks: list[Task] = []
         endings: list[Ending] = []
         incomplete: list[tuple[Leased, ConsentEvent]] = []
@@ -106,7 +106,9 @@ class Preparer:
                 found[event.event_id] = frozenset(event.identifier_keys.values())
         return found
 
-    def _open(self, leased: Leased, stored: StoredEvent | None) -> ConsentEvent | Ending:
+    def _open(self, leased: Leased, stored: StoredEvent | ConsentEvent | None) -> ConsentEvent | Ending:
+        if isinstance(stored, ConsentEvent):
+            return stored
         if stored is None:
             log.error("alert", extra={"alert": "event_missing", "event_id": leased.event_id})
         elif stored.is_erased and stored.payload is None:  # nobody can tell it: a withdrawal that has to be told once more is dead, with an alert

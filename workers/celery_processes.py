@@ -21,7 +21,7 @@ from config.settings import Settings
 from workers import watching
 from workers.alerting import take_notes
 from workers.app import create_app
-from workers.process import process_name, spare_collections
+from workers.process import process_name, share_heaps, spare_collections
 from workers.reconciling import reconcile
 from workers.wiring import Parts
 
@@ -35,6 +35,7 @@ EXIT_SECONDS: Final = 15.0
 
 def run_worker(parts: Parts, name: str) -> int:
     """Run one worker process until SIGTERM; returns its exit code."""
+    share_heaps()
     parts.refuse_orphans(parts.routing)
     parts.fan_out, parts.deliver, parts.listen, parts.release  # noqa: B018 - a part that cannot be built must stop the start
     reconcile(parts)

@@ -23,7 +23,7 @@ from pipeline.ingest.ports import IngestLimits, Readiness
 from workers import watching
 from workers.alerting import take_notes
 from workers.embedded import is_free
-from workers.process import process_name, spare_collections
+from workers.process import process_name, share_heaps, spare_collections
 from workers.wiring import Parts
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ def refuse_taken_port(settings: Settings) -> None:
 
 def serve(parts: Parts) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP reads the routing file again."""
+    share_heaps()
     parts.refuse_orphans(parts.routing)
     application = build_application(
         routing=lambda: parts.routing,

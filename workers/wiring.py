@@ -250,8 +250,8 @@ class Parts:
     def _build_fan_out(self) -> FanOut:
         from pipeline.fanout import FanOut
 
-        chunk_size, hand_over = self.settings.deliver.chunk_size, self.deliver.hand_over
-        return FanOut(self.ledger, self.vault, self.publisher, lambda: self.routing, chunk_size=chunk_size, hand_over=hand_over)
+        chunk_size, reserve = self.settings.deliver.chunk_size, self.deliver.reserve
+        return FanOut(self.ledger, self.vault, self.publisher, lambda: self.routing, chunk_size=chunk_size, reserve=reserve)
 
     def _build_settler(self) -> Settler:
         from pipeline.settle import SettleOptions, Settler

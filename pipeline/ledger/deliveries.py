@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from enum import IntEnum
 from typing import Any
 
 from pipeline.domain import DeliveryStatus
@@ -18,7 +19,23 @@ from pipeline.ledger.results import DeliveryResult
 from pipeline.ledger.rows import DeadLetter, Leased, Row, Settlement, Verb
 from pipeline.ledger.store import Store, pairs_of, scores_of, text
 
-__all__ = ["DeadLetter", "Deliveries", "Leased", "Row", "Settlement", "Verb", "read_claim"]
+__all__ = ["NO_LEASES", "DeadLetter", "Deliveries", "Leased", "Leases", "Owed", "Place", "Planned", "Row", "Settlement", "Verb", "read_claim"]
+
+Place = tuple[str, str]
+"""A destination and a lane."""
+Owed = Mapping[Place, Sequence[tuple[str, int]]]
+"""Deliveries as (event id, owed since in ms)."""
+Leases = Mapping[Place, tuple[str, int]]
+"""For whom (a token) and for how many ms deliveries are leased by who plans them."""
+NO_LEASES: Leases = {}
+
+
+class Planned(IntEnum):
+    """What came of planning a delivery."""
+
+    KNOWN = 0
+    PUSHED = 1
+    LEASED = 2
 
 
 class Deliveries:
@@ -34,12 +51,13 @@ class Deliveries:
         """
         return [bool(value) for value in self._store.run(self.plan_commands({(destination, lane): events}, row), replicated=True)[-1]]
 
-    def plan_commands(self, wanted: Mapping[tuple[str, str], Sequence[tuple[str, int]]], row: Row | None = None) -> list[tuple[Any, ...]]:
-        """What plans for many destinations and lanes, for a round trip with other commands; the last answers, one for each, say which deliveries are new."""
+    def plan_commands(self, wanted: Owed, row: Row | None = None, leases: Leases = NO_LEASES) -> list[tuple[Any, ...]]:
+        """What plans for many destinations and lanes, for a round trip with other commands; the last answers, one for each, say of every delivery what is `Planned`."""
         commands: list[tuple[Any, ...]] = [("SADD", DESTINATIONS, *sorted({destination for destination, _ in wanted}))] if wanted else []
         for (destination, lane), events in wanted.items():
-            names = [*self._lane(destination, lane), *self._names(destination, "dead", "result", "untold", "n", "row")]
-            arguments: list[Any] = [self._lifetimes.push_rescue_ms, int(lane == LANES[0]), row.encode() if row else ""]
+            names = [*self._lane(destination, lane), *self._names(destination, "dead", "result", "untold", "n", "row", "lease", "flags")]
+            lease = leases.get((destination, lane), ("", 0))
+            arguments: list[Any] = [self._lifetimes.push_rescue_ms, int(lane == LANES[0]), row.encode() if row else "", *lease]
             arguments += [value for event in events for value in event]
             if row:  # what fan-out plans is recorded when it is noted in the event's record
                 names += self._outbox.of_destination(destination)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -19,7 +19,7 @@ from pipeline.ledger.alerts import AlertBook
 from pipeline.ledger.backlog import Backlog
 from pipeline.ledger.clock import Clock
 from pipeline.ledger.copies import Copies
-from pipeline.ledger.deliveries import Deliveries, Leased, read_claim
+from pipeline.ledger.deliveries import NO_LEASES, Deliveries, Leased, Leases, Owed, Planned, read_claim
 from pipeline.ledger.drifts import Drifts
 from pipeline.ledger.erasures import Erasures
 from pipeline.ledger.events import Events, StoredEvent
@@ -168,13 +168,13 @@ class Ledger:
         """The same without ever asking the server, for a thread that must not wait."""
         return utc_from_us(self.clock.carried_ms() * 1000)
 
-    def plan(self, wanted: Mapping[tuple[str, str], Sequence[tuple[str, int]]], plans: Sequence[tuple[str, Sequence[str], str]]) -> list[list[bool]]:
-        """Plan deliveries (event id, owed since in ms) by destination and lane, and then note in the events' records what each was planned for.
+    def plan(self, wanted: Owed, plans: Sequence[tuple[str, Sequence[str], str]], leases: Leases = NO_LEASES) -> list[list[Planned]]:
+        """Plan deliveries, leased if `leases` says for whom, and then note in the events' records what each was planned for.
 
-        Returns which deliveries are new. Never the note without the plan: an event that bears it is looked at by its deliveries only.
+        Never the note without the plan: an event that bears it is looked at by its deliveries only.
         """
-        replies = self.store.run_in_order([self.deliveries.plan_commands(wanted), self.events.mark_commands(plans)], replicated=True)
-        return [[bool(value) for value in planned] for planned in replies[1 : len(wanted) + 1]] if wanted else []
+        replies = self.store.run_in_order([self.deliveries.plan_commands(wanted, leases=leases), self.events.mark_commands(plans)], replicated=True)
+        return [[Planned(value) for value in planned] for planned in replies[1 : len(wanted) + 1]] if wanted else []
 
     def lease(self, destination: str, lane: str, token: str, lease_ms: int, event_ids: Sequence[str]) -> list[tuple[Leased, StoredEvent | None]]:
         """Lease those of the deliveries that are free and read their events, in one round trip; None for an event that is unknown."""

@@ -1,36 +1,44 @@
 -- Plans deliveries of one destination and lane; one that is known already is left as it is, so fan-out may be repeated.
--- KEYS  out index, due index, dead index, results, untold withdrawals, counters, rows, outbox (only if this is to be recorded)
--- ARGV  push rescue in ms, 1 for withdrawals, row ("": its hint is sent at once; else it waits with this row), then for each delivery: event id, owed since in ms; at the end what is to be recorded
--- Returns for each delivery: 1 planned now, 0 known already
+-- KEYS  out index, due index, dead index, results, untold withdrawals, counters, rows, leases, flags, outbox (only if this is to be recorded)
+-- ARGV  push rescue in ms, 1 for withdrawals, row ("": its hint is sent at once; else it waits with this row), token ("": leased to nobody), lease in ms,
+--       then for each delivery: event id, owed since in ms; at the end what is to be recorded
+-- Returns for each delivery: 2 planned and leased now, 1 planned now, 0 known already; while the destination is paused none is leased
 -- Uses many.lua
 -- Uses evidence.lua
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ids = {}
-for i = 1, math.floor((#ARGV - 3) / 2) do ids[i] = ARGV[2 * i + 2] end
+for i = 1, math.floor((#ARGV - 5) / 2) do ids[i] = ARGV[2 * i + 4] end
+local is_leased = ARGV[4] ~= '' and redis.call('HEXISTS', KEYS[9], 'paused') == 0
+local until_ms = now + tonumber(is_leased and ARGV[5] or ARGV[1])
 local out, due, dead, results = look('ZMSCORE', KEYS[1], ids), look('ZMSCORE', KEYS[2], ids), look('ZMSCORE', KEYS[3], ids), look('HMGET', KEYS[4], ids)
-local answers, planned, rows, untold, seen, fresh = {}, {}, {}, {}, {}, {}
+local answers, planned, rows, untold, holders, seen, fresh = {}, {}, {}, {}, {}, {}, {}
 for i, id in ipairs(ids) do
   if out[i] or due[i] or dead[i] or results[i] or seen[id] then
     answers[i] = 0
   else
-    answers[i], seen[id] = 1, true
+    answers[i], seen[id] = is_leased and 2 or 1, true
     fresh[#fresh + 1] = i
-    planned[#planned + 1] = ARGV[3] == '' and now + tonumber(ARGV[1]) or now
+    planned[#planned + 1] = ARGV[3] == '' and until_ms or now
     planned[#planned + 1] = id
     if ARGV[3] ~= '' then
       rows[#rows + 1] = id
       rows[#rows + 1] = ARGV[3]
     end
+    if is_leased then
+      holders[#holders + 1] = id
+      holders[#holders + 1] = ARGV[4]
+    end
     if ARGV[2] == '1' then
-      untold[#untold + 1] = ARGV[2 * i + 3]
+      untold[#untold + 1] = ARGV[2 * i + 5]
       untold[#untold + 1] = id
     end
   end
 end
 all('ZADD', ARGV[3] == '' and KEYS[1] or KEYS[2], planned)
 all('HSET', KEYS[7], rows)
+all('HSET', KEYS[8], holders)
 all('ZADD', KEYS[5], untold)
 if #planned > 0 then redis.call('HINCRBY', KEYS[6], 'planned', #planned / 2) end
-note(KEYS[8], ARGV[#ARGV], fresh)
+note(KEYS[10], ARGV[#ARGV], fresh)
 return answers

@@ -90,7 +90,7 @@ class Leased:
     """A delivery leased to this worker."""
 
     event_id: str
-    row: Row
+    row: Row = FRESH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,7 +141,7 @@ def test_withdrawal_that_must_be_completed_is_not_left_to_a_newer_one(client: re
     shut(relay)
     first = relay.event("withdrawn", 1, phone=PHONE)
     relay.step()
-    relay.deliver._give_back("mail", "withdrawn", [first], 60_000)
+    relay.deliver._give_back("mail", "withdrawn", 60_000, [first])
     relay.queue.messages.clear()
     said(relay, "withdrawn", 2, phone=PHONE)
     assert relay.compaction.run() == 0

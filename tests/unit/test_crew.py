@@ -10,7 +10,7 @@ from pipeline.crew import Crew
 
 def test_what_another_task_brings_is_taken_along() -> None:
     """The first task runs, the next ones hand over and are done; other lanes and destinations have their own."""
-    crew = Crew()
+    crew = Crew[str]()
     first = crew.join("mail", "given", ["a", "b"])
     assert first is not None
     assert crew.join("mail", "given", ["c"]) is None
@@ -22,7 +22,7 @@ def test_what_another_task_brings_is_taken_along() -> None:
 
 def test_who_only_waits_for_more_does_not_work() -> None:
     """A task works until it stays idle, and again when it is brought something."""
-    crew = Crew(most_idle=1)
+    crew = Crew[str](most_idle=1)
     assert crew.is_working is False
     inbox = crew.join("mail", "given", ["a"])
     assert inbox is not None
@@ -40,7 +40,7 @@ def test_who_only_waits_for_more_does_not_work() -> None:
 
 def test_a_full_inbox_starts_one_more_task() -> None:
     """What would wait too long in memory is worked on by another task."""
-    crew = Crew(most_handed=3)
+    crew = Crew[str](most_handed=3)
     assert crew.join("mail", "given", ["a", "b"]) is not None
     assert crew.join("mail", "given", ["c", "d"]) is not None
     assert crew.join("mail", "given", ["e"]) is None
@@ -49,7 +49,7 @@ def test_a_full_inbox_starts_one_more_task() -> None:
 def test_a_task_that_stayed_long_takes_no_more_along() -> None:
     """It ends with what it has, and the next one takes over."""
     now = [0.0]
-    crew = Crew(stay_seconds=5, clock=lambda: now[0])
+    crew = Crew[str](stay_seconds=5, clock=lambda: now[0])
     assert crew.join("mail", "given", ["a"]) is not None
     now[0] = 5.0
     assert crew.join("mail", "given", ["b"]) is not None
@@ -57,29 +57,29 @@ def test_a_task_that_stayed_long_takes_no_more_along() -> None:
 
 def test_nobody_leaves_with_something_in_hand() -> None:
     """A task that wants to end is told that somebody has just brought more; once it has left, others run themselves."""
-    crew = Crew()
+    crew = Crew[str]()
     inbox = crew.join("mail", "given", ["a"])
     assert inbox is not None
-    assert crew.leave_empty("mail", "given", inbox) is False
+    assert crew.leave_empty(inbox) is False
     assert crew.take(inbox, 9) == ["a"]
-    assert crew.leave_empty("mail", "given", inbox) is True
+    assert crew.leave_empty(inbox) is True
     assert crew.join("mail", "given", ["b"]) is not None
 
 
 def test_who_leaves_early_hands_back_what_nobody_took() -> None:
     """It goes back to the ledger; leaving twice does no harm."""
-    crew = Crew()
+    crew = Crew[str]()
     inbox = crew.join("mail", "given", ["a", "b", "c"])
     assert inbox is not None
     assert crew.take(inbox, 1) == ["a"]
-    assert crew.leave("mail", "given", inbox) == ["b", "c"]
-    assert crew.leave("mail", "given", inbox) == ["b", "c"]
+    assert crew.leave(inbox) == ["b", "c"]
+    assert crew.leave(inbox) == ["b", "c"]
     assert crew.join("mail", "given", ["d"]) is not None
 
 
 def test_many_threads_lose_and_double_nothing() -> None:
     """Whatever the order of joining, taking and leaving, each delivery is taken exactly once."""
-    crew, taken = Crew(most_handed=20), Counter[str]()
+    crew, taken = Crew[str](most_handed=20), Counter[str]()
 
     def work(number: int) -> None:
         for turn in range(200):
@@ -89,7 +89,7 @@ def test_many_threads_lose_and_double_nothing() -> None:
             while True:
                 if event_ids := crew.take(inbox, 7):
                     taken.update(event_ids)
-                elif crew.leave_empty("mail", "given", inbox):
+                elif crew.leave_empty(inbox):
                     break
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
@@ -101,30 +101,59 @@ def test_many_threads_lose_and_double_nothing() -> None:
     assert set(taken.values()) == {1}
 
 
-def test_what_is_offered_is_taken_by_a_running_task_or_by_nobody() -> None:
-    """Fan-out hands over what a task takes along; otherwise nothing has happened and it sends a message."""
+def test_room_is_at_a_running_task_or_nowhere() -> None:
+    """Fan-out brings what a task takes along; otherwise it sends a message."""
     now = [0.0]
-    crew = Crew(most_handed=2, stay_seconds=5, clock=lambda: now[0])
-    assert crew.offer("mail", "given", ["a"]) is False
+    crew = Crew[str](most_handed=3, stay_seconds=5, clock=lambda: now[0])
+    assert crew.reserve("mail", "given", 1) is None
     inbox = crew.join("mail", "given", ["b"])
     assert inbox is not None
-    assert crew.offer("mail", "withdrawn", ["c"]) is False
-    assert crew.offer("mail", "given", ["d"]) is True
-    assert crew.offer("mail", "given", ["e"]) is False  # full
+    assert crew.reserve("mail", "withdrawn", 1) is None
+    assert crew.reserve("mail", "given", 1) is inbox
+    assert crew.reserve("mail", "given", 2) is None  # two are there, if one of them is still on its way
+    assert crew.bring(inbox, ["d"]) is True
+    crew.release(inbox, 1)
+    assert crew.reserve("mail", "given", 1) is inbox
+    crew.release(inbox, 1)
     assert crew.take(inbox, 9) == ["b", "d"]
     now[0] = 5.0
-    assert crew.offer("mail", "given", ["f"]) is False  # it ends soon
-    assert crew.leave_empty("mail", "given", inbox) is True
+    assert crew.reserve("mail", "given", 1) is None  # it ends soon
+    assert crew.leave_empty(inbox) is True
+
+
+def test_a_task_does_not_end_while_room_is_held() -> None:
+    """What was leased for it must not come too late, whether its time is over or too many are idle; who is forced to end brings the other to give back."""
+    now = [0.0]
+    crew = Crew[str](most_idle=0, stay_seconds=5, clock=lambda: now[0])
+    inbox = crew.join("mail", "given", [])
+    assert inbox is not None
+    assert crew.reserve("mail", "given", 1) is inbox
+    now[0] = 9.0
+    assert crew.stay(inbox, 30) is False  # after a moment: it looks again
+    assert crew.leave_empty(inbox) is False
+    assert crew.bring(inbox, ["a"]) is True
+    assert crew.stay(inbox, 30) is True
+    assert crew.take(inbox, 9) == ["a"]
+    assert crew.leave_empty(inbox) is False
+    crew.release(inbox, 1)
+    assert crew.leave_empty(inbox) is True
+    assert crew.bring(inbox, ["b"]) is False
+
+
+def test_every_task_has_a_name_of_its_own() -> None:
+    """Its leases are no other's."""
+    inboxes = [Crew[str]().join("mail", "given", ["a"]) for _ in range(2)] + [crew.join(name, "given", ["a"]) for crew in [Crew[str]()] for name in ("m", "s")]
+    assert len({inbox.token for inbox in inboxes if inbox is not None}) == 4
 
 
 def test_a_task_stays_until_more_is_brought() -> None:
     """It waits without turning round, and goes on at once."""
-    crew = Crew(most_idle=1)
+    crew = Crew[str](most_idle=1)
     inbox = crew.join("mail", "given", ["a"])
     assert inbox is not None
     assert crew.take(inbox, 9) == ["a"]
     assert crew.stay(inbox, 0.01) is False
-    bringing = threading.Timer(0.05, crew.offer, ("mail", "given", ["b"]))
+    bringing = threading.Timer(0.05, crew.join, ("mail", "given", ["b"]))
     bringing.start()
     assert crew.stay(inbox, 30) is True
     assert crew.take(inbox, 9) == ["b"]
@@ -133,7 +162,7 @@ def test_a_task_stays_until_more_is_brought() -> None:
 
 def test_what_came_before_it_stays_is_not_waited_for() -> None:
     """Brought between the last look and the staying."""
-    crew = Crew(most_idle=1)
+    crew = Crew[str](most_idle=1)
     inbox = crew.join("mail", "given", ["a"])
     assert inbox is not None
     assert crew.stay(inbox, 30) is True
@@ -142,7 +171,7 @@ def test_what_came_before_it_stays_is_not_waited_for() -> None:
 def test_no_more_stay_than_are_allowed_and_none_beyond_its_time() -> None:
     """Each of them holds a thread that other work may need."""
     now = [0.0]
-    crew = Crew(most_idle=1, stay_seconds=5, clock=lambda: now[0])
+    crew = Crew[str](most_idle=1, stay_seconds=5, clock=lambda: now[0])
     first, second = crew.join("mail", "given", []), crew.join("sms", "given", [])
     assert first is not None
     assert second is not None
@@ -151,7 +180,7 @@ def test_no_more_stay_than_are_allowed_and_none_beyond_its_time() -> None:
     while crew.idle == 0:
         pass
     assert crew.stay(second, 30) is False
-    assert crew.offer("mail", "given", ["a"]) is True
+    assert crew.join("mail", "given", ["a"]) is None
     staying.join(timeout=10)
     assert crew.idle == 0
     now[0] = 5.0
@@ -160,8 +189,8 @@ def test_no_more_stay_than_are_allowed_and_none_beyond_its_time() -> None:
 
 def test_who_began_with_other_settings_is_brought_nothing() -> None:
     """After a reading of the routing file, what is planned by it must not be told by the old one."""
-    crew, old, new = Crew(), object(), object()
+    crew, old, new = Crew[str](), object(), object()
     assert crew.join("mail", "given", ["a"], old) is not None
-    assert crew.offer("mail", "given", ["b"], new) is False
+    assert crew.reserve("mail", "given", 1, new) is None
     assert crew.join("mail", "given", ["b"], new) is not None
-    assert crew.offer("mail", "given", ["c"], new) is True
+    assert crew.reserve("mail", "given", 1, new) is not None

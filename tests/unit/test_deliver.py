@@ -782,7 +782,7 @@ def test_a_withdrawal_that_outlived_its_claim_does_not_undo_a_newer_given(relay:
 def test_a_task_that_stays_is_brought_what_fan_out_plans(relay: Relay):
     """It needs no message; once it has left, fan-out sends one again."""
     deliver = relay.worker(idle_seconds=2.0, most_idle=1)
-    fan_out = FanOut(relay.ledger, relay.vault, relay.queue, lambda: relay.rules, chunk_size=100, hand_over=deliver.hand_over)
+    fan_out = FanOut(relay.ledger, relay.vault, relay.queue, lambda: relay.rules, chunk_size=100, reserve=deliver.reserve)
 
     def plan(minute: int) -> list[str]:
         event = relay.event("given", minute, email=f"p{minute}@example.org")
@@ -816,7 +816,8 @@ def test_a_hint_that_comes_twice_is_told_once(client: redis.Redis, answer: int):
     task = threading.Thread(target=deliver.run, args=("mail", "given", [event]))
     task.start()
     wait_until(lambda: waiting.held == 1)
-    assert deliver.hand_over(mail, "given", [event, event, other]) is True
+    with deliver.reserve(mail, "given", 3) as room:
+        room.bring([], [event, event, other])
     wait_until(lambda: waiting.held == 2)  # the other one was taken along
     waiting.let_go()
     task.join(timeout=30)
@@ -834,10 +835,11 @@ def test_what_is_planned_by_a_new_routing_file_is_told_by_it(relay: Relay):
     task.start()
     wait_until(lambda: deliver._crew.idle == 1)
     old, relay.rules = relay.rules.destinations["mail"], routing([destination("mail")])
-    assert deliver.hand_over(relay.rules.destinations["mail"], "given", ["x"]) is False
+    assert deliver.reserve(relay.rules.destinations["mail"], "given", 1) is None
     later = relay.event("given", 2, email=BEN)
     relay.fan_out.run([later])
-    assert deliver.hand_over(old, "given", [later]) is True  # by who has not heard of it yet
+    with deliver.reserve(old, "given", 1) as room:  # by who has not heard of it yet
+        room.bring([], [later])
     task.join(timeout=30)
     assert [call["to"]["email"] for call in relay.vendors["mail"].calls] == [ANA]
     assert outcome(relay, later)[0] == "waiting"

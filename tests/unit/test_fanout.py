@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -91,7 +91,7 @@ def test_crash_between_destinations_heals(relay: Relay, monkeypatch: pytest.Monk
     store, ledger = relay.ledger.store, relay.ledger
     planned: list[int] = []
 
-    def one_of_them(wanted: Mapping[tuple[str, str], Sequence[tuple[str, int]]], _plans: Any) -> None:
+    def one_of_them(wanted: Owed, _plans: Any, _leases: Any) -> None:
         planned.extend(store.run(ledger.deliveries.plan_commands(wanted)[:2], replicated=True)[1])
         raise LedgerUnavailable("away")
 

@@ -59,7 +59,7 @@ def test_waits_go_on_as_they_were(relay: Relay, caplog: pytest.LogCaptureFixture
     relay.fan_out.run([retry, pushed])
     leased = relay.ledger.deliveries.claim("mail", "given", "t", 1, [retry])
     time.sleep(0.01)  # the lease of a millisecond is over
-    relay.deliver._give_back("mail", "given", [each.event_id for each in leased], 400_000)
+    relay.deliver._give_back("mail", "given", 400_000, [each.event_id for each in leased])
     relay.queue.messages.clear()
     put_back(relay)
     with caplog.at_level(logging.ERROR):
@@ -76,7 +76,7 @@ def test_what_was_overdue_is_due_at_once(relay: Relay):
     """What should have been pushed before the step is pushed as soon as it is noticed."""
     event = relay.event("withdrawn", 1, email=ANA)
     relay.step()
-    relay.deliver._give_back("mail", "withdrawn", [event], 1)
+    relay.deliver._give_back("mail", "withdrawn", 1, [event])
     relay.queue.messages.clear()
     put_back(relay)
     relay.release.run()

@@ -36,7 +36,7 @@ def make_due(relay: Relay, lanes: tuple[str, ...] = ("withdrawn", "given")) -> N
     for name in relay.rules.destinations:
         for lane in lanes:
             event_ids = [member.decode() for member in relay.ledger.store.client.zrange(f"cr:{{d:{name}}}:out:{lane}", 0, -1)]
-            relay.deliver._give_back(name, lane, event_ids, 1)
+            relay.deliver._give_back(name, lane, 1, event_ids)
     relay.hurry()
 
 
