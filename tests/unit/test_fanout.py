@@ -11,6 +11,7 @@ import redis
 
 from pipeline.domain import State, Subject
 from pipeline.errors import LedgerUnavailable
+from pipeline.ledger.deliveries import Owed
 from pipeline.routing import Conditions, Source, Trigger
 from tests.support.relay import Relay, adapter, destination, routing
 

@@ -10,7 +10,7 @@ import redis
 from pipeline.domain import DeliveryStatus
 from pipeline.figures import unaccounted
 from pipeline.ledger import Ledger
-from pipeline.ledger.deliveries import Row, Settlement, Verb
+from pipeline.ledger.deliveries import Planned, Row, Settlement, Verb
 from tests.support.parts import dead, final, open_ledger, waits
 
 LANE = "withdrawn"
@@ -275,3 +275,40 @@ def test_unfold_keeps_what_changed_meanwhile(ledger: Ledger):
     settle(ledger, "w1", final(A, updated_ms=5))
     ledger.deliveries.unfold("mail", [(A, final(A, updated_ms=4).result.encode())])
     assert len(ledger.deliveries.results("mail", 10)) == 1
+
+
+# Planned for a task that is there
+
+
+def plan_leased(ledger: Ledger, token: str, *event_ids: str, lease_ms: int = 60_000) -> list[Planned]:
+    place = ("mail", LANE)
+    return ledger.plan({place: [(event_id, 1000) for event_id in event_ids]}, [], {place: (token, lease_ms)})[0]
+
+
+def test_what_is_planned_for_a_task_is_leased_to_it(ledger: Ledger):
+    """Nobody else gets it, the task settles it, and what is known already is left to whoever has it."""
+    plan(ledger, A)
+    assert plan_leased(ledger, "w1", *IDS[:3], IDS[1]) == [Planned.KNOWN, Planned.LEASED, Planned.LEASED, Planned.KNOWN]
+    assert claim(ledger, "w2", *IDS[:3]) == [A]
+    assert settle(ledger, "w2", final(IDS[1])) == [False]
+    assert settle(ledger, "w1", final(IDS[1]), final(A)) == [True, False]
+    assert ledger.deliveries.look_up(IDS[2], ["mail"])["mail"][0] is DeliveryStatus.SENDING
+    assert lost(ledger) == 0
+
+
+def test_a_task_that_dies_with_it_keeps_it_no_longer_than_its_lease(ledger: Ledger):
+    """It is rescued like any other lease that ran out, and the task that comes back settles nothing."""
+    assert plan_leased(ledger, "w1", A, lease_ms=1) == [Planned.LEASED]
+    time.sleep(0.01)
+    assert ledger.deliveries.release("mail", LANE, 10, rescue_after_ms=0)[1] == [A]
+    assert claim(ledger, "w2", A) == [A]
+    assert settle(ledger, "w1", final(A)) == [False]
+
+
+def test_nothing_is_leased_for_a_destination_that_is_paused(ledger: Ledger):
+    """It is planned, and whoever claims it finds the pause."""
+    ledger.deliveries.pause("mail", paused=True)
+    assert plan_leased(ledger, "w1", A) == [Planned.PUSHED]
+    assert claim(ledger, "w1", A) == []
+    ledger.deliveries.pause("mail", paused=False)
+    assert claim(ledger, "w2", A) == [A]
