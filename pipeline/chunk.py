@@ -10,15 +10,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty
 
 from pipeline.domain import State, Word
 from pipeline.errors import LedgerUnavailable
-from pipeline.exchange import Exchange, Work, WorkResult
+from pipeline.exchange import Exchange
 from pipeline.judging import Judge
-from pipeline.landing import Chunk, Flight, Landing, farewell, landing_of, work_of
+from pipeline.landing import Brought, Chunk, Flight, Landing, farewell, landing_of, work_of
 from pipeline.ledger import Ledger
 from pipeline.ledger.accounts import Admission, Asking, Leaving
 from pipeline.ledger.standings import Records
@@ -29,8 +29,6 @@ from pipeline.settle import Ending, Settler
 
 log = logging.getLogger(__name__)
 
-More = Callable[[], tuple[Sequence[Task], Sequence[Ending]]]
-"""Leases more deliveries for a chunk under way: those that can be told, and those that end without a word."""
 
 DOZE_SECONDS = 0.01
 GATHER_SECONDS = 0.003
@@ -61,13 +59,13 @@ class ChunkWorker:
         self._limits, self._options = limits, options
         self._doze = threading.Event()
 
-    def work(self, destination: Destination, lane: str, token: str, tasks: Sequence[Task], endings: Sequence[Ending], more: More) -> bool:
+    def work(self, destination: Destination, lane: str, token: str, tasks: Sequence[Task], endings: Sequence[Ending], more: Brought) -> bool:
         """Tell the destination of these tasks, leased for `token`, and of more while it is at it, and write down the endings; False if there was no room for any."""
-        chunk = self._chunk(destination, lane, token)
+        chunk = self._chunk(destination, lane, token, more)
         chunk.add(tasks, endings)
         while chunk.has_work:
             try:
-                if chunk.flying and chunk.landing is None and not self._refill(chunk, more):
+                if chunk.flying and chunk.landing is None and not self._refill(chunk):
                     self._wait(chunk)
                 began = time.monotonic()
                 self._turn(chunk)
@@ -98,28 +96,34 @@ class ChunkWorker:
         self._doze.wait(HOLD_LOOK_SECONDS)
         return True
 
-    def _refill(self, chunk: Chunk, more: More) -> bool:
+    def _refill(self, chunk: Chunk) -> bool:
         """Take in more before the last dialogues end, so that no connection waits for the next lease; whether there is more to start."""
         if len(chunk.pending) >= chunk.most or time.monotonic() >= chunk.stop_at:
             return False
         before = len(chunk.pending)
-        chunk.add(*more())
+        chunk.add(*chunk.more.take())
         return len(chunk.pending) > before and len(chunk.flying) < chunk.traffic.concurrent
 
-    def _chunk(self, destination: Destination, lane: str, token: str) -> Chunk:
+    def _chunk(self, destination: Destination, lane: str, token: str, more: Brought) -> Chunk:
         now = time.monotonic()
         return Chunk(
             destination=destination,
             lane=lane,
             token=token,
+            more=more,
             traffic=traffic_of(destination, lane, self._limits),
             pending=deque(),
             endings=[],
             stop_at=now + self._options.chunk_seconds,
-            renew_at=now + self._options.lease_seconds / 3,
+            renew_at=now + self._renew_seconds,
             settle_at=now,  # the first answer is written down at once: a chunk of a few has no many to wait for
             patience=self._patience,
         )
+
+    @property
+    def _renew_seconds(self) -> float:
+        """A third of the shortest lease: what was leased when it was planned comes with that of a hint."""
+        return min(self._options.lease_ms, self._ledger.push_rescue_ms) / 3000
 
     @property
     def _patience(self) -> int:
@@ -214,7 +218,7 @@ class ChunkWorker:
                 flight = Flight(permit=permit, tasks=tasks, late_until_ms=late_until_ms, started_at=time.monotonic())
                 chunk.flying[permit] = flight
                 deadline = started_at + self._limits.start_window_seconds
-                self._exchange.start(work_of(chunk.destination, flight, deadline), _landing(chunk, flight))
+                self._exchange.start(work_of(chunk.destination, flight, deadline), chunk.lander(flight))
             else:
                 idle.append((permit, 0))
         if dropped or idle:
@@ -286,15 +290,10 @@ class ChunkWorker:
         now = time.monotonic()
         if now < chunk.renew_at or not chunk.has_work:
             return
-        held = [task.event.event_id for task in (*chunk.pending, *chunk.flying_tasks)] + [ending.event_id for ending in chunk.endings]
+        held = [task.event.event_id for task in (*chunk.pending, *chunk.flying_tasks)] + [ending.event_id for ending in chunk.endings] + chunk.more.leased()
         lost = self._ledger.deliveries.renew(chunk.destination.name, chunk.lane, chunk.token, self._options.lease_ms, held)
         if chunk.flying:
             flying_keys = [key for task in chunk.flying_tasks for key in task.contact_keys]
             self._ledger.accounts.hold(chunk.traffic, chunk.holder, list(chunk.flying), flying_keys)
         chunk.pending = deque(task for task in chunk.pending if task.event.event_id not in lost)
-        chunk.renew_at = now + self._options.lease_seconds / 3
-
-
-def _landing(chunk: Chunk, flight: Flight) -> Callable[[Work, WorkResult], None]:
-    """What the exchange calls, on its own thread, when a dialogue has ended."""
-    return lambda _, result: chunk.landed.put((flight, result, time.monotonic()))
+        chunk.renew_at = now + self._renew_seconds

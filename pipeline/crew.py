@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 class Inbox(Generic[Item]):
     """What one running task is to tell next; others put in, it alone takes out. `settings` are those of its destination when it began.
 
-    `token` is the task's name in the ledger; `held` is the room that is kept for what somebody is about to bring.
+    `token` is the task's name in the ledger; `held` is the room that is kept for what `holders` are about to bring.
     """
 
     def __init__(self, place: tuple[str, str], token: str, settings: object, items: Sequence[Item], closes_at: float) -> None:
@@ -70,7 +70,7 @@ class Crew(Generic[Item]):
             return mine
 
     def reserve(self, destination: str, lane: str, count: int, settings: object = None) -> Inbox[Item] | None:
-        """Room for so many at a task that runs with the same settings, which stays until `release`; None if there is none."""
+        """Room for so many at a task that runs with the same settings, which stays until `bring`; None if there is none."""
         with self._lock:
             inbox = self._with_room(destination, lane, count, settings)
             if inbox is not None:
@@ -78,20 +78,26 @@ class Crew(Generic[Item]):
                 inbox.holders += 1
             return inbox
 
-    def bring(self, inbox: Inbox[Item], items: Sequence[Item]) -> bool:
-        """Put in what room was reserved for; False, and nothing has changed, if the task had to end all the same."""
+    def bring(self, inbox: Inbox[Item], items: Sequence[Item], count: int) -> bool:
+        """Put in what room for `count` was reserved for, which is held no longer; False, and nothing is put in, if the task had to end all the same."""
         with self._lock:
+            inbox.held -= count
+            inbox.holders -= 1
             if inbox not in self._running.get(inbox.place, ()):
                 return False
             if items:
                 self._put(inbox, items)
             return True
 
-    def release(self, inbox: Inbox[Item], count: int) -> None:
-        """Hold the room no longer."""
+    def put_back(self, inbox: Inbox[Item], items: Sequence[Item]) -> None:
+        """Have what was taken wait again, behind the others."""
         with self._lock:
-            inbox.held -= count
-            inbox.holders -= 1
+            inbox.items.extend(items)
+
+    def waiting(self, inbox: Inbox[Item]) -> list[Item]:
+        """What waits to be taken."""
+        with self._lock:
+            return list(inbox.items)
 
     def stay(self, inbox: Inbox[Item], seconds: float) -> bool:
         """Wait until somebody brings more; False when nobody has, or when enough others wait."""

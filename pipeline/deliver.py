@@ -5,14 +5,16 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from contextlib import suppress
 
 from pipeline.chunk import ChunkWorker
 from pipeline.crew import Crew, Inbox
 from pipeline.domain import ConsentEvent, State
+from pipeline.errors import LedgerUnavailable
 from pipeline.exchange import Exchange
-from pipeline.handing import Handed, Reservation
+from pipeline.handing import Handed, Item, Reservation
 from pipeline.judging import Judge
+from pipeline.landing import Brought
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Leased, Row
 from pipeline.ledger.events import StoredEvent
@@ -58,7 +60,7 @@ class Deliver:
         self._ledger, self._preparer, self._settler, self._routing = ledger, preparer, settler, routing
         self._bulkhead, self._options = bulkhead, options
         self.worker = ChunkWorker(ledger, exchange, Judge(ledger, preparer, routing), settler, limits, options)
-        self._crew = Crew[str | Handed](most_idle=options.most_idle)
+        self._crew = Crew[Item](most_idle=options.most_idle)
 
     @property
     def is_working(self) -> bool:
@@ -81,9 +83,15 @@ class Deliver:
     def reserve(self, destination: Destination, lane: str, count: int) -> Reservation | None:
         """Room for so many at a task that runs in this process, to spare them a message and a lease; None if there is none."""
         inbox = self._crew.reserve(destination.name, lane, count, destination)
-        return Reservation(self._crew, inbox, count, self._options.lease_ms, partial(self._give_back, destination.name, lane, HELD_BACK_MS)) if inbox else None
+        # No longer than a hint that nobody hears of waits; who works on it renews its lease.
+        return Reservation(self._crew, inbox, count, min(self._options.lease_ms, self._ledger.push_rescue_ms)) if inbox else None
 
-    def _run(self, destination: Destination, lane: str, inbox: Inbox[str | Handed]) -> None:
+    def give_back(self, destination: str, lane: str, event_ids: Sequence[str], token: str) -> None:
+        """Return to the ledger what was planned for a task that has ended; what cannot be returned is rescued after its lease."""
+        with suppress(LedgerUnavailable):
+            self._give_back(destination, lane, HELD_BACK_MS, event_ids, token)
+
+    def _run(self, destination: Destination, lane: str, inbox: Inbox[Item]) -> None:
         ticket = self._bulkhead.enter(destination.name, lane)
         if ticket is None:
             self._leave(inbox)
@@ -94,7 +102,7 @@ class Deliver:
             self._crew.leave(inbox)
             self._bulkhead.leave(destination.name, lane, ticket)
 
-    def _work(self, destination: Destination, lane: str, inbox: Inbox[str | Handed]) -> None:
+    def _work(self, destination: Destination, lane: str, inbox: Inbox[Item]) -> None:
         """Work through what is brought, then what is due as long as there is room for any of it, and stay a moment for more to be brought."""
         pull_at = time.monotonic()
         pull_until = pull_at + PULL_SECONDS
@@ -126,31 +134,38 @@ class Deliver:
         due, _ = self._ledger.deliveries.release(destination.name, lane, self._most(destination, lane), rescue_after_ms=None)
         return self._ledger.lease(destination.name, lane, token, self._options.lease_ms, [each.event_id for each in due]) if due else []
 
-    def _lease_brought(self, destination: Destination, lane: str, inbox: Inbox[str | Handed]) -> Sequence[InHand]:
+    def _lease_brought(self, destination: Destination, lane: str, inbox: Inbox[Item]) -> Sequence[InHand]:
         """Lease a chunk of what was brought, or the next where none of it was free; empty when nothing is left. What was leased when it was planned is ours already."""
         while self._goes_on(destination, lane) and (items := self._crew.take(inbox, self._most(destination, lane))):
             now = time.monotonic()
-            fresh: list[InHand] = [(item.leased, item.event) for item in items if isinstance(item, Handed) and now < item.fresh_until]
-            others = [item if isinstance(item, str) else item.event_id for item in items if isinstance(item, str) or now >= item.fresh_until]
-            if others:
-                fresh += self._ledger.lease(destination.name, lane, inbox.token, self._options.lease_ms, others)
-            if fresh:
-                return fresh
+            fresh = {item.event_id: (item.leased, item.event) for item in items if isinstance(item, Handed) and now < item.fresh_until}
+            others = [event_id for event_id in map(_event_id, items) if event_id not in fresh]
+            in_hand: list[InHand] = [*fresh.values()]
+            try:
+                in_hand += self._ledger.lease(destination.name, lane, inbox.token, self._options.lease_ms, others) if others else []
+            except LedgerUnavailable:
+                if not in_hand:
+                    raise
+                self._crew.put_back(inbox, others)
+            if in_hand:
+                return in_hand
         return []
 
-    def _work_through(self, destination: Destination, lane: str, leased: Sequence[InHand], inbox: Inbox[str | Handed]) -> bool:
+    def _work_through(self, destination: Destination, lane: str, leased: Sequence[InHand], inbox: Inbox[Item]) -> bool:
         """Work through one chunk, and what is brought meanwhile; False if there was nothing in it, or no room for any of it."""
         if not leased:
             return False
         tasks, endings = self._preparer.prepare(destination, leased)
-        return self.worker.work(
-            destination, lane, inbox.token, tasks, endings, lambda: self._preparer.prepare(destination, self._lease_brought(destination, lane, inbox))
+        more = Brought(
+            take=lambda: self._preparer.prepare(destination, self._lease_brought(destination, lane, inbox)),
+            leased=lambda: [item.event_id for item in self._crew.waiting(inbox) if isinstance(item, Handed)],
         )
+        return self.worker.work(destination, lane, inbox.token, tasks, endings, more)
 
-    def _leave(self, inbox: Inbox[str | Handed]) -> None:
+    def _leave(self, inbox: Inbox[Item]) -> None:
         """End early, and return what was brought."""
         left = self._crew.leave(inbox)
-        self._give_back(*inbox.place, HELD_BACK_MS, [item if isinstance(item, str) else item.event_id for item in left], inbox.token)
+        self._give_back(*inbox.place, HELD_BACK_MS, list(map(_event_id, left)), inbox.token)
 
     def _give_back(self, destination: str, lane: str, wait_ms: int, event_ids: Sequence[str], token: str = "") -> None:
         """Return deliveries to the ledger for a while, untouched; `token` is for whom some of them may be leased."""
@@ -159,3 +174,7 @@ class Deliver:
         endings = [Ending(event=None, event_id=each.event_id, row=Row(), back_at_ms=-wait_ms) for each in leased]
         if endings:
             self._settler.give_back(destination, lane, token, endings)
+
+
+def _event_id(item: Item) -> str:
+    return item if isinstance(item, str) else item.event_id

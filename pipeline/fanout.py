@@ -1,7 +1,7 @@
 """Plans which destinations are told of accepted events; may be repeated at any time without harm.
 
 Merges the standings again (healing a crash after the commit), learns links and merges across them in both directions, completes withdrawals,
-routes, plans the deliveries in each destination's slot, notes the plan in the event's record, and only then publishes hints.
+routes, plans the deliveries in each destination's slot, notes the plan in the event's record, and only then has them told: by tasks of this process, or by hints.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pipeline.domain import ConsentEvent, State, Word
 from pipeline.envelope import open_if_readable
-from pipeline.handing import Reservation, Reserve, nobody
+from pipeline.handing import Hands, NoHands, Reservation
 from pipeline.heard import Heard
 from pipeline.hints import publish_chunks
 from pipeline.ledger import Ledger
@@ -43,14 +43,14 @@ class FanOut:
     """Plans the deliveries of accepted events; safe to share between threads.
 
     `routing` gives the current reading of the routing file; `chunk_size` is the most deliveries one message carries (a destination that takes more at once gets more).
-    Where a task of this process is telling the destination already, `reserve` has it take new ones along.
+    Where a task of this process is telling the destination already, `hands` have it take new ones along.
     """
 
     def __init__(
-        self, ledger: Ledger, vault: Vault, publisher: Publisher, routing: Callable[[], Routing], *, chunk_size: int, reserve: Reserve = nobody
+        self, ledger: Ledger, vault: Vault, publisher: Publisher, routing: Callable[[], Routing], *, chunk_size: int, hands: Hands | None = None
     ) -> None:
         self._ledger, self._vault, self._publisher, self._routing, self._chunk_size = ledger, vault, publisher, routing, chunk_size
-        self._reserve = reserve
+        self._hands = hands or NoHands()
         self._revival = Revival(ledger, vault, routing)
         self._heard = Heard(ledger, vault, routing)
 
@@ -121,19 +121,26 @@ class FanOut:
         wanted, events = _wanted(plans, stored), {plan.event.event_id: plan.event for plan in plans}
         hands = {place: held.enter_context(hand) for place, owed in wanted.items() if (hand := self._hand(place, len(owed), routing)) is not None}
         noted = [(plan.event.event_id, plan.destinations, plan.superseded_by) for plan in plans]
-        planned = self._ledger.plan(wanted, noted, {place: (hand.token, hand.lease_ms) for place, hand in hands.items()})
-        for (place, owed), came in zip(wanted.items(), planned, strict=True):
-            leased = [event_id for (event_id, _), what in zip(owed, came, strict=True) if what is Planned.LEASED]
-            pushed = [event_id for (event_id, _), what in zip(owed, came, strict=True) if what is Planned.PUSHED]
-            if place in hands:
-                hands[place].bring([events[event_id] for event_id in leased], pushed)
-            else:
-                publish_chunks(self._publisher, routing.destinations.get(place[0]), *place, pushed, 1, self._chunk_size)
+        planned = self._ledger.plan(wanted, noted, {place: hand.lease for place, hand in hands.items() if hand.lease is not None})
+        came = {
+            place: {what: [event_id for (event_id, _), each in zip(owed, answers, strict=True) if each is what] for what in (Planned.LEASED, Planned.PUSHED)}
+            for (place, owed), answers in zip(wanted.items(), planned, strict=True)
+        }
+        # First those that somebody waits for: a broker or a ledger that is away must hold up none of them.
+        late = [
+            place
+            for place, hand in hands.items()
+            if not hand.bring([events[event_id] for event_id in came[place][Planned.LEASED]], came[place][Planned.PUSHED])
+        ]
+        for place in late:
+            self._hands.give_back(*place, [*came[place][Planned.LEASED], *came[place][Planned.PUSHED]], hands[place].token)
+        for place in came.keys() - hands.keys():
+            publish_chunks(self._publisher, routing.destinations.get(place[0]), *place, came[place][Planned.PUSHED], 1, self._chunk_size)
         return sum(map(bool, itertools.chain.from_iterable(planned)))
 
     def _hand(self, place: Place, count: int, routing: Routing) -> Reservation | None:
         destination = routing.destinations.get(place[0])
-        return self._reserve(destination, place[1], count) if destination is not None and destination.enabled else None
+        return self._hands.reserve(destination, place[1], count) if destination is not None and destination.enabled else None
 
 
 def _wanted(plans: Sequence[Plan], stored: Mapping[str, StoredEvent]) -> dict[Place, list[tuple[str, int]]]:

@@ -6,10 +6,10 @@ It spares the message, the lease and the second opening, for which a lone event 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from pipeline.crew import Crew, Inbox
 from pipeline.domain import ConsentEvent
@@ -17,7 +17,9 @@ from pipeline.ledger.deliveries import Leased
 from pipeline.routing import Destination
 
 FRESH_SECONDS = 2.0
-"""How long after it was planned a delivery is told without another look at its lease, at a pause or an erasure; a task that is busy leases it anew."""
+"""How long after it was planned a delivery is taken on without another look at its lease, its record and a pause; a task that is busy for longer leases it anew."""
+MOST_LEASED = 100
+"""Deliveries that wait leased for one task at the most. Behind more it would be busy for longer, and is brought ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,35 +35,58 @@ class Handed:
         return self.leased.event_id
 
 
+Item = str | Handed
+"""What is brought to a task: an event id, to be leased, or what is leased for it already."""
+
+
 class Reservation:
     """Room for `count` deliveries at a running task, which does not end while it is held: to be used in a `with` statement, by one thread.
 
-    `token` is whom to lease them for. What the task could not take after all goes to `give_back`.
+    `lease` says for whom, and for how many ms, to lease what is planned; None where the task has enough to do.
     """
 
-    def __init__(
-        self, crew: Crew[str | Handed], inbox: Inbox[str | Handed], count: int, lease_ms: int, give_back: Callable[[Sequence[str], str], None]
-    ) -> None:
-        self._crew, self._inbox, self._count, self._give_back = crew, inbox, count, give_back
+    def __init__(self, crew: Crew[Item], inbox: Inbox[Item], count: int, lease_ms: int) -> None:
+        self._crew, self._inbox, self._count = crew, inbox, count
         self._fresh_until = time.monotonic() + min(FRESH_SECONDS, lease_ms / 3000)
-        self.token, self.lease_ms = inbox.token, lease_ms
+        self._is_held = True
+        has_little = len(inbox.items) + inbox.held <= MOST_LEASED
+        self.token, self.lease = inbox.token, (inbox.token, lease_ms) if has_little else None
 
-    def bring(self, leased: Sequence[ConsentEvent], others: Sequence[str]) -> None:
-        """Have these told: fresh deliveries of events that were leased for the task, and those (by event id) that it has to lease itself."""
-        handed: list[str | Handed] = [Handed(leased=Leased(event_id=event.event_id), event=event, fresh_until=self._fresh_until) for event in leased]
-        if not self._crew.bring(self._inbox, [*handed, *others]):
-            self._give_back([*(event.event_id for event in leased), *others], self.token)
+    def bring(self, leased: Sequence[ConsentEvent], others: Sequence[str]) -> bool:
+        """Have these told: fresh deliveries of events that were leased for the task, and those (by event id) that it has to lease itself.
+
+        False if it had to end all the same: then they are to be given back, in the name of `token`.
+        """
+        handed = [Handed(leased=Leased(event_id=event.event_id), event=event, fresh_until=self._fresh_until) for event in leased]
+        return self._put([*handed, *others])
+
+    def _put(self, items: Sequence[Item]) -> bool:
+        self._is_held = False
+        return self._crew.bring(self._inbox, items, self._count)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
-        self._crew.release(self._inbox, self._count)
+        if self._is_held:
+            self._put(())
 
 
-Reserve = Callable[[Destination, str, int], Reservation | None]
-"""Reserves room for so many deliveries of a destination and lane; None if no task of this process can take them."""
+class Hands(Protocol):
+    """Who tells destinations in this process."""
+
+    def reserve(self, destination: Destination, lane: str, count: int) -> Reservation | None:
+        """Room for so many deliveries of a destination and lane; None if no task can take them."""
+
+    def give_back(self, destination: str, lane: str, event_ids: Sequence[str], token: str) -> None:
+        """Return to the ledger what was planned for a task that has ended; what cannot be returned is rescued after its lease."""
 
 
-def nobody(_destination: Destination, _lane: str, _count: int) -> None:
-    """The reserving of a process that tells nobody."""
+class NoHands:
+    """Those of a process that tells nobody."""
+
+    def reserve(self, _destination: Destination, _lane: str, _count: int) -> None:
+        """There is nobody."""
+
+    def give_back(self, _destination: str, _lane: str, _event_ids: Sequence[str], _token: str) -> None:
+        """There is nothing."""

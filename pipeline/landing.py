@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections import deque
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
@@ -42,6 +43,14 @@ class Landing:
     checked: Sequence[Checked]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brought:
+    """What is brought to a chunk under way: `take` leases more, as those that can be told and those that end without a word, and `leased` are those that wait leased."""
+
+    take: Callable[[], tuple[Sequence[Task], Sequence[Ending]]]
+    leased: Callable[[], list[str]]
+
+
 @dataclass(slots=True)
 class Chunk:
     """A chunk while it is being worked on, by one thread: its deliveries are leased for `token`, permits and claims of its dialogues are those of `holder`.
@@ -53,6 +62,7 @@ class Chunk:
     destination: Destination
     lane: str
     token: str
+    more: Brought
     traffic: Traffic
     pending: deque[Task]
     endings: list[Ending]
@@ -88,6 +98,10 @@ class Chunk:
     def most(self) -> int:
         """As many deliveries as can be under way at once."""
         return self.traffic.concurrent * self.traffic.batch_size
+
+    def lander(self, flight: Flight) -> Callable[[Work, WorkResult], None]:
+        """What the exchange calls, on its own thread, when a dialogue has ended."""
+        return lambda _, result: self.landed.put((flight, result, time.monotonic()))
 
     def settling_at(self, now_ms: int) -> int:
         """The time of the settlement that is being tried: the same until it is known to be done."""

@@ -44,7 +44,7 @@ def spare_collections() -> None:
 
 def share_heaps() -> None:
     """Have all threads share a few heaps, to be said before there are any: glibc gives them up to eight for each core, each kept whatever a chunk ever needed, and a worker grew for hours."""
-    if _LIBC is not None and hasattr(_LIBC, "mallopt"):
+    if _LIBC is not None and hasattr(_LIBC, "mallopt") and "MALLOC_ARENA_MAX" not in os.environ:
         _LIBC.mallopt(_M_ARENA_MAX, HEAPS)
 
 

@@ -250,8 +250,7 @@ class Parts:
     def _build_fan_out(self) -> FanOut:
         from pipeline.fanout import FanOut
 
-        chunk_size, reserve = self.settings.deliver.chunk_size, self.deliver.reserve
-        return FanOut(self.ledger, self.vault, self.publisher, lambda: self.routing, chunk_size=chunk_size, reserve=reserve)
+        return FanOut(self.ledger, self.vault, self.publisher, lambda: self.routing, chunk_size=self.settings.deliver.chunk_size, hands=self.deliver)
 
     def _build_settler(self) -> Settler:
         from pipeline.settle import SettleOptions, Settler

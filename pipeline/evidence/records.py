@@ -25,7 +25,7 @@ KINDS: Final[Mapping[str, str]] = {
     "told": "a request was sent to the destination",
     "asked": "a request was sent to the destination to ask what it holds",
     "answered": "what came of telling the destination",
-    "unanswered": "a worker took the delivery up and never reported: the destination may have been told",
+    "unanswered": "the delivery was a worker's and it never reported: the destination may have been told",
     "skipped": "the destination was not told, for the reason given",
     "dead": "the destination could not be told, a person has to look at it",
     "confirmed": "the destination said by itself that it holds what it was told",

@@ -6,18 +6,21 @@ Time is virtual: the ledger's waits are shortened by rewriting its due times, so
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import Random
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import orjson
 import redis
 
 import pipeline.chunk
 import pipeline.deliver
+import pipeline.handing
+import pipeline.landing
 from pipeline.deliver import Deliver
 from pipeline.domain import Outcome, VendorResult
 from pipeline.errors import LedgerUnavailable
@@ -216,6 +219,7 @@ class StormyRelay(Relay):
         self.receipts = 0
         self.answered = 0
         self.begun = 0
+        self.fan_outs = 0
         self.on_arrival: Callable[[list[dict[str, Any]], Vendor, VendorResponse | None], None] = lambda *_: None
         limits = {
             "total_timeout_seconds": TOTAL_TIMEOUT_SECONDS,
@@ -240,9 +244,9 @@ class StormyRelay(Relay):
     def restart(self) -> None:
         """New worker and beat processes: nothing in memory survives."""
         self.settler = Settler(self.ledger, self.queue, self.sightings, SettleOptions(misconfigured_probe_seconds=RESCUE_SECONDS), Random(7))
-        self.fan_out = FanOut(self.ledger, self.vault, self.queue, lambda: self.rules, chunk_size=3)
         preparer, options = Preparer(self.ledger, self.vault, lambda: self.rules), DeliverOptions(chunk_seconds=10.0, lease_seconds=RESCUE_SECONDS)
         self.deliver = Deliver(self.ledger, self.exchange, preparer, self.settler, lambda: self.rules, Bulkhead(16, 4), self.limits, options)  # type: ignore[arg-type]
+        self.fan_out = FanOut(self.ledger, self.vault, self.queue, lambda: self.rules, chunk_size=3, hands=self.deliver)
         self.release = Release(self.ledger, self.queue, lambda: self.rules, self.limits, chunk_size=3)
         launch = self.deliver.worker._launch
 
@@ -255,6 +259,17 @@ class StormyRelay(Relay):
 
         self.deliver.worker._launch = noted  # type: ignore[method-assign]
 
+    def carry_out(self, kind: str, values: tuple[Any, ...]) -> None:
+        """Every second fan-out finds a task at each destination, which goes on with what it is brought; the others send messages."""
+        inboxes = []
+        self.fan_outs += kind == "fan_out"
+        if kind == "fan_out" and self.fan_outs % 2:
+            places = [(each, lane) for each in self.rules.destinations.values() for lane in ("withdrawn", "given")]
+            inboxes = [(each, inbox) for each, lane in places if (inbox := self.deliver._crew.join(each.name, lane, [], each)) is not None]
+        super().carry_out(kind, values)
+        for each, inbox in inboxes:
+            self.deliver._run(each, inbox.place[1], inbox)
+
     def now(self) -> datetime:
         """A receipt clock of its own: every accept is a second later than the one before."""
         self.receipts += 1
@@ -266,12 +281,10 @@ class StormyRelay(Relay):
 
     @contextmanager
     def virtual_time(self) -> Iterator[None]:
-        real = pipeline.deliver.time
-        pipeline.deliver.time = pipeline.chunk.time = SimpleNamespace(monotonic=self.monotonic)  # type: ignore[assignment]
-        try:
+        with ExitStack() as patches:
+            for module in (pipeline.deliver, pipeline.chunk, pipeline.handing, pipeline.landing):
+                patches.enter_context(patch.object(module, "time", SimpleNamespace(monotonic=self.monotonic)))
             yield
-        finally:
-            pipeline.deliver.time = pipeline.chunk.time = real
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass; requests still under way at a vendor act at the last moment they can."""

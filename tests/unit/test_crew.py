@@ -111,10 +111,9 @@ def test_room_is_at_a_running_task_or_nowhere() -> None:
     assert crew.reserve("mail", "withdrawn", 1) is None
     assert crew.reserve("mail", "given", 1) is inbox
     assert crew.reserve("mail", "given", 2) is None  # two are there, if one of them is still on its way
-    assert crew.bring(inbox, ["d"]) is True
-    crew.release(inbox, 1)
+    assert crew.bring(inbox, ["d"], 1) is True
     assert crew.reserve("mail", "given", 1) is inbox
-    crew.release(inbox, 1)
+    assert crew.bring(inbox, [], 1) is True
     assert crew.take(inbox, 9) == ["b", "d"]
     now[0] = 5.0
     assert crew.reserve("mail", "given", 1) is None  # it ends soon
@@ -131,13 +130,13 @@ def test_a_task_does_not_end_while_room_is_held() -> None:
     now[0] = 9.0
     assert crew.stay(inbox, 30) is False  # after a moment: it looks again
     assert crew.leave_empty(inbox) is False
-    assert crew.bring(inbox, ["a"]) is True
+    assert crew.bring(inbox, ["a"], 1) is True
     assert crew.stay(inbox, 30) is True
     assert crew.take(inbox, 9) == ["a"]
-    assert crew.leave_empty(inbox) is False
-    crew.release(inbox, 1)
-    assert crew.leave_empty(inbox) is True
-    assert crew.bring(inbox, ["b"]) is False
+    now[0] = 0.0
+    assert crew.reserve("mail", "given", 1) is inbox
+    assert crew.leave(inbox) == []
+    assert crew.bring(inbox, ["b"], 1) is False
 
 
 def test_every_task_has_a_name_of_its_own() -> None:

@@ -782,7 +782,7 @@ def test_a_withdrawal_that_outlived_its_claim_does_not_undo_a_newer_given(relay:
 def test_a_task_that_stays_is_brought_what_fan_out_plans(relay: Relay):
     """It needs no message; once it has left, fan-out sends one again."""
     deliver = relay.worker(idle_seconds=2.0, most_idle=1)
-    fan_out = FanOut(relay.ledger, relay.vault, relay.queue, lambda: relay.rules, chunk_size=100, reserve=deliver.reserve)
+    fan_out = FanOut(relay.ledger, relay.vault, relay.queue, lambda: relay.rules, chunk_size=100, hands=deliver)
 
     def plan(minute: int) -> list[str]:
         event = relay.event("given", minute, email=f"p{minute}@example.org")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,9 @@ from pipeline.deliver import Deliver
 from pipeline.envelope import open_event
 from pipeline.errors import LedgerUnavailable
 from pipeline.fanout import FanOut
-from tests.support.relay import Relay, destination, routing
+from pipeline.landing import Brought
+from pipeline.vendors.base import Rate
+from tests.support.relay import Relay, Vendor, destination, routing
 from tests.support.stack import wait_until
 
 ANA, BEN = "ana@example.org", "ben@example.org"
@@ -26,7 +29,7 @@ class Desk:
     def __init__(self, client: redis.Redis, seconds: float = 30.0) -> None:
         self.relay = Relay(client, routing([destination("mail")]), seconds=seconds)
         self.deliver: Deliver = self.relay.worker(idle_seconds=5.0, most_idle=1)
-        self.fan_out = FanOut(self.relay.ledger, self.relay.vault, self.relay.queue, lambda: self.relay.rules, chunk_size=100, reserve=self.deliver.reserve)
+        self.fan_out = FanOut(self.relay.ledger, self.relay.vault, self.relay.queue, lambda: self.relay.rules, chunk_size=100, hands=self.deliver)
         self.leased: list[str] = []
         self._lease = self.relay.ledger.lease
         self.relay.ledger.lease = self._noted  # type: ignore[method-assign]
@@ -140,7 +143,7 @@ def test_what_was_brought_and_not_taken_goes_back(desk: Desk) -> None:
         event = desk.relay.event("given", 1, email=ANA)
         (stored,) = desk.relay.ledger.events.load([event])
         assert stored is not None
-        desk.relay.ledger.plan({place: [(event, 1)]}, [(event, ["mail"], "")], {place: (room.token, room.lease_ms)})
+        desk.relay.ledger.plan({place: [(event, 1)]}, [(event, ["mail"], "")], {place: room.lease})
         desk.relay.rules = routing([destination("mail")])
         room.bring([open_event(stored, desk.relay.vault)], [])
     desk.task.join(timeout=30)
@@ -169,6 +172,80 @@ def test_the_answer_of_the_plan_is_lost(client: redis.Redis) -> None:
     assert desk.relay.figures().unaccounted == 0
 
 
+def test_a_ledger_that_goes_away_keeps_nobody_else_waiting(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One task has ended, and what was planned for it cannot be given back: the others are brought theirs, and it is told after its lease."""
+    desk = Desk(client, seconds=0.3)
+    desk.relay.rules = routing([destination("mail"), destination("news"), destination("sms")])
+    desk.relay.vendors |= {name: Vendor() for name in ("news", "sms")}
+    crew, told_to = desk.deliver._crew, desk.relay.rules.destinations
+    inboxes = {name: crew.join(name, "given", [], told_to[name]) for name in ("mail", "news")}
+    claim = desk.relay.ledger.deliveries.claim
+
+    def away(*_: Any) -> Any:
+        raise LedgerUnavailable("away")
+
+    before_bringing(desk, lambda: [crew.leave(inboxes["mail"]), monkeypatch.setattr(desk.relay.ledger.deliveries, "claim", away)])  # type: ignore[arg-type]
+    event = desk.relay.event("given", 1, email=ANA)
+    desk.relay.queue.messages.clear()
+    assert desk.fan_out.run([event]) == 3
+    assert [item.event_id for item in crew.waiting(inboxes["news"])] == [event]  # type: ignore[arg-type, union-attr]
+    assert [values[0] for kind, values in desk.relay.queue.messages] == ["sms"]
+    monkeypatch.setattr(desk.relay.ledger.deliveries, "claim", claim)
+    wait_until(lambda: [desk.relay.again(), len(desk.relay.vendors["mail"].calls)][-1] == 1, 30)
+
+
+def test_new_ones_and_others_are_taken_together(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger that cannot lease the others just then does not lose those that need no lease; the same delivery by both ways is told once."""
+    deliver, mail = desk.deliver, desk.relay.rules.destinations["mail"]
+    desk.end()
+    desk.relay.rules = routing([mail])
+    inbox = deliver._crew.join("mail", "given", [], mail)
+    assert inbox is not None
+    planned = desk.plan(ANA, 1)
+    other = desk.relay.event("given", 2, email=BEN)
+    desk.relay.fan_out.run([other])
+    deliver._crew.put_back(inbox, [planned, other])
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.relay.ledger, "lease", lambda *_: (_ for _ in ()).throw(LedgerUnavailable("away")))
+        assert [leased.event_id for leased, _ in deliver._lease_brought(mail, "given", inbox)] == [planned]
+    assert deliver._crew.waiting(inbox) == [other]
+    deliver._run(mail, "given", inbox)
+    assert desk.status(other)[0] == "delivered"
+
+
+def test_a_busy_task_is_brought_ids(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would wait long is not leased meanwhile."""
+    monkeypatch.setattr(pipeline.handing, "MOST_LEASED", 2)
+    mail = desk.relay.rules.destinations["mail"]
+    with desk.deliver.reserve(mail, "given", 2) as first, desk.deliver.reserve(mail, "given", 1) as second:  # type: ignore[union-attr]
+        assert (first.lease is not None, second.lease is None) == (True, True)
+    with desk.deliver.reserve(mail, "given", 2) as again:  # type: ignore[union-attr]
+        assert again.lease == (again.token, min(desk.relay.lease_seconds * 1000, desk.relay.ledger.push_rescue_ms))
+
+
+def test_who_tells_keeps_what_waits_for_it(client: redis.Redis) -> None:
+    """A vendor that hangs holds up the task, not the lease of what was planned for it: nobody takes it away, and no record says that it may have been told."""
+    relay = Relay(client, routing([destination("mail", rate=Rate(concurrent=1))]), seconds=30.0, evidence=True)
+    deliver, mail = relay.deliver, relay.rules.destinations["mail"]
+    inbox = deliver._crew.join("mail", "given", [], mail)
+    assert inbox is not None
+    first, second = relay.event("given", 1, email=ANA), relay.event("given", 2, email=BEN)
+    fan_out = FanOut(relay.ledger, relay.vault, relay.queue, lambda: relay.rules, chunk_size=100, hands=deliver)
+    fan_out.run([first])
+    in_hand = deliver._lease_brought(mail, "given", inbox)
+    tasks, _ = deliver._preparer.prepare(mail, in_hand)
+    fan_out.run([second])
+    more = Brought(take=lambda: ((), ()), leased=lambda: [item.event_id for item in deliver._crew.waiting(inbox)])  # type: ignore[union-attr]
+    chunk = deliver.worker._chunk(mail, "given", inbox.token, more)
+    chunk.add(tasks, ())
+    assert 0 < chunk.renew_at - time.monotonic() <= relay.ledger.push_rescue_ms / 3000
+    name = next(client.scan_iter(match="cr:{d:mail}:out:given"))
+    client.zadd(name, dict.fromkeys((first, second), 1))
+    chunk.renew_at = 0.0
+    deliver.worker._renew(chunk)
+    assert min(client.zmscore(name, [first, second])) > relay.ledger.now_ms()
+
+
 def test_planned_twice_it_is_told_once(desk: Desk) -> None:
     """A hint for the fan-out that comes again plans nothing new; two at once share what is new."""
     events = [desk.relay.event("given", minute, email=f"p{minute}@example.org") for minute in range(20)]
@@ -180,13 +257,3 @@ def test_planned_twice_it_is_told_once(desk: Desk) -> None:
         thread.join(timeout=30)
     wait_until(lambda: all(desk.status(event)[0] == "delivered" for event in events), 30)
     assert sorted(email for email, _ in desk.told) == sorted(f"p{minute}@example.org" for minute in range(20))
-
-
-def test_what_is_in_the_inbox_already_is_known(desk: Desk) -> None:
-    """Another hint for the delivery itself, while the task has it: it is not told twice."""
-    event = desk.plan(BEN, 1)
-    desk.deliver.run("mail", "given", [event, event])
-    wait_until(lambda: desk.status(event)[0] == "delivered", 30)
-    desk.end()
-    desk.relay.again(2, pushed=True)
-    assert desk.told == [(BEN, "given")]

@@ -31,7 +31,7 @@ def test_what_is_quick_to_write_is_written_soon(monkeypatch, takes, rests):
 
     worker = ChunkWorker(SimpleNamespace(clock_ms=lambda: 1), None, None, SimpleNamespace(settle=settle), None, None)
     times = {"stop_at": 200.0, "renew_at": 200.0, "settle_at": 100.0, "patience": 0}
-    chunk = Chunk(destination=None, lane="given", token="t", traffic=None, pending=deque(), endings=["first"], **times)
+    chunk = Chunk(destination=None, lane="given", token="t", more=None, traffic=None, pending=deque(), endings=["first"], **times)
     chunk.flying[1] = "a dialogue"
     worker._settle(chunk)
     ended = clock[0]
@@ -50,7 +50,7 @@ def test_nobody_waits_for_an_answer_while_endings_are_due():
     worker = ChunkWorker(None, None, None, None, None, None)
     now = time.monotonic()
     times = {"stop_at": now + 60, "renew_at": now + 60, "settle_at": now + 0.05, "patience": 0}
-    chunk = Chunk(destination=None, lane="given", token="t", traffic=SimpleNamespace(concurrent=1), pending=deque(), endings=["told"], **times)
+    chunk = Chunk(destination=None, lane="given", token="t", more=None, traffic=SimpleNamespace(concurrent=1), pending=deque(), endings=["told"], **times)
     chunk.flying[1] = "a dialogue that takes long"
     worker._wait(chunk)
     assert 0.04 < time.monotonic() - now < 0.9
@@ -83,6 +83,6 @@ def test_who_was_let_in_has_patience_again(monkeypatch: pytest.MonkeyPatch):
     worker = ChunkWorker(None, None, None, None, None, DeliverOptions(patience_seconds=0.25))
     monkeypatch.setattr(worker, "_launch", lambda *_: None)
     times = {"stop_at": 0.0, "renew_at": 0.0, "settle_at": 0.0, "patience": 0}
-    chunk = Chunk(destination=None, lane="given", token="t", traffic=None, pending=deque(), endings=[], **times)
+    chunk = Chunk(destination=None, lane="given", token="t", more=None, traffic=None, pending=deque(), endings=[], **times)
     worker._start(chunk, [SimpleNamespace(contact_keys=())], Admission(dialogues=1, retry_at_ms=0, why="", verdicts=(1,)), {}, 0.0)
     assert (chunk.patience, chunk.moved) == (25, True)
