@@ -23,6 +23,7 @@ class SteadyScheduler(Scheduler):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._next: dict[str, float] = {}
+        self._channel: Any = None
         super().__init__(*arguments, **options)
 
     def tick(self, *_: Any, **__: Any) -> float:
@@ -40,7 +41,13 @@ class SteadyScheduler(Scheduler):  # type: ignore[misc]
         """How many messages wait in the control queue; 0 if nobody can tell, as when no worker has made it yet."""
         connection = self.producer.connection
         try:
-            with connection.channel() as channel:
-                return int(channel.queue_declare(queue=CONTROL_QUEUE, passive=True).message_count)
-        except (KombuError, OSError, *connection.connection_errors, *connection.channel_errors):
+            if self._channel is None:  # and kept: at Redis each is a connection with classes of its own, which one a second are a leak for hours
+                self._channel = connection.channel()
+            return int(self._channel.queue_declare(queue=CONTROL_QUEUE, passive=True).message_count)
+        except connection.channel_errors:  # no such queue; AMQP has closed the channel as well
+            if connection.transport.driver_type == "amqp":
+                self._channel = None
+            return 0
+        except (KombuError, OSError, *connection.connection_errors):
+            self._channel = None
             return 0

@@ -15,7 +15,7 @@ from tests.support.load import Clients, Sent, invent, posts_of
 from tests.support.stack import Stack, wait_until
 from tests.support.truthfulness import Consumers, Readiness, half_written
 from tests.support.verdict import repeated_calls
-from tests.support.world import PURPOSES
+from tests.support.world import PURPOSES, SHORT
 
 NOTICE_SECONDS = 1.5
 """How soon every process must have noticed a server that is there and no longer fit: it looks once a second."""
@@ -23,6 +23,7 @@ TAKE_SECONDS = 20.0
 """How soon after a fault every worker process must have taken a message."""
 HEAL_SECONDS = 8.0
 """How long a network that is back may still be felt: TCP sends again ever more rarely."""
+LEASE_SECONDS = float(SHORT["CONSENT_DELIVER_LEASE_SECONDS"])
 EVENTS_A_SECOND = 40
 WAITED_FOR_SECONDS = 150.0
 """How long a client repeats a post while processes are killed: a restart of everything is among what is planned."""
@@ -137,8 +138,8 @@ def full(it: Disturbed) -> None:
             time.sleep(it.chance.uniform(2.0, 3.0))
             it.half += half_written(client)
         client.config_set("maxmemory", 0)
-    time.sleep(0.5)
     it.stack.settings("webhook", latency_seconds=0.03)
+    time.sleep(LEASE_SECONDS + 1)  # what could not be written down would be told again when its lease is over
     it.again_when_full += repeated_calls(it.stack)[1] - before
 
 

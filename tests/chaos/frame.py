@@ -10,6 +10,7 @@ import importlib
 import os
 import random
 import signal
+import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,13 +72,13 @@ class Figures:
     """What a long form did and found.
 
     `done` is what was done to the relay, and how often. `lost` are events answered 202 that did not reach their final state, `stale` contacts of which a vendor
-    holds something else than the newest word in the end, `doubled` vendor calls that had been made before. None: this scenario cannot tell.
+    holds something else than the newest word in the end, `doubled` vendor calls that had been made before. None: this scenario cannot tell, or does not count.
     `checks` are what must hold beside lost = 0, stale = 0 and a doubled share below `doubled_share`.
     """
 
     done: Mapping[str, int]
     events: int
-    calls: int
+    calls: int | None
     lost: int | None = None
     stale: int | None = None
     doubled: int | None = None
@@ -94,7 +95,7 @@ class Figures:
         if self.stale is not None:
             promised.append(Check(what="contacts that a vendor holds otherwise than the newest word says", found=self.stale, most=0))
         if self.doubled is not None:
-            share = round(self.doubled / max(1, self.calls), 5)
+            share = round(self.doubled / max(1, self.calls or 0), 5)
             promised.append(Check(what="vendor calls that had been made before, as a share of all", found=share, most=self.doubled_share))
         return [*promised, *self.checks]
 
@@ -141,6 +142,7 @@ def carry_out(scenario: Scenario, scale: Scale, seed: int) -> dict[str, Any]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": machine.describe(),
         "versions": machine.versions({}, ()),
+        "code": _code(),
         "seed": seed,
         "scale": {"share": scale.share, "kills": scale.kills, "seconds": scale.seconds},
         "failure": None,
@@ -153,6 +155,16 @@ def carry_out(scenario: Scenario, scale: Scale, seed: int) -> dict[str, Any]:
         stored["failure"] = f"{type(error).__name__}: {str(error)[:2000]}"
         scale.say(traceback.format_exc())
     return {**stored, "took_seconds": round(time.monotonic() - begun_at, 1)}
+
+
+def _code() -> str:
+    """The commit that was run, with a word if files were changed since; empty outside of a checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=FOLDER, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "../../pipeline", "../../workers", "../../config")
+    return git("rev-parse", "--short=10", "HEAD") + (" and changes" if changed else "")
 
 
 def has_failed(stored: Mapping[str, Any]) -> bool:

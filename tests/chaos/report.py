@@ -21,7 +21,22 @@ load from clients that repeat what was not answered; vendors are the sandboxes, 
 - **lost**: events answered 202 that did not reach their final state. **stale**: contacts of which a vendor holds something else than the newest word in the end. Both must be 0.
 - **doubled**: vendor calls that had been made before. A killed process cannot know whether its call arrived, so some are made again, under the same idempotency key; the share must stay small.
 """
-FOOT: Final = """## How to repeat
+FOOT: Final = """## What else is tested
+
+These need no long form; they run in `make test`, with real processes, servers and HTTP where it says flow.
+
+| what | where |
+|---|---|
+| canaries in every personal field and credential, sought in every key, log line, page, metric, answer, argument, process list and dump | `tests/flow/test_secrets_everywhere.py`, `tests/flow/test_secrets_stay.py` |
+| the vault's key changes under load | `tests/flow/test_vault_rotation.py` |
+| keys that are wrong, expired, revoked or another source's; smuggled and slow requests; comparison in constant time | `tests/flow/test_hostile_clients.py`, `tests/unit/test_ingest_authentication.py`, `tests/unit/test_timing_safe.py` |
+| addresses that lead inside: by redirect, by a look-up that changes, mapped, decimal | `tests/flow/test_rebinding.py` |
+| backup, restore, and the quarantine of an older ledger | `tests/flow/test_restore.py`, `tests/unit/test_backup.py` |
+| an older ledger with work in progress, older and newer workers side by side | `tests/flow/test_rolling.py`, `tests/unit/test_migrations.py` |
+| every interleaving of events, losses, crashes and vendor faults that Hypothesis finds, against an oracle | `tests/flow/test_interleavings.py` |
+| Prometheus rules, and alerts posted to a webhook | `tests/unit/test_prometheus_rules.py`, `tests/unit/test_alerts.py` |
+
+## How to repeat
 
 `make chaos` (about five hours in full; Linux, loopback only). `make chaos KILLS=150 SECONDS=300 SHARE=0.2` is shorter: kills, seconds of the soak, and the share of everything else; `ONLY=kills,soak`
 chooses scenarios and keeps the stored results of the others; `SEED=` repeats a run's choices (what was killed when, who said what; not the machine's timing). The exit code is 0 if everything held.
@@ -80,7 +95,7 @@ def _overview(results: Mapping[str, Any]) -> str:
             continue
         found = run["figures"]
         doubled = "-" if found["doubled"] is None else f"{found['doubled'] / max(1, found['calls']):.2%}"
-        counts = f"{found['events']:,} | {found['calls']:,} | {_count(found['lost'])} | {_count(found['stale'])} | {doubled}"
+        counts = f"{found['events']:,} | {_count(found['calls'])} | {_count(found['lost'])} | {_count(found['stale'])} | {doubled}"
         lines.append(f"| [{name}](#{name}) | {sum(found['done'].values()):,} | {counts} | {held} |")
     return "\n".join(lines) + "\n" if results else "No scenario has been run yet.\n"
 
@@ -90,7 +105,7 @@ def _section(name: str, run: Mapping[str, Any]) -> str:
     scale = ", ".join(f"{key} {value:g}" for key, value in run["scale"].items())
     lines = [f"## {name}\n", f"**{run['title']}.** {run['told']}\n"]
     lines.append(
-        f"Run on {run['date']} for {run['took_seconds'] / 60:.1f} minutes, seed {run['seed']} ({scale}), on {used['cores']} cores of {used['processor']}, "
+        f"Run on {run['date']}{_of(run)} for {run['took_seconds'] / 60:.1f} minutes, seed {run['seed']} ({scale}), on {used['cores']} cores of {used['processor']}, "
         f"{used['memory_gib']} GiB, Linux {used['kernel']}, Python {used['python']}, load before {used['load_before']}. "
         "Versions: " + ", ".join(f"{package} {version}" for package, version in sorted(run["versions"].items())) + ".\n"
     )
@@ -109,6 +124,10 @@ def _section(name: str, run: Mapping[str, Any]) -> str:
 def _check(check: Mapping[str, Any]) -> str:
     limits = [f"{word} {_shown(check[word])}" for word in ("most", "least") if check[word] is not None]
     return f"| {check['what']} | {_shown(check['found'])} | at {' and at '.join(limits)} | {'yes' if check['is_met'] else '**no**'} |"
+
+
+def _of(run: Mapping[str, Any]) -> str:
+    return f" of {run['code']}" if run.get("code") else ""
 
 
 def _plot_name(name: str) -> str:

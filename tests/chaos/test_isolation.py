@@ -42,7 +42,9 @@ class Findings:
     compacted_seconds: float = 0.0
     calls_while_away: int = 0
     told_after: int = 0
+    """Vendor calls beyond one for each person once the vendor was back."""
     wrong_after: int = 0
+    """People of whom the vendor holds another word than the last."""
     superseded: int = 0
     """Words overtaken that were not compacted while the vendor was away."""
 
@@ -140,7 +142,7 @@ def look_at_compaction(stack: Stack, found: Findings, *, people: int, words: int
     last = "withdrawn" if words % 2 == 0 else "given"
     held = {key: contact["state"] for key, contact in stack.sandbox("webhook")["contacts"].items() if key.startswith("away/")}
     found.wrong_after = people - sum(state == last for state in held.values())
-    found.told_after = meters(stack)["away"]["done"]
+    found.told_after = meters(stack)["away"]["done"] - people
     found.superseded = superseded(stack) - found.compacted
 
 
@@ -192,7 +194,8 @@ def checks_of(found: Findings) -> list[Check]:
             found=round(found.withdrawals_seconds, 1),
             most=15,
         ),
-        Check(what=f"deliveries that a vendor was told after its return beyond one for each person, {by}", found=found.wrong_after, most=0),
+        Check(what=f"calls to a vendor after its return beyond one for each person, {by}", found=found.told_after, most=0),
+        Check(what=f"people of whom it then held another word than the last, {by}", found=found.wrong_after, most=0),
         Check(
             what=f"calls to a vendor that is away, while four words each wait, {by}", found=found.calls_while_away, most=max(30.0, 3 * found.compacted_seconds)
         ),
@@ -215,7 +218,7 @@ def run(scale: Scale, seed: int) -> Figures:
     return Figures(
         done={"worker processes killed": sum(found.kills for found in every), "phases with three broken vendors": sum(found.pairs for found in every)},
         events=sum(found.events for found in every),
-        calls=0,
+        calls=None,
         checks=[check for found in every for check in [*checks_of(found), _slowest(found)]],
         more=shares,
     )

@@ -164,7 +164,7 @@ def _plain_kinds() -> set[str]:
 
 @pytest.mark.timeout(170)
 def test_any_process_may_be_killed_or_paused_at_any_moment(seed: int) -> None:
-    """A dozen kills of every kind, pauses and a restart of each: nothing accepted is lost, every vendor holds the newest word, few calls are made twice."""
+    """A dozen kills of every kind of process but the supervisor, and pauses: nothing accepted is lost, every vendor holds the newest word, few calls are made twice."""
     begun_at = time.monotonic()
     plan = Plan(
         kills=12,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import redis
 from celery import Celery
 
 from config.celery import CONTROL_QUEUE, MOST_WAITING
@@ -15,7 +16,7 @@ from workers.queues import CeleryPublisher
 
 
 @pytest.fixture
-def app(valkey_url: str, client: object) -> Iterator[Celery]:
+def app(valkey_url: str, client: redis.Redis) -> Iterator[Celery]:
     app = create_app(load_settings({"CONSENT_REDIS_URL": valkey_url, "CONSENT_BROKER_URL": valkey_url.replace("/0", "/1")}), [])
     every = {"release_due": 1.0, "listen_due": 1.0, "audit": 10.0}
     app.conf.beat_schedule = {name: {**app.conf.beat_schedule[name], "schedule": seconds} for name, seconds in every.items()}
@@ -50,6 +51,31 @@ def test_every_entry_once_in_its_interval(app: Celery):
     scheduler.at = 10.0
     scheduler.tick()
     assert waiting(app) == 8
+    scheduler.close()
+
+
+def test_looking_opens_no_connections(app: Celery, client: redis.Redis):
+    """Nor anything else that grows with each second, whether the queue is empty or not; a connection that breaks is opened again."""
+    scheduler = Scheduler(app=app)
+
+    def opened() -> int:
+        return int(client.info("stats")["total_connections_received"])
+
+    scheduler.tick()
+    before = opened()
+    for scheduler.at in range(1, 40):
+        scheduler.tick()
+        if scheduler.at % 10 == 0:
+            client.execute_command("SELECT", 1)
+            client.delete(CONTROL_QUEUE)
+            client.execute_command("SELECT", 0)
+    assert opened() - before <= 2  # that of `client`, perhaps
+    client.client_kill_filter(_type="normal", skipme=True)
+    scheduler.at = 100
+    scheduler.tick()
+    scheduler.at = 200
+    scheduler.tick()
+    assert waiting(app) > 0
     scheduler.close()
 
 
