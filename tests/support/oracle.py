@@ -200,7 +200,22 @@ class Oracle:
             return "open"
         if top.withdrawn:
             return "withdrawn" if place.routes(top) else "open"
+        if self._still_withdrawn(top, identifier):
+            return "open"
         return "given" if place.routes(top) and not died(top.event_id, place.name) and not self._other_withdrawn(top, place) else "open"
+
+    def _still_withdrawn(self, given: Said, identifier: Identifier) -> bool:
+        """Whether an older withdrawal may have meant this identifier and also another, of which somebody withdrew later than this was given: it errs on the safe side.
+
+        It is told as long as the newest word of anybody it may have meant is a withdrawal, and a lost answer may have it told once more after the `given`.
+        """
+        return any(
+            other.withdrawn
+            and other.purpose == given.purpose
+            and identifier in self.links.everybody(other)
+            and any(newer.word > given.word for newer in self.newer(other, state="withdrawn"))
+            for other in self.events.values()
+        )
 
     def _completes(self, event: Said, place: Place, identifier: Identifier) -> bool:
         """Whether a withdrawal that lacks this kind can only ever have meant this identifier, and knew it when it came (or waited for it)."""
