@@ -115,15 +115,10 @@ class ChunkWorker:
             pending=deque(),
             endings=[],
             stop_at=now + self._options.chunk_seconds,
-            renew_at=now + self._renew_seconds,
+            renew_at=now + self._options.lease_seconds / 3,
             settle_at=now,  # the first answer is written down at once: a chunk of a few has no many to wait for
             patience=self._patience,
         )
-
-    @property
-    def _renew_seconds(self) -> float:
-        """A third of the shortest lease: what was leased when it was planned comes with that of a hint."""
-        return min(self._options.lease_ms, self._ledger.push_rescue_ms) / 3000
 
     @property
     def _patience(self) -> int:
@@ -296,4 +291,4 @@ class ChunkWorker:
             flying_keys = [key for task in chunk.flying_tasks for key in task.contact_keys]
             self._ledger.accounts.hold(chunk.traffic, chunk.holder, list(chunk.flying), flying_keys)
         chunk.pending = deque(task for task in chunk.pending if task.event.event_id not in lost)
-        chunk.renew_at = now + self._renew_seconds
+        chunk.renew_at = now + self._options.lease_seconds / 3

@@ -83,8 +83,7 @@ class Deliver:
     def reserve(self, destination: Destination, lane: str, count: int) -> Reservation | None:
         """Room for so many at a task that runs in this process, to spare them a message and a lease; None if there is none."""
         inbox = self._crew.reserve(destination.name, lane, count, destination)
-        # No longer than a hint that nobody hears of waits; who works on it renews its lease.
-        return Reservation(self._crew, inbox, count, min(self._options.lease_ms, self._ledger.push_rescue_ms)) if inbox else None
+        return Reservation(self._crew, inbox, count, self._options.lease_ms) if inbox else None
 
     def give_back(self, destination: str, lane: str, event_ids: Sequence[str], token: str) -> None:
         """Return to the ledger what was planned for a task that has ended; what cannot be returned is rescued after its lease."""
