@@ -41,7 +41,7 @@ HOLD_ON_SECONDS = 60.0
 """How long a chunk keeps in memory what it told, while the ledger is away."""
 HOLD_LOOK_SECONDS = 0.2
 SETTLE_AT_ONCE = 100
-SETTLE_SECONDS = 0.1
+SETTLE_SECONDS = 0.05
 SETTLE_REST = 6
 """Endings are written down when there are so many, or this long after the last time: `SETTLE_SECONDS` at the most, and less where writing takes little, so that no
 more than a seventh of the time goes into it; nobody waits for an answer longer than that. A crash repeats the calls that were not written down."""
