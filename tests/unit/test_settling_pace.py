@@ -18,9 +18,9 @@ from pipeline.limits import DeliverOptions
 from tests.support.relay import Relay, destination, routing
 
 
-@pytest.mark.parametrize("takes,rests", [(0.002, 0.012), (0.010, 0.060), (0.5, SETTLE_SECONDS)])
+@pytest.mark.parametrize("takes,rests", [(0.002, 0.012), (0.006, 0.036), (0.5, SETTLE_SECONDS)])
 def test_what_is_quick_to_write_is_written_soon(monkeypatch, takes, rests):
-    """The next endings wait six times as long as writing the last took, and a tenth of a second at most; a hundred wait for nothing."""
+    """The next endings wait six times as long as writing the last took, and a twentieth of a second at most; a hundred wait for nothing."""
     clock = [100.0]
     monkeypatch.setattr(pipeline.chunk, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     written: list[int] = []
