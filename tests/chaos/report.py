@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.chaos.drawing import draw
-from tests.chaos.frame import has_failed
+from tests.chaos.frame import has_failed, scenarios
 
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "tests" / "chaos" / "results" / "latest.json"
@@ -97,7 +97,8 @@ def _overview(results: Mapping[str, Any]) -> str:
         doubled = "-" if found["doubled"] is None else f"{found['doubled'] / max(1, found['calls']):.2%}"
         counts = f"{found['events']:,} | {_count(found['calls'])} | {_count(found['lost'])} | {_count(found['stale'])} | {doubled}"
         lines.append(f"| [{name}](#{name}) | {sum(found['done'].values()):,} | {counts} | {held} |")
-    return "\n".join(lines) + "\n" if results else "No scenario has been run yet.\n"
+    lines += [f"| {name} | not run yet | | | | | | |" for name in sorted(scenarios().keys() - results.keys())]
+    return "\n".join(lines) + "\n"
 
 
 def _section(name: str, run: Mapping[str, Any]) -> str:

@@ -91,6 +91,7 @@ def test_the_page_names_every_figure():
     assert "| SIGKILL of a worker | 12 |" in page
     assert "| withdrawals told, p99 | 0.4 s |" in page
     assert "(reliability-example.svg)" in page
+    assert "| kills | not run yet |" in page
 
 
 def test_plots_are_well_formed():
