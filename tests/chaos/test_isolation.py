@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import statistics
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -55,19 +54,18 @@ def break_vendors(stack: Stack, *, broken: bool) -> None:
     stack.fault("webhook", away, *(FAULTY.values() if broken else ()))
 
 
-def kill_workers(stack: Stack, chance: random.Random, times: int) -> None:
-    """Kill a worker process so many times, in mid-work; its supervisor starts another."""
+def kill_workers(stack: Stack, found: Findings, chance: random.Random, times: int) -> None:
+    """Kill a worker process so many times, in mid-work; its supervisor starts another, which is waited for where it was the only one."""
     for _ in range(times):
         time.sleep(chance.uniform(0.8, 1.6))
+        wait_until(lambda: bool(stack.pids("worker")), 30)
         os.kill(chance.choice(stack.pids("worker")), signal.SIGKILL)
+        found.kills += 1
 
 
 def look_at_limits(stack: Stack, found: Findings, chance: random.Random, *, kills: int) -> None:
     """The backlog of all ten goes on being told while workers are killed and restarted; every account must be used to its limit, or nothing is shown."""
-    killer = threading.Thread(target=kill_workers, args=(stack, chance, kills))
-    killer.start()
-    killer.join()
-    found.kills += kills
+    kill_workers(stack, found, chance, kills)
     limited = [each for each in ACCOUNTS if each.calls and each.name != "in-bulk"]  # hundreds of people fit into one call of that one
 
     def used() -> list[str]:
