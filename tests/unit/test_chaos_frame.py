@@ -115,7 +115,7 @@ def test_the_published_page_is_made_from_the_stored_results():
     assert report.PAGE.read_text() == report.page(results)
     assert {path.name: path.read_text() for path in report.PAGE.parent.glob("reliability-*.svg")} == report.plots(results)
     assert report.RESULTS.read_text() == report.encoded(results)
-    assert set(results) <= set(scenarios())
+    assert set(results) == set(scenarios())
 
 
 def test_scale_shrinks_everything_but_never_to_nothing():
