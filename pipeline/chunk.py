@@ -43,8 +43,9 @@ HOLD_LOOK_SECONDS = 0.2
 SETTLE_AT_ONCE = 100
 SETTLE_SECONDS = 0.05
 SETTLE_REST = 6
-"""Endings are written down when there are so many, or this long after the last time: `SETTLE_SECONDS` at the most, and less where writing takes little, so that no
-more than a seventh of the time goes into it; nobody waits for an answer longer than that. A crash repeats the calls that were not written down."""
+FEW_FLYING = 4
+"""Endings are written down at once while fewer dialogues than that are under way; else when there are so many, or this long after the last time: `SETTLE_SECONDS` at
+the most, and less where writing takes little, so that no more than a seventh of the time goes into it. A crash repeats the calls that were not written down."""
 
 
 class ChunkWorker:
@@ -128,7 +129,7 @@ class ChunkWorker:
     def _settle(self, chunk: Chunk) -> None:
         """Write endings down: many at once while dialogues are under way, but never long after they came."""
         now = time.monotonic()
-        if chunk.endings and not chunk.corrections and (not chunk.flying or len(chunk.endings) >= SETTLE_AT_ONCE or now >= chunk.settle_at):
+        if chunk.endings and not chunk.corrections and (len(chunk.flying) < FEW_FLYING or len(chunk.endings) >= SETTLE_AT_ONCE or now >= chunk.settle_at):
             self._settler.settle(chunk.destination, chunk.lane, chunk.token, chunk.endings, chunk.settling_at(self._ledger.clock_ms()))
             chunk.settled()
             ended = time.monotonic()

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 import pipeline.chunk
-from pipeline.chunk import SETTLE_AT_ONCE, SETTLE_SECONDS, ChunkWorker
+from pipeline.chunk import FEW_FLYING, SETTLE_AT_ONCE, SETTLE_SECONDS, ChunkWorker
 from pipeline.landing import Chunk
 from pipeline.ledger.accounts import Admission
 from pipeline.limits import DeliverOptions
@@ -32,7 +32,7 @@ def test_what_is_quick_to_write_is_written_soon(monkeypatch, takes, rests):
     worker = ChunkWorker(SimpleNamespace(clock_ms=lambda: 1), None, None, SimpleNamespace(settle=settle), None, None)
     times = {"stop_at": 200.0, "renew_at": 200.0, "settle_at": 100.0, "patience": 0}
     chunk = Chunk(destination=None, lane="given", token="t", more=None, traffic=None, pending=deque(), endings=["first"], **times)
-    chunk.flying[1] = "a dialogue"
+    chunk.flying.update(dict.fromkeys(range(FEW_FLYING), "a dialogue"))
     worker._settle(chunk)
     ended = clock[0]
     chunk.endings = ["next"]
@@ -43,6 +43,12 @@ def test_what_is_quick_to_write_is_written_soon(monkeypatch, takes, rests):
     chunk.endings = ["one of many"] * SETTLE_AT_ONCE
     worker._settle(chunk)
     assert written == [1, 1, SETTLE_AT_ONCE]
+    chunk.endings = ["one of few"]
+    worker._settle(chunk)
+    assert len(written) == 3
+    del chunk.flying[0]  # few are under way: a crash should repeat none that was answered
+    worker._settle(chunk)
+    assert len(written) == 4
 
 
 def test_nobody_waits_for_an_answer_while_endings_are_due():
