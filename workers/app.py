@@ -13,10 +13,12 @@ from config.celery import broker_tls, celery_settings, queue_arguments
 from config.settings import Settings, SettingsError
 from workers.amqps import check_amqps
 from workers.queues import plain_queue, queue_names
+from workers.redis_broker import keep_clients
 
 logger = logging.getLogger(__name__)
 
 check_amqps()
+keep_clients()
 
 
 def refuse_unknown_broker(settings: Settings) -> None:

@@ -79,8 +79,14 @@ class GatheringPublisher(CeleryPublisher):
             event_ids, self._pending[lane] = self._pending[lane], []
         for first in range(0, len(event_ids), MOST_EVENTS):
             super().fan_out(lane, event_ids[first : first + MOST_EVENTS])
-        self._short_until[lane] = time.monotonic() + KNOWN_SECONDS if self.fan_out_depth(lane) <= SHORT_QUEUE else 0.0
+        self._look(lane, len(event_ids))
         return True
+
+    def _look(self, lane: str, sent: int) -> None:
+        """Ask how long the queue is, now that nobody waits for the answer: soon after what came alone one need not ask again, but what came together may be the first of many."""
+        now = time.monotonic()
+        if sent > 1 or now >= self._short_until[lane] - KNOWN_SECONDS / 2:
+            self._short_until[lane] = now + KNOWN_SECONDS if self.fan_out_depth(lane) <= SHORT_QUEUE else 0.0
 
     def _is_time(self, lane: str) -> bool:
         if self._closing or len(self._pending[lane]) >= MOST_EVENTS:

@@ -90,14 +90,16 @@ def test_closing_sends_what_is_left(publisher, sent, monkeypatch):
     assert sent == [("given", ["e1"])]
 
 
-@pytest.mark.parametrize("known_seconds,asked_before", [(60, [0, 1, 2, 3]), (0, [0, 1, 1, 2, 2, 3])])
-def test_who_sends_now_and_then_does_not_ask_first(publisher, sent, monkeypatch, known_seconds, asked_before):
-    """A queue that was short after a hint counts as short for the next one for a moment, and no longer."""
+@pytest.mark.parametrize(
+    "known_seconds,together,asked_before", [(60, 1, [0, 1]), (60, 2, [0, 1, 2, 3]), (0, 1, [0, 1, 1, 2, 2, 3])], ids=["one by one", "together", "seldom"]
+)
+def test_who_sends_now_and_then_does_not_ask_first(publisher, sent, monkeypatch, known_seconds, together, asked_before):
+    """A queue that was short after a hint counts as short for a moment, and no longer; after hints of several events it is asked about again."""
     asked = []
     monkeypatch.setattr(publisher, "queue_depth", lambda _queue: asked.append(len(sent)) or publisher.length)
     monkeypatch.setattr(gathering, "KNOWN_SECONDS", known_seconds)
     for number in range(3):
-        before = publisher._short_until["given"]
-        publisher.fan_out("given", [f"e{number}"])
-        wait_for(lambda number=number, before=before: len(sent) > number and publisher._short_until["given"] != before)
+        publisher.fan_out("given", [f"e{number}"] * together)
+        wait_for(lambda number=number: len(sent) > number)
+    publisher.close()
     assert asked == asked_before
