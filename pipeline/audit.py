@@ -14,7 +14,7 @@ from pipeline.ledger import Ledger
 from pipeline.prepare import Preparer
 from pipeline.revival import Revival
 from pipeline.routing import Routing
-from pipeline.settle import Settler
+from pipeline.settler import Settler
 from pipeline.vault import Vault
 
 log = logging.getLogger(__name__)

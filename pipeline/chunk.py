@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty
 
-from pipeline.domain import State, Word
+from pipeline.domain import State
 from pipeline.errors import LedgerUnavailable
 from pipeline.exchange import Exchange
 from pipeline.judging import Judge
@@ -22,13 +22,14 @@ from pipeline.landing import Brought, Chunk, Flight, Landing, farewell, landing_
 from pipeline.ledger import Ledger
 from pipeline.ledger.accounts import Admission, Asking, Leaving
 from pipeline.ledger.standings import Records
+from pipeline.ledger.turns import Turn
 from pipeline.limits import DeliverOptions, LimitOptions, traffic_of
 from pipeline.prepare import Task
 from pipeline.routing import Destination
-from pipeline.settle import Ending, Settler
+from pipeline.settle import Ending
+from pipeline.settler import Draft, Settler
 
 log = logging.getLogger(__name__)
-
 
 DOZE_SECONDS = 0.01
 GATHER_SECONDS = 0.003
@@ -40,12 +41,6 @@ LOOK_SECONDS = 0.02
 HOLD_ON_SECONDS = 60.0
 """How long a chunk keeps in memory what it told, while the ledger is away."""
 HOLD_LOOK_SECONDS = 0.2
-SETTLE_AT_ONCE = 100
-SETTLE_SECONDS = 0.05
-SETTLE_REST = 6
-FEW_FLYING = 4
-"""Endings are written down at once while fewer dialogues than that are under way; else when there are so many, or this long after the last time: `SETTLE_SECONDS` at
-the most, and less where writing takes little, so that no more than a seventh of the time goes into it. A crash repeats the calls that were not written down."""
 
 
 class ChunkWorker:
@@ -80,7 +75,7 @@ class ChunkWorker:
         return chunk.moved
 
     def _holds_on(self, chunk: Chunk) -> bool:
-        """Start nothing more, and keep what was told for another try; False once that has lasted too long, or if there is nothing to keep.
+        """Start nothing more, and keep what was told for another try; False once that has lasted too long, or if there is nothing to keep and what was leased cannot be returned.
 
         Where only a part of the ledger is away, what lies in the others goes on: leases must not lapse over it.
         """
@@ -89,13 +84,13 @@ class ChunkWorker:
         now = time.monotonic()
         chunk.stop_at = min(chunk.stop_at, now)
         chunk.held_until = chunk.held_until or now + HOLD_ON_SECONDS
-        if not told or now >= chunk.held_until:
-            return False
-        for step in (self._correct, self._settle, self._renew):
+        gives_up = not told or now >= chunk.held_until
+        for step in (self._say_goodbye, self._settle) if gives_up else (self._correct, self._settle, self._renew):
             with suppress(LedgerUnavailable):
                 step(chunk)
-        self._doze.wait(HOLD_LOOK_SECONDS)
-        return True
+        if not gives_up:
+            self._doze.wait(HOLD_LOOK_SECONDS)
+        return not (gives_up and chunk.has_work)
 
     def _refill(self, chunk: Chunk) -> bool:
         """Take in more before the last dialogues end, so that no connection waits for the next lease; whether there is more to start."""
@@ -128,15 +123,13 @@ class ChunkWorker:
 
     def _settle(self, chunk: Chunk) -> None:
         """Write endings down: many at once while dialogues are under way, but never long after they came."""
-        now = time.monotonic()
-        if chunk.endings and not chunk.corrections and (len(chunk.flying) < FEW_FLYING or len(chunk.endings) >= SETTLE_AT_ONCE or now >= chunk.settle_at):
+        began_at = time.monotonic()
+        if chunk.is_time_to_settle():
             self._settler.settle(chunk.destination, chunk.lane, chunk.token, chunk.endings, chunk.settling_at(self._ledger.clock_ms()))
-            chunk.settled()
-            ended = time.monotonic()
-            chunk.settle_at = ended + min(SETTLE_SECONDS, SETTLE_REST * (ended - now))
+            chunk.settled(began_at)
 
     def _turn(self, chunk: Chunk) -> None:
-        """End what has landed and start as many pending deliveries as there is room for, in one round trip."""
+        """End what has landed, write it down if it is time to, and start as many pending deliveries as there is room for, in one round trip."""
         if time.monotonic() >= chunk.stop_at or self._ledger.holds(chunk.lane):
             self._return_pending(chunk, -1)
         self._say_goodbye(chunk)
@@ -148,9 +141,11 @@ class ChunkWorker:
         asking = Asking(first_permit=first, contacts=[task.contact_keys for task in asked], under_way=under_way) if asked else None
         checks = [check for each in landing.checked for check in each.checks]
         named = dict.fromkeys(key for task in asked for key in task.event.identifier_keys.values())
+        began_at, draft = time.monotonic(), self._draft(chunk, landing)
+        settling = draft.settling if draft else None
         try:
-            left, words, admission, read = self._ledger.turn(
-                chunk.traffic, chunk.lane, chunk.holder, leaving=landing.leaving, checks=checks, asking=asking, named=named
+            turn = self._ledger.turns.take(
+                chunk.traffic, chunk.lane, chunk.holder, leaving=landing.leaving, checks=checks, asking=asking, named=named, settling=settling
             )
         except LedgerUnavailable:
             chunk.next_permit += len(asked)
@@ -158,9 +153,20 @@ class ChunkWorker:
                 chunk.put_back(asked, range(first, chunk.next_permit))
             raise
         started_at = time.monotonic()
-        self._land(chunk, landing, left, words)
-        if admission:
-            self._start(chunk, asked, admission, read, started_at)
+        self._land(chunk, landing, turn)
+        if draft and turn.settled:
+            self._settler.make_known(chunk.destination, draft, turn.settled)
+            chunk.settled(began_at)
+        if turn.admission:
+            self._start(chunk, asked, turn.admission, turn.read, started_at)
+
+    def _draft(self, chunk: Chunk, landing: Landing) -> Draft | None:
+        """What is to be written down in the turn that ends these dialogues, should all their claims have lasted; None if it is not time to, or cannot be done in one."""
+        if landing.leaving is None or not self._ledger.turns.may_settle or not chunk.is_time_to_settle(landing):
+            return None
+        chunk.is_drafted = True
+        endings = [*chunk.endings, *(task.ending(result, retell_at_ms=late, sent=sent) for task, result, late, sent in landing.results)]
+        return self._settler.draft(chunk.destination, chunk.lane, chunk.token, endings, chunk.settling_at(self._ledger.clock_ms()))
 
     def _landing(self, chunk: Chunk) -> Landing:
         """What has landed; what was said of an earlier landing and not answered is said again first, as it was, to get that answer."""
@@ -257,20 +263,19 @@ class ChunkWorker:
         except Empty:
             pass
 
-    def _land(self, chunk: Chunk, landing: Landing, left: tuple[bool, list[bool]], words: Sequence[Word | None]) -> None:
+    def _land(self, chunk: Chunk, landing: Landing, turn: Turn) -> None:
         """Note what came of each delivery, and what was told too late."""
         if landing.leaving is None:
             return
-        moved, lasted = left
-        if moved:
+        if turn.moved:
             gate = landing.leaving.gate
             log.log(logging.INFO if gate == "ok" else logging.ERROR, "account_gate", extra={"account": chunk.destination.account, "gate": gate})
-        lost = {task.event.event_id for (task, *_), ours in zip(landing.results, lasted, strict=True) if not ours}
-        if any(words):
-            chunk.corrections.append((landing.checked, words, lost))
+        lost = {task.event.event_id for (task, *_), ours in zip(landing.results, turn.lasted, strict=True) if not ours}
+        if any(turn.words):
+            chunk.corrections.append((landing.checked, turn.words, lost))
         for permit, _ in landing.leaving.permits:
             del chunk.flying[permit]
-        chunk.landing = None
+        chunk.landing, chunk.is_drafted = None, False
         for task, result, late, sent in landing.results:
             outlived = task.event.event_id in lost and task.event.state is State.WITHDRAWN
             chunk.endings.append(task.ending(result, retell_at_ms=late or (-1 if outlived else 0), sent=sent))

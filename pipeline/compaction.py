@@ -17,7 +17,7 @@ from pipeline.ledger.backlog import Place
 from pipeline.ledger.keys import LANES
 from pipeline.prepare import Preparer
 from pipeline.routing import Destination, Routing
-from pipeline.settle import Settler
+from pipeline.settler import Settler
 
 AT_ONCE = 500
 """Deliveries looked at in one step."""

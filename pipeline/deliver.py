@@ -21,7 +21,8 @@ from pipeline.ledger.events import StoredEvent
 from pipeline.limits import Bulkhead, DeliverOptions, LimitOptions
 from pipeline.prepare import Preparer
 from pipeline.routing import Destination, Routing
-from pipeline.settle import Ending, Settler
+from pipeline.settle import Ending
+from pipeline.settler import Settler
 
 PULL_SECONDS = 2.0
 """How long one task goes on with what is due after its own chunk is done."""

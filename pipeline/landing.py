@@ -20,6 +20,12 @@ from pipeline.routing import Destination
 from pipeline.settle import Ending
 from pipeline.vendors.base import Held
 
+SETTLE_AT_ONCE = 100
+SETTLE_SECONDS = 0.05
+SETTLE_REST = 6
+FEW_FLYING = 4
+"""Endings are written down at once while fewer dialogues than that are under way; else when there are so many, or this long after the last time: `SETTLE_SECONDS` at
+the most, and less where writing takes little, so that no more than a seventh of the time goes into it. A crash repeats the calls that were not written down."""
 BUSY_WAIT_MS = 1000
 """When to look again at a contact that another worker is talking about; talks mostly take far less than their claim."""
 
@@ -55,7 +61,7 @@ class Brought:
 class Chunk:
     """A chunk while it is being worked on, by one thread: its deliveries are leased for `token`, permits and claims of its dialogues are those of `holder`.
 
-    `landing` is what was said of dialogues that ended, until it is answered; `goodbyes` are permits and claims under which nothing was sent, and
+    `landing` is what was said of dialogues that ended, until it is answered, `is_drafted` whether its settlement was sent along; `goodbyes` are permits and claims under which nothing was sent, and
     `corrections` what was told too late, until either is written down.
     """
 
@@ -77,6 +83,7 @@ class Chunk:
     settling_ms: int = 0
     arrived: list[tuple[Flight, WorkResult]] = field(default_factory=list)
     landing: Landing | None = None
+    is_drafted: bool = False
     goodbyes: list[Leaving] = field(default_factory=list)
     corrections: list[tuple[Sequence[Checked], Sequence[Word | None], Container[str]]] = field(default_factory=list)
     holder: str = field(default_factory=lambda: secrets.token_hex(6))
@@ -108,9 +115,20 @@ class Chunk:
         self.settling_ms = self.settling_ms or now_ms
         return self.settling_ms
 
-    def settled(self) -> None:
-        """All endings are written down."""
+    def is_time_to_settle(self, landing: Landing | None = None) -> bool:
+        """Whether endings are to be written down now, those of dialogues that have just landed among them; what was told too late is corrected before it counts as told."""
+        count, flying = len(self.endings), len(self.flying)
+        if landing is None and self.is_drafted:
+            return False  # what may be settled already is said again first, in the same words
+        if landing is not None and landing.leaving is not None:
+            count, flying = count + len(landing.results), flying - len(landing.leaving.permits)
+        return count > 0 and not self.corrections and (flying < FEW_FLYING or count >= SETTLE_AT_ONCE or time.monotonic() >= self.settle_at)
+
+    def settled(self, began_at: float) -> None:
+        """All endings are written down, which began then."""
+        ended_at = time.monotonic()
         self.endings, self.settling_ms = [], 0
+        self.settle_at = ended_at + min(SETTLE_SECONDS, SETTLE_REST * (ended_at - began_at))
 
     def add(self, tasks: Sequence[Task], endings: Sequence[Ending]) -> None:
         """Take in what was leased, but for what is in hand already: hints come twice. Where options differ by purpose, those of one place stand together."""

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pipeline.listen import Listen
     from pipeline.probing import Prober
     from pipeline.release import Release
-    from pipeline.settle import Settler
+    from pipeline.settler import Settler
     from pipeline.sightings import Sightings
 
 logger = logging.getLogger(__name__)
@@ -253,7 +253,8 @@ class Parts:
         return FanOut(self.ledger, self.vault, self.publisher, lambda: self.routing, chunk_size=self.settings.deliver.chunk_size, hands=self.deliver)
 
     def _build_settler(self) -> Settler:
-        from pipeline.settle import SettleOptions, Settler
+        from pipeline.settle import SettleOptions
+        from pipeline.settler import Settler
 
         options = SettleOptions(misconfigured_probe_seconds=self.settings.limits.misconfigured_probe_seconds)
         return Settler(self.ledger, self.publisher, self.sightings, options, Random())  # noqa: S311 - jitter, no secret

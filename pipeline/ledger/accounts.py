@@ -126,6 +126,10 @@ class Accounts:
             arguments += [farewell.lane, int(farewell.definite), len(farewell.identifier_keys), *farewell.identifier_keys]
         return self._store.script("leave", names, arguments)
 
+    def kept_answer(self, traffic: Traffic, token: str, leaving: Leaving) -> tuple[str, int]:
+        """Where the answer to a leave that is kept stands, and the permit by which it is known."""
+        return self._names(traffic.account, f"left:{token}")[0], leaving.permits[0][0]
+
     def hold(self, traffic: Traffic, token: str, permits: Sequence[int], identifier_keys: Sequence[str]) -> bool:
         """Renew the claims and permits of dialogues under way, so that only those of a dead process run out early; False if a claim was lost."""
         arguments = [token, traffic.hold_ms or traffic.claim_ms, *self._names(traffic.account, "c:"), len(permits), *permits, *identifier_keys]

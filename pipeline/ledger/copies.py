@@ -8,14 +8,38 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from pipeline.errors import LedgerUnavailable
-from pipeline.ledger.deliveries import Deliveries, Settlement
+from pipeline.ledger.deliveries import Deliveries
 from pipeline.ledger.events import Events
+from pipeline.ledger.nodes import Command
+from pipeline.ledger.rows import UNASKED, Lasted, Settlement
 from pipeline.ledger.store import Store
 
 Result = tuple[str, str]
 """Event id and encoded result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settling:
+    """Deliveries of one destination and lane, leased for `token`, that are to end."""
+
+    destination: str
+    lane: str
+    token: str
+    settlements: Sequence[Settlement]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A settlement with what is copied and dropped along with it, and the commands that do it."""
+
+    settling: Settling
+    settled: Sequence[Result]
+    copied: Sequence[Result]
+    commands: Sequence[Command]
 
 
 class Copies:
@@ -27,23 +51,38 @@ class Copies:
         self._settled: dict[str, list[Result]] = {}
         self._copied: dict[str, list[Result]] = {}
 
-    def settle(self, destination: str, lane: str, token: str, settlements: Sequence[Settlement]) -> list[bool]:
+    def settle(self, settling: Settling) -> list[bool]:
         """End leased deliveries; False for those whose lease somebody else has taken meanwhile, which are left alone.
 
         Their results reach their events' records with the next call, or with `flush`.
         """
+        batch = self.begin(settling)
+        try:
+            reply = self._store.run(batch.commands, replicated=True)[0]
+        except LedgerUnavailable:
+            self.give_up(batch)
+            raise
+        return self.end(batch, reply)
+
+    def begin(self, settling: Settling, lasted: Lasted = UNASKED) -> Batch:
+        """What settles and copies, for a round trip with other commands; to be followed by `end` with the first answer, or by `give_up`."""
+        destination = settling.destination
         settled, copied = self._take(destination)
-        commands = [self._deliveries.settle_command(destination, lane, token, settlements)]
+        commands = [self._deliveries.settle_command(destination, settling.lane, settling.token, settling.settlements, lasted)]
         commands += self._events.fold_commands([(event_id, destination, result) for event_id, result in settled])
         commands += [self._deliveries.unfold_command(destination, copied)] if copied else []
-        try:
-            held = [bool(value) for value in self._store.run(commands, replicated=True)[0]]
-        except LedgerUnavailable:
-            self._keep(destination, settled, copied)
-            raise
-        ended = [(each.event_id, each.result.encode()) for each, was_held in zip(settlements, held, strict=True) if was_held and each.result]
-        self._keep(destination, ended, settled)
+        return Batch(settling=settling, settled=settled, copied=copied, commands=commands)
+
+    def end(self, batch: Batch, reply: Sequence[Any]) -> list[bool]:
+        """For each delivery whether it was settled; empty if none was, as a claim had not lasted."""
+        held, settlements = [bool(value) for value in reply], batch.settling.settlements
+        ended = [(each.event_id, each.result.encode()) for each, was_held in zip(settlements, held, strict=bool(held)) if was_held and each.result]
+        self._keep(batch.settling.destination, ended, batch.settled)
         return held
+
+    def give_up(self, batch: Batch) -> None:
+        """The answers were lost: what was to be copied is copied the next time."""
+        self._keep(batch.settling.destination, batch.settled, batch.copied)
 
     def flush(self, destination: str) -> None:
         """Copy and drop what is left of a destination."""

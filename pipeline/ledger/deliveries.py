@@ -16,7 +16,7 @@ from pipeline.ledger.identity import Lifetimes
 from pipeline.ledger.keys import DESTINATIONS, LANES, Keys
 from pipeline.ledger.outbox import Outbox
 from pipeline.ledger.results import DeliveryResult
-from pipeline.ledger.rows import DeadLetter, Leased, Row, Settlement, Verb
+from pipeline.ledger.rows import UNASKED, DeadLetter, Lasted, Leased, Row, Settlement, Verb
 from pipeline.ledger.store import Store, pairs_of, scores_of, text
 
 __all__ = ["NO_LEASES", "DeadLetter", "Deliveries", "Leased", "Leases", "Owed", "Place", "Planned", "Row", "Settlement", "Verb", "read_claim"]
@@ -83,10 +83,10 @@ class Deliveries:
         """End leased deliveries; False for those whose lease somebody else has taken meanwhile, which are left alone."""
         return [bool(value) for value in self._store.run([self.settle_command(destination, lane, token, settlements)])[0]]
 
-    def settle_command(self, destination: str, lane: str, token: str, settlements: Sequence[Settlement]) -> tuple[Any, ...]:
-        """What `settle` sends, for a round trip with other commands."""
+    def settle_command(self, destination: str, lane: str, token: str, settlements: Sequence[Settlement], lasted: Lasted = UNASKED) -> tuple[Any, ...]:
+        """What `settle` sends, for a round trip with other commands; on one server it can be bound to the claims of dialogues that were left right before."""
         names = [*self._lane(destination, lane), *self._names(destination, "lease", "row", "result", "dead", "untold", "n", "dead_counts")]
-        arguments: list[Any] = [token]
+        arguments: list[Any] = [token, *lasted]
         for settlement in settlements:
             row = settlement.row
             result = settlement.result.encode() if settlement.result else ""

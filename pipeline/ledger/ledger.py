@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -10,11 +10,11 @@ from typing import Any
 
 import redis
 
-from pipeline.domain import DeliveryStatus, State, Word, format_time, utc_from_us
+from pipeline.domain import DeliveryStatus, State, format_time, utc_from_us
 from pipeline.errors import ConfigurationError, LedgerMismatch, LedgerUnavailable
 from pipeline.ledger import identity
 from pipeline.ledger.acceptance import Acceptance
-from pipeline.ledger.accounts import Accounts, Admission, Asking, Leaving, Traffic, read_admission, read_leave
+from pipeline.ledger.accounts import Accounts
 from pipeline.ledger.alerts import AlertBook
 from pipeline.ledger.backlog import Backlog
 from pipeline.ledger.clock import Clock
@@ -31,10 +31,11 @@ from pipeline.ledger.options import LedgerOptions
 from pipeline.ledger.outbox import Outbox
 from pipeline.ledger.polls import Polls, Shown
 from pipeline.ledger.seals import Seals
-from pipeline.ledger.standings import Records, Standings
+from pipeline.ledger.standings import Standings
 from pipeline.ledger.steps_back import StepsBack
 from pipeline.ledger.store import Durability, Store
 from pipeline.ledger.sweeps import Sweeps
+from pipeline.ledger.turns import Turns
 from pipeline.ledger.upkeep import Upkeep
 from pipeline.ledger.walks import Walks
 from pipeline.vault import Vault
@@ -78,6 +79,7 @@ class Ledger:
         self.deliveries = Deliveries(self.store, self.keys, lifetimes, self.outbox)
         self.copies = Copies(self.store, self.deliveries, self.events)
         self.accounts = Accounts(self.store, self.keys, vault)
+        self.turns = Turns(self.store, self.accounts, self.standings, self.copies)
         self.seals = Seals(self.store, self.keys, vault)
         self.alerts, self.upkeep = AlertBook(self.store), Upkeep(self.store, self.keys, self.lookout)
         self.letters, self.push_rescue_ms = Letters(self.deliveries, self.events), lifetimes.push_rescue_ms
@@ -182,33 +184,6 @@ class Ledger:
         reply, *records = self.store.run([claim, *self.events.load_commands(event_ids)])
         stored = dict(zip(event_ids, self.events.read_loaded(event_ids, records), strict=True))
         return [(leased, stored[leased.event_id]) for leased in read_claim(reply)]
-
-    def turn(
-        self,
-        traffic: Traffic,
-        lane: str,
-        token: str,
-        *,
-        leaving: Leaving | None,
-        checks: Sequence[tuple[str, str, str]],
-        asking: Asking | None,
-        named: Collection[str],
-    ) -> tuple[tuple[bool, list[bool]], list[Word | None], Admission | None, Records]:
-        """End dialogues, look for newer words than those that were told, ask for the next dialogues, and read who they would name: in this order.
-
-        `named` are the identifier keys to read, after the claims: what is read of them is as good as a look right before the dialogue. A failover must not forget
-        the claims and marks of dialogues that begin now, so they are replicated first. If the answer is lost, `leaving` is to be said again as it was.
-        """
-        leave = [self.accounts.leave_command(traffic, token, leaving, is_kept=True)] if leaving else []
-        newer = self.standings.newer_commands(checks)
-        admit = [self.accounts.admit_command(traffic, lane, token, asking)] if asking else []
-        reading = self.standings.read_commands(named)
-        replies = self.store.run_in_order([leave, newer, admit, reading], replicated=asking is not None)
-        asked = len(leave) + len(newer) + len(admit)
-        records, answers = self.standings.read_records(named, replies[asked:]), replies[:asked]
-        left = read_leave(answers.pop(0)) if leaving else (False, [])
-        admission = read_admission(answers.pop()) if asking else None
-        return left, self.standings.read_newer(checks, answers), admission, records
 
     def note_stale(self, count: int) -> None:
         """Count sends of a `given` during which a newer withdrawal was accepted."""

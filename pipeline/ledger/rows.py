@@ -85,6 +85,11 @@ class Settlement:
         return (self.event_id, result, "" if result else self.row.encode().decode(), self.sent, self.asked) if self.is_recorded else ()
 
 
+Lasted = tuple[str, int]
+"""Where the answer to leaving dialogues is kept, and the first permit of those: what was told in them is settled only if each of their claims had lasted."""
+UNASKED: Lasted = ("", 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leased:
     """A delivery leased to this worker."""

@@ -1,10 +1,10 @@
 -- Ends what a worker did with its leased deliveries: final, dead, waiting with a time, or given back untouched.
 -- A delivery whose lease went to somebody else is left alone; one whose lease was merely dropped still takes a final answer.
 -- KEYS  out index, due index, leases, rows, results, dead index, untold withdrawals, counters, dead counters, outbox (only if evidence is kept)
--- ARGV  token, then for each delivery: event id, verb, time in ms, row, result, dead counter, what it is counted as; at the end what is to be recorded
+-- ARGV  token, where the answer to leaving its dialogues is kept ("" asks nothing) and the first permit of that, then for each delivery: event id, verb, time in ms, row, result, dead counter, what it is counted as; at the end what is to be recorded
 --       verbs: F final, X dead, W wait (row replaced), B give back (row kept); a negative time means that many ms from now
 --       counted as: seconds from receipt to told, then counters that go up by one, commas between; "" for nothing. Only what is settled now is counted, so that a repeated run counts nothing twice
--- Returns for each delivery: 1 settled, 0 lost
+-- Returns for each delivery: 1 settled, 0 lost; nothing at all, and nothing is done, if a claim of those dialogues had not lasted (or nobody knows)
 -- Uses many.lua
 -- Uses evidence.lua
 -- Also while memory is full
@@ -13,7 +13,11 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function push(list, ...)
   for _, value in ipairs({...}) do list[#list + 1] = value end
 end
-local answers, first, done, counted, seconds = {}, 2, 0, {}, 0
+if ARGV[2] ~= '' then
+  local first, lasted = string.match(redis.call('GET', ARGV[2]) or '', '^(%d+)|%d(%d*)$')
+  if first ~= ARGV[3] or string.find(lasted, '0', 1, true) then return {} end
+end
+local answers, first, done, counted, seconds = {}, 4, 0, {}, 0
 local held_places = {}
 local settled, told, forgotten, results, rows, dead, due, seen = {}, {}, {}, {}, {}, {}, {}, {}
 for i = 1, math.floor((#ARGV - first + 1) / 7) do

@@ -118,9 +118,10 @@ class Store:
         """
         if not commands:
             return []
-        return self._run(commands, durability=durability, replicated=replicated, whole=False)
+        return self.round_trip(commands, durability=durability, replicated=replicated)
 
-    def _run(self, commands: Sequence[Command], *, durability: Durability | None, replicated: bool, whole: bool) -> list[Any]:
+    def round_trip(self, commands: Sequence[Command], *, durability: Durability | None = None, replicated: bool = False, whole: bool = False) -> list[Any]:
+        """What `run` and `run_in_order` are made of; `whole`: no command may be carried out before one that stands before it."""
         self.look()
         answers = self._send(commands, durability, replicated, whole)
         again = [n for n, answer in enumerate(answers) if isinstance(answer, exceptions.NoScriptError | exceptions.MovedError)]
@@ -147,7 +148,7 @@ class Store:
     def run_in_order(self, stages: Sequence[Sequence[Command]], *, replicated: bool = False) -> list[Any]:
         """Run commands stage after stage: in one round trip on one server, in one for each stage where keys lie on several."""
         if not self.nodes.is_spread:
-            return self._run([command for stage in stages for command in stage], durability=None, replicated=replicated, whole=True)
+            return self.round_trip([command for stage in stages for command in stage], replicated=replicated, whole=True)
         return [answer for stage in stages for answer in self.run(stage, replicated=replicated and not all(map(self._reads, stage)))]
 
     def on_each(self, commands: Sequence[Command], *, and_replicas: bool = False) -> list[list[Any]]:

@@ -30,7 +30,8 @@ from pipeline.limits import Bulkhead, DeliverOptions
 from pipeline.prepare import Preparer
 from pipeline.release import Release
 from pipeline.routing import Routing
-from pipeline.settle import SettleOptions, Settler
+from pipeline.settle import SettleOptions
+from pipeline.settler import Settler
 from pipeline.vendors.base import VendorResponse
 from tests.support.relay import BASE_TIME, DirectExchange, Queue, Relay, Vendor
 
@@ -234,8 +235,8 @@ class StormyRelay(Relay):
             for each in rules.destinations.values()
         }
         self._shift = client.register_script(SHIFT)
-        self._send = self.ledger.store.run
-        self.ledger.store.run = self._run  # type: ignore[method-assign]
+        self._send = self.ledger.store.round_trip
+        self.ledger.store.round_trip = self._run  # type: ignore[method-assign]
         self.queue = StormyQueue(self.steps)
         self.exchange = StormyExchange(self.vendors, self)
         self.acceptor._publisher = self.queue

@@ -34,7 +34,8 @@ from pipeline.outgoing import Fingerprint, Sent
 from pipeline.prepare import Preparer
 from pipeline.release import Release
 from pipeline.routing import Conditions, Destination, Purpose, RetryPolicy, Routing, Source, Trigger, with_partners
-from pipeline.settle import SettleOptions, Settler
+from pipeline.settle import SettleOptions
+from pipeline.settler import Settler
 from pipeline.sightings import Sightings
 from pipeline.vault import Vault
 from pipeline.vendors.base import Adapter, Capabilities, Held, Rate, TellDialogue, VendorRequest, VendorResponse

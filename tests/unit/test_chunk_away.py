@@ -36,7 +36,7 @@ def planned(relay: Relay, *events: str) -> None:
 
 def troubled(relay: Relay, monkeypatch: pytest.MonkeyPatch, is_meant: Callable[[Sequence[Command]], bool], *, is_run: bool) -> None:
     """Round trips that are meant fail, after they were carried out or before."""
-    run = relay.ledger.store.run
+    run = relay.ledger.store.round_trip
 
     def fails(commands: Sequence[Command], **options: Any) -> list[Any]:
         meant = is_meant(commands)
@@ -47,7 +47,7 @@ def troubled(relay: Relay, monkeypatch: pytest.MonkeyPatch, is_meant: Callable[[
             raise LedgerUnavailable("no answer in time")
         return answers
 
-    monkeypatch.setattr(relay.ledger.store, "run", fails)
+    monkeypatch.setattr(relay.ledger.store, "round_trip", fails)
 
 
 def carrying(relay: Relay, *scripts: str, times: int) -> Callable[[Sequence[Command]], bool]:
@@ -126,6 +126,7 @@ def test_what_could_not_be_judged_is_put_back(client: redis.Redis, monkeypatch: 
 
     monkeypatch.setattr(judge, "endings", away_for_ben)
     relay.step()
+    relay.again()
     assert outcomes(relay, *events) == ["delivered", "delivered"]
 
 

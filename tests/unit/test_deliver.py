@@ -453,7 +453,7 @@ def test_killed_worker_is_rescued(relay: Relay):
 
 def away_for(relay: Relay, monkeypatch: pytest.MonkeyPatch, times: int, script: str) -> None:
     """So many round trips that carry a script fail as if the ledger were away."""
-    run, sha, left = relay.ledger.store.run, relay.ledger.store._scripts[script].sha, [times]
+    run, sha, left = relay.ledger.store.round_trip, relay.ledger.store._scripts[script].sha, [times]
 
     def away(commands: Sequence[tuple[Any, ...]], **options: Any) -> list[Any]:
         if left[0] and any(sha in command for command in commands):
@@ -461,7 +461,7 @@ def away_for(relay: Relay, monkeypatch: pytest.MonkeyPatch, times: int, script: 
             raise LedgerUnavailable("away")
         return run(commands, **options)
 
-    monkeypatch.setattr(relay.ledger.store, "run", away)
+    monkeypatch.setattr(relay.ledger.store, "round_trip", away)
     monkeypatch.setattr(pipeline.chunk, "HOLD_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(pipeline.patience, "LOOK_SECONDS", 0.01)
 
@@ -507,6 +507,8 @@ def test_ledger_away_for_long_after_the_answer_repeats_safely(relay: Relay, monk
         with pytest.raises(LedgerUnavailable):
             relay.step()
     time.sleep(0.04)
+    for claim in relay.ledger.store.client.scan_iter(match="cr:{a:*}:c:*"):  # they run out like leases
+        relay.ledger.store.client.delete(claim)
     relay.hurry(pushed=True)
     relay.beat()
     relay.drain()
@@ -713,7 +715,7 @@ def test_given_up_given_dies_and_withdrawal_goes_on(client: redis.Redis, caplog:
         relay.again()
     assert outcome(relay, dead) == ("dead", "http_503")
     assert outcome(relay, alive) == ("waiting", "http_503")
-    alerts = [(record.alert, record.delivery_id) for record in caplog.records if record.message == "alert" and record.name == "pipeline.settle"]
+    alerts = [(record.alert, record.delivery_id) for record in caplog.records if record.message == "alert" and record.name == "pipeline.settler"]
     assert alerts == [("withdrawal_overdue", f"{alive}.mail")] * 2
     relay.again()
     assert outcome(relay, alive) == ("delivered", None)

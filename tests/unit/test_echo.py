@@ -375,7 +375,7 @@ def test_a_withdrawal_that_nobody_confirms_is_told_again(client: redis.Redis, ca
     assert (told(relay, "crm"), relay.deliveries(event)["crm"][0]) == (["withdrawn"], "awaiting_confirmation")
     relay.again()
     assert relay.deliveries(event)["crm"][0] == "waiting"
-    assert [record.alert for record in caplog.records if record.name == "pipeline.settle"] == ["withdrawal_overdue"]
+    assert [record.alert for record in caplog.records if record.name == "pipeline.settler"] == ["withdrawal_overdue"]
     relay.again()
     assert (told(relay, "crm"), relay.deliveries(event)["crm"][0]) == (["withdrawn"] * 2, "awaiting_confirmation")
     assert relay.figures().unaccounted == 0

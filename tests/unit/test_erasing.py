@@ -191,21 +191,21 @@ class Interleaved:
 
     def __init__(self, relay: Relay, at: int, act: Callable[[], object]) -> None:
         self.count, self._at, self._act, self._store = 0, at, act, relay.ledger.store
-        self._run = self._store.run
+        self._run = self._store.round_trip
 
     def __enter__(self) -> Self:
-        self._store.run = self._counted
+        self._store.round_trip = self._counted
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._store.run = self._run
+        self._store.round_trip = self._run
 
     def _counted(self, commands, **options):
         self.count += 1
         if self.count == self._at:
-            self._store.run = self._run
+            self._store.round_trip = self._run
             self._act()
-            self._store.run = self._counted
+            self._store.round_trip = self._counted
         return self._run(commands, **options)
 
 
@@ -317,15 +317,15 @@ def test_a_withdrawal_that_has_to_be_told_once_more_is_dead(relay: Relay) -> Non
 
 def test_a_given_that_a_worker_is_about_to_tell_is_not_told(relay: Relay, client: redis.Redis) -> None:
     """Leased and opened before the erasure: the last look before the call finds the mark."""
-    event_id, turn, left = relay.event("given", 1, email=ANA), relay.ledger.turn, []
+    event_id, take, left = relay.event("given", 1, email=ANA), relay.ledger.turns.take, []
 
     def after_erasing(*arguments, **options):
         left.append(erase(relay, email=ANA).event_ids)
-        return turn(*arguments, **options)
+        return take(*arguments, **options)
 
-    relay.ledger.turn = after_erasing
+    relay.ledger.turns.take = after_erasing
     relay.drain()
-    relay.ledger.turn = turn
+    relay.ledger.turns.take = take
     assert left[0] == (event_id,), "somebody has it in hand"
     assert relay.vendors["mail"].calls == []
     assert relay.deliveries(event_id) == {"mail": ("skipped", "erased")}

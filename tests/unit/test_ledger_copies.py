@@ -7,6 +7,7 @@ import redis
 
 from pipeline.errors import LedgerUnavailable
 from pipeline.ledger import Ledger
+from pipeline.ledger.copies import Settling
 from pipeline.ledger.deliveries import Settlement, Verb
 from tests.support.parts import new_event, open_ledger, result
 
@@ -24,7 +25,8 @@ def ledger(client: redis.Redis) -> Ledger:
 
 
 def settle(ledger: Ledger, event_id: str) -> list[bool]:
-    return ledger.copies.settle("mail", "given", "w", [Settlement(event_id=event_id, verb=Verb.FINAL, result=result("delivered", 5))])
+    settlements = [Settlement(event_id=event_id, verb=Verb.FINAL, result=result("delivered", 5))]
+    return ledger.copies.settle(Settling(destination="mail", lane="given", token="w", settlements=settlements))
 
 
 def is_complete(ledger: Ledger, event_id: str) -> bool:
@@ -63,7 +65,7 @@ def test_what_could_not_be_copied_is_copied_later(ledger: Ledger, monkeypatch: p
         raise LedgerUnavailable("away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger.store, "run", away)
+        patch.setattr(ledger.store, "round_trip", away)
         with pytest.raises(LedgerUnavailable):
             settle(ledger, BEN)
     assert left(ledger) == [ANNA]

@@ -25,10 +25,10 @@ def test_what_is_read_after_a_claim_is_read_after_it_although_its_script_was_for
 
     ledger.store._prepare = meanwhile
     asking = Asking(first_permit=0, contacts=[[KEY]])
-    _, _, admission, records = ledger.turn(traffic(), "given", "w1", leaving=None, checks=[], asking=asking, named=[KEY])
-    assert admission is not None
-    assert admission.verdicts == (1,)
-    assert records[KEY].words["news"].state is State.WITHDRAWN
+    turn = ledger.turns.take(traffic(), "given", "w1", leaving=None, checks=[], asking=asking, named=[KEY])
+    assert turn.admission is not None
+    assert turn.admission.verdicts == (1,)
+    assert turn.read[KEY].words["news"].state is State.WITHDRAWN
 
 
 def test_forgotten_scripts_come_back_in_one_step(client: redis.Redis):

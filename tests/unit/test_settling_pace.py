@@ -11,8 +11,9 @@ import pytest
 import redis
 
 import pipeline.chunk
-from pipeline.chunk import FEW_FLYING, SETTLE_AT_ONCE, SETTLE_SECONDS, ChunkWorker
-from pipeline.landing import Chunk
+import pipeline.landing
+from pipeline.chunk import ChunkWorker
+from pipeline.landing import FEW_FLYING, SETTLE_AT_ONCE, SETTLE_SECONDS, Chunk
 from pipeline.ledger.accounts import Admission
 from pipeline.limits import DeliverOptions
 from tests.support.relay import Relay, destination, routing
@@ -22,7 +23,8 @@ from tests.support.relay import Relay, destination, routing
 def test_what_is_quick_to_write_is_written_soon(monkeypatch, takes, rests):
     """The next endings wait six times as long as writing the last took, and a twentieth of a second at most; a hundred wait for nothing."""
     clock = [100.0]
-    monkeypatch.setattr(pipeline.chunk, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    for module in (pipeline.chunk, pipeline.landing):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     written: list[int] = []
 
     def settle(_destination, _lane, _token, endings, _now_ms) -> None:
@@ -67,7 +69,7 @@ def test_nobody_waits_for_an_answer_while_endings_are_due():
 
 def test_the_first_answer_of_a_chunk_is_written_down_at_once(client: redis.Redis, monkeypatch: pytest.MonkeyPatch):
     """While another dialogue of the chunk is under way: a crash then repeats that one only."""
-    monkeypatch.setattr(pipeline.chunk, "SETTLE_SECONDS", 30.0)
+    monkeypatch.setattr(pipeline.landing, "SETTLE_SECONDS", 30.0)
     relay = Relay(client, routing([destination("mail")]))
     events = [relay.event("given", n, email=f"p{n}@example.org") for n in range(2)]
     relay.fan_out.run(events)
