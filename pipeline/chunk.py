@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from queue import Empty
 
 from pipeline.domain import State
 from pipeline.errors import LedgerUnavailable
@@ -32,15 +31,13 @@ from pipeline.settler import Draft, Settler
 log = logging.getLogger(__name__)
 
 DOZE_SECONDS = 0.01
-GATHER_SECONDS = 0.003
-LEAST_TURN_SECONDS = 0.02
-MOST_GROUPS = 8
-"""A vendor that takes several turns to answer is talked to in as many groups, so that its connections do not all wait for one turn."""
-LOOK_SECONDS = 0.02
-"""How soon to look again for what was brought, while there are connections free for it."""
 HOLD_ON_SECONDS = 60.0
 """How long a chunk keeps in memory what it told, while the ledger is away."""
 HOLD_LOOK_SECONDS = 0.2
+RETURNED_MS = 500
+"""When to look again at what was returned since a part of the ledger is away."""
+MOST_ALONG = 500
+"""Endings that are written down in a turn at the most: while the server carries it out it serves nobody else."""
 
 
 class ChunkWorker:
@@ -62,9 +59,10 @@ class ChunkWorker:
         while chunk.has_work:
             try:
                 if chunk.flying and chunk.landing is None and not self._refill(chunk):
-                    self._wait(chunk)
+                    chunk.wait()
                 began = time.monotonic()
                 self._turn(chunk)
+                self._make_known(chunk)
                 self._correct(chunk)
                 self._settle(chunk)
                 self._renew(chunk)
@@ -79,13 +77,13 @@ class ChunkWorker:
 
         Where only a part of the ledger is away, what lies in the others goes on: leases must not lapse over it.
         """
-        told = chunk.flying or any(ending.result is not None for ending in chunk.endings)
-        self._return_pending(chunk, -1)
+        told = chunk.flying or chunk.corrections or chunk.settlements or any(ending.result is not None for ending in chunk.endings)
+        self._return_pending(chunk, -RETURNED_MS)
         now = time.monotonic()
         chunk.stop_at = min(chunk.stop_at, now)
         chunk.held_until = chunk.held_until or now + HOLD_ON_SECONDS
         gives_up = not told or now >= chunk.held_until
-        for step in (self._say_goodbye, self._settle) if gives_up else (self._correct, self._settle, self._renew):
+        for step in (self._make_known, self._say_goodbye, self._correct, self._settle, self._renew):
             with suppress(LedgerUnavailable):
                 step(chunk)
         if not gives_up:
@@ -134,6 +132,7 @@ class ChunkWorker:
             self._return_pending(chunk, -1)
         self._say_goodbye(chunk)
         landing = self._landing(chunk)
+        began_at, draft = time.monotonic(), self._draft(chunk, landing)
         asked = chunk.next_asked(len(landing.results))
         if not (landing.leaving or asked):
             return
@@ -141,7 +140,6 @@ class ChunkWorker:
         asking = Asking(first_permit=first, contacts=[task.contact_keys for task in asked], under_way=under_way) if asked else None
         checks = [check for each in landing.checked for check in each.checks]
         named = dict.fromkeys(key for task in asked for key in task.event.identifier_keys.values())
-        began_at, draft = time.monotonic(), self._draft(chunk, landing)
         settling = draft.settling if draft else None
         try:
             turn = self._ledger.turns.take(
@@ -155,7 +153,7 @@ class ChunkWorker:
         started_at = time.monotonic()
         self._land(chunk, landing, turn)
         if draft and turn.settled:
-            self._settler.make_known(chunk.destination, draft, turn.settled)
+            chunk.settlements.append((draft, turn.settled))
             chunk.settled(began_at)
         if turn.admission:
             self._start(chunk, asked, turn.admission, turn.read, started_at)
@@ -164,9 +162,18 @@ class ChunkWorker:
         """What is to be written down in the turn that ends these dialogues, should all their claims have lasted; None if it is not time to, or cannot be done in one."""
         if landing.leaving is None or not self._ledger.turns.may_settle or not chunk.is_time_to_settle(landing):
             return None
-        chunk.is_drafted = True
         endings = [*chunk.endings, *(task.ending(result, retell_at_ms=late, sent=sent) for task, result, late, sent in landing.results)]
-        return self._settler.draft(chunk.destination, chunk.lane, chunk.token, endings, chunk.settling_at(self._ledger.clock_ms()))
+        if len(endings) > MOST_ALONG:
+            return None
+        draft = self._settler.draft(chunk.destination, chunk.lane, chunk.token, endings, chunk.settling_at(self._ledger.clock_ms()))
+        chunk.is_drafted = True
+        return draft
+
+    def _make_known(self, chunk: Chunk) -> None:
+        """What turns have settled, once what they admitted has been started."""
+        while chunk.settlements:
+            self._settler.make_known(chunk.destination, *chunk.settlements[0])
+            chunk.settlements.pop(0)
 
     def _landing(self, chunk: Chunk) -> Landing:
         """What has landed; what was said of an earlier landing and not answered is said again first, as it was, to get that answer."""
@@ -242,26 +249,6 @@ class ChunkWorker:
     def _return_pending(self, chunk: Chunk, at_ms: int) -> None:
         chunk.endings += [task.ending(None, back_at_ms=at_ms) for task in chunk.pending]
         chunk.pending.clear()
-
-    def _wait(self, chunk: Chunk) -> None:
-        """For the next dialogue to land, if one does before endings are to be written down, and those that land with it or in the moment after.
-
-        Each group costs round trips.
-        """
-        landed = chunk.arrived
-        groups = min(MOST_GROUPS, max(1, int(chunk.flight_seconds / max(LEAST_TURN_SECONDS, chunk.turn_seconds))))
-        most = -(-len(chunk.flying) // groups)
-        until = time.monotonic() + (LOOK_SECONDS if not chunk.pending and len(chunk.flying) < chunk.traffic.concurrent else 1.0)
-        until = min(until, chunk.settle_at) if chunk.endings else until
-        try:
-            while len(landed) < most:
-                flight, result, at = chunk.landed.get(timeout=max(0.0, until - time.monotonic()))
-                if not landed:
-                    until = time.monotonic() + GATHER_SECONDS
-                chunk.flight_seconds = at - flight.started_at
-                landed.append((flight, result))
-        except Empty:
-            pass
 
     def _land(self, chunk: Chunk, landing: Landing, turn: Turn) -> None:
         """Note what came of each delivery, and what was told too late."""

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from pipeline.domain import Outcome, VendorResult, Word
@@ -18,6 +18,7 @@ from pipeline.outgoing import Sent
 from pipeline.prepare import DIFFERS_THERE, Task
 from pipeline.routing import Destination
 from pipeline.settle import Ending
+from pipeline.settler import Draft
 from pipeline.vendors.base import Held
 
 SETTLE_AT_ONCE = 100
@@ -26,6 +27,12 @@ SETTLE_REST = 6
 FEW_FLYING = 4
 """Endings are written down at once while fewer dialogues than that are under way; else when there are so many, or this long after the last time: `SETTLE_SECONDS` at
 the most, and less where writing takes little, so that no more than a seventh of the time goes into it. A crash repeats the calls that were not written down."""
+GATHER_SECONDS = 0.003
+LEAST_TURN_SECONDS = 0.02
+MOST_GROUPS = 8
+"""A vendor that takes several turns to answer is talked to in as many groups, so that its connections do not all wait for one turn."""
+LOOK_SECONDS = 0.02
+"""How soon to look again for what was brought, while there are connections free for it."""
 BUSY_WAIT_MS = 1000
 """When to look again at a contact that another worker is talking about; talks mostly take far less than their claim."""
 
@@ -62,7 +69,7 @@ class Chunk:
     """A chunk while it is being worked on, by one thread: its deliveries are leased for `token`, permits and claims of its dialogues are those of `holder`.
 
     `landing` is what was said of dialogues that ended, until it is answered, `is_drafted` whether its settlement was sent along; `goodbyes` are permits and claims under which nothing was sent, and
-    `corrections` what was told too late, until either is written down.
+    `corrections` what was told too late, until either is written down; `settlements` are to be made known.
     """
 
     destination: Destination
@@ -84,6 +91,7 @@ class Chunk:
     arrived: list[tuple[Flight, WorkResult]] = field(default_factory=list)
     landing: Landing | None = None
     is_drafted: bool = False
+    settlements: list[tuple[Draft, Sequence[bool]]] = field(default_factory=list)
     goodbyes: list[Leaving] = field(default_factory=list)
     corrections: list[tuple[Sequence[Checked], Sequence[Word | None], Container[str]]] = field(default_factory=list)
     holder: str = field(default_factory=lambda: secrets.token_hex(6))
@@ -94,7 +102,7 @@ class Chunk:
     @property
     def has_work(self) -> bool:
         """Whether anything is left in hand."""
-        return bool(self.pending or self.flying or self.endings or self.corrections or self.goodbyes)
+        return bool(self.pending or self.flying or self.endings or self.corrections or self.goodbyes or self.settlements)
 
     @property
     def flying_tasks(self) -> list[Task]:
@@ -171,6 +179,26 @@ class Chunk:
                 self.endings.append(task.ending(None, back_at_ms=-BUSY_WAIT_MS))
         self.pending.extendleft(reversed(refused))
         return admitted
+
+    def wait(self) -> None:
+        """For the next dialogue to land, if one does before endings are to be written down, and those that land with it or in the moment after.
+
+        Each group costs round trips.
+        """
+        landed = self.arrived
+        groups = min(MOST_GROUPS, max(1, int(self.flight_seconds / max(LEAST_TURN_SECONDS, self.turn_seconds))))
+        most = -(-len(self.flying) // groups)
+        until = time.monotonic() + (LOOK_SECONDS if not self.pending and len(self.flying) < self.traffic.concurrent else 1.0)
+        until = min(until, self.settle_at) if self.endings else until
+        try:
+            while len(landed) < most:
+                flight, result, at = self.landed.get(timeout=max(0.0, until - time.monotonic()))
+                if not landed:
+                    until = time.monotonic() + GATHER_SECONDS
+                self.flight_seconds = at - flight.started_at
+                landed.append((flight, result))
+        except Empty:
+            pass
 
     def put_back(self, tasks: Sequence[Task], permits: Iterable[int]) -> None:
         """Nothing was sent for these: they are pending again, and what the ledger may have given for them is returned when it is there."""

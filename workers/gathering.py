@@ -35,6 +35,7 @@ class GatheringPublisher(CeleryPublisher):
         self._pending: dict[str, list[str]] = {lane: [] for lane in LANES}
         self._since = dict.fromkeys(LANES, 0.0)
         self._short_until = dict.fromkeys(LANES, 0.0)
+        self._unasked = dict.fromkeys(LANES, 0)
         self._changed = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -85,7 +86,9 @@ class GatheringPublisher(CeleryPublisher):
     def _look(self, lane: str, sent: int) -> None:
         """Ask how long the queue is, now that nobody waits for the answer: soon after what came alone one need not ask again, but what came together may be the first of many."""
         now = time.monotonic()
-        if sent > 1 or now >= self._short_until[lane] - KNOWN_SECONDS / 2:
+        self._unasked[lane] += 1
+        if sent > 1 or self._unasked[lane] > SHORT_QUEUE or now >= self._short_until[lane] - KNOWN_SECONDS / 2:
+            self._unasked[lane] = 0
             self._short_until[lane] = now + KNOWN_SECONDS if self.fan_out_depth(lane) <= SHORT_QUEUE else 0.0
 
     def _is_time(self, lane: str) -> bool:

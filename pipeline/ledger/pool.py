@@ -20,10 +20,11 @@ class KeepingPool(redis.ConnectionPool):
     """redis-py's pool, to which a connection that is given back counts as in use until it has rested; safe to share between threads, and after a fork."""
 
     _kept: deque[tuple[Any, float]]
+    _resting: set[Any]
 
     def reset(self) -> None:
         """Forget every connection: redis-py calls this when the pool is made, and in a process that was forked."""
-        self._kept = deque()
+        self._kept, self._resting = deque(), set()
         super().reset()
 
     def get_connection(self, *_: Any, **__: Any) -> Any:
@@ -33,13 +34,17 @@ class KeepingPool(redis.ConnectionPool):
                     connection, since = self._kept.pop()
                 except IndexError:  # another thread was quicker
                     break
+                self._resting.discard(connection)
                 if connection.is_connected and time.monotonic() - since < FRESH_SECONDS:
                     return connection
                 super().release(connection)
         return super().get_connection()
 
     def release(self, connection: Any) -> None:
+        if connection in self._resting:
+            return  # released twice: two threads would be given it
         if self.pid == os.getpid() == connection.pid and connection.is_connected and not connection.should_reconnect():
+            self._resting.add(connection)
             self._kept.append((connection, time.monotonic()))
         else:
             super().release(connection)

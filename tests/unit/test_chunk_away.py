@@ -137,6 +137,7 @@ def test_what_was_admitted_without_an_answer_is_put_back(client: redis.Redis, mo
     planned(relay, *events)
     troubled(relay, monkeypatch, carrying(relay, "leave", "admit", times=1), is_run=True)
     relay.step()
+    relay.again()
     assert outcomes(relay, *events) == ["delivered", "delivered"]
     assert len(relay.vendors["mail"].calls) == 2
 
@@ -167,6 +168,46 @@ def test_correction_that_fails_is_made_later_and_leaves_nothing_lying(client: re
     assert outcomes(relay, *events, newer[0]) == ["delivered", "delivered", "delivered"]
     assert relay.figures().stale_sends_total == 1
     assert relay.vendors["mail"].held[ANA, "news"] == "withdrawn"
+
+
+def test_a_stale_send_is_counted_although_nothing_else_is_left_to_do(client: redis.Redis, monkeypatch: pytest.MonkeyPatch):
+    """The only delivery is settled, and the ledger goes away before it can be noted that a withdrawal had come meanwhile."""
+    relay = one_at_a_time(client)
+    event, newer = relay.event("given", 1, email=ANA), []
+    planned(relay, event)
+    relay.exchange.before = lambda _: newer or newer.append(relay.event("withdrawn", 5, email=ANA))
+    note, tried = relay.ledger.note_stale, []
+
+    def away_twice(count: int) -> None:
+        tried.append(count)
+        if len(tried) < 3:
+            raise LedgerUnavailable("away")
+        note(count)
+
+    monkeypatch.setattr(relay.ledger, "note_stale", away_twice)
+    relay.step()
+    assert (len(tried), relay.figures().stale_sends_total) == (3, 1)
+
+
+@pytest.mark.parametrize("fails", [1, 3])
+def test_what_waits_is_returned_when_nobody_says_what_time_it_is(client: redis.Redis, monkeypatch: pytest.MonkeyPatch, fails: int):
+    """The clock is asked for the time of a settlement: what is leased and was not told is not dropped, and needs no rescue."""
+    relay = one_at_a_time(client)
+    events = relay.event("given", 1, email=ANA), relay.event("given", 2, email=BEN)
+    planned(relay, *events)
+    clock, asked = relay.ledger.clock_ms, []
+
+    def away() -> int:
+        asked.append(1)
+        if len(asked) <= fails:
+            raise LedgerUnavailable("away")
+        return clock()
+
+    relay.exchange.before = lambda _: asked or monkeypatch.setattr(relay.ledger, "clock_ms", away)
+    relay.step()
+    relay.again()
+    assert outcomes(relay, *events) == ["delivered", "delivered"]
+    assert (len(asked) > fails, relay.figures().rescued_total) == (True, 0)
 
 
 @pytest.mark.parametrize("answer, outcome, told", [(200, "applied", 1), (503, "unavailable", 0)])

@@ -102,6 +102,15 @@ def test_threads_share_as_many_as_are_allowed(relay: redis.Redis) -> None:
     assert relay.info("clients")["connected_clients"] <= 4
 
 
+def test_one_that_is_released_twice_is_given_to_one(relay: redis.Redis) -> None:
+    connection = relay.connection_pool.get_connection()
+    relay.connection_pool.release(connection)
+    relay.connection_pool.release(connection)
+
+    assert relay.connection_pool.get_connection() is connection
+    assert relay.connection_pool.get_connection() is not connection
+
+
 def test_a_closed_pool_leaves_no_connection(relay: redis.Redis) -> None:
     first = own_id(relay)
     relay.close()

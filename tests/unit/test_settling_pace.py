@@ -55,15 +55,14 @@ def test_what_is_quick_to_write_is_written_soon(monkeypatch, takes, rests):
 
 def test_nobody_waits_for_an_answer_while_endings_are_due():
     """A vendor that takes long to answer does not keep what others have answered from being written down."""
-    worker = ChunkWorker(None, None, None, None, None, None)
     now = time.monotonic()
     times = {"stop_at": now + 60, "renew_at": now + 60, "settle_at": now + 0.05, "patience": 0}
     chunk = Chunk(destination=None, lane="given", token="t", more=None, traffic=SimpleNamespace(concurrent=1), pending=deque(), endings=["told"], **times)
     chunk.flying[1] = "a dialogue that takes long"
-    worker._wait(chunk)
+    chunk.wait()
     assert 0.04 < time.monotonic() - now < 0.9
     chunk.endings.clear()
-    worker._wait(chunk)
+    chunk.wait()
     assert time.monotonic() - now > 1.0
 
 
