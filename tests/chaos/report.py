@@ -20,6 +20,8 @@ load from clients that repeat what was not answered; vendors are the sandboxes, 
 
 - **lost**: events answered 202 that did not reach their final state. **stale**: contacts of which a vendor holds something else than the newest word in the end. Both must be 0.
 - **doubled**: vendor calls that had been made before. A killed process cannot know whether its call arrived, so some are made again, under the same idempotency key; the share must stay small.
+
+What a scenario says of itself is its full form: share 1, 1,000 kills, a soak of 1,800 s. Each section says how much of that its last run did, and the tables have what was really done: with share 0.1 it was a tenth of the events, kills, examples and minutes.
 """
 FOOT: Final = """## What else is tested
 
