@@ -86,6 +86,14 @@ def _goals(jobs: Mapping[str, Any]) -> str:
         for goal in found["goals"]:
             ratio = "-" if goal["ratio"] is None else f"{goal['ratio']:,.2f}"
             lines.append(f"| {letter} | {goal['goal']} | {_shown(goal['ours'])} | {_shown(goal['theirs'])} | {ratio} | {'yes' if goal['met'] else '**no**'} |")
+    missed = [letter for letter, found in sorted(jobs.items()) if not all(goal["met"] for goal in found["goals"]) and JOBS[letter].why_missed]
+    if missed:
+        lines += [
+            "",
+            "Why goals are missed ([performance.md](performance.md) has what each stage costs):",
+            "",
+            *(f"- **{letter}**: {JOBS[letter].why_missed}." for letter in missed),
+        ]
     return "\n".join(lines) + "\n"
 
 

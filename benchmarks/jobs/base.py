@@ -28,7 +28,8 @@ PEER_PARTS: Final = ("producer", "worker", "store")
 class Job:
     """`contenders` are all whose figures it has, ours first; `left_out` are those that the quick form goes without.
 
-    `chart` is the metric of the plot, `columns` those of the table (all, if none are named).
+    `chart` is the metric of the plot, `columns` those of the table (all, if none are named). `why_missed` is what keeps goals out of reach, as profiles show it; it is
+    published while one is missed.
     """
 
     letter: str
@@ -40,6 +41,7 @@ class Job:
     chart: str = "deliveries_per_second"
     columns: Sequence[str] = ()
     left_out: Sequence[str] = ()
+    why_missed: str = ""
 
     def names(self, *, is_quick: bool) -> list[str]:
         """The contenders of a run."""

@@ -142,6 +142,10 @@ JOBS: Final = (
         run=run_e,
         chart="p99_ms",
         left_out=("saq",),
+        why_missed=(
+            "five durable writes in a row and three hops between threads and processes, where a queue that keeps no ledger has three writes and one hop. "
+            "The tails are steps that stand in line for a core: a hundred events a second keep more than one of the two busy"
+        ),
     ),
     Job(
         letter="F",
@@ -152,6 +156,7 @@ JOBS: Final = (
             Goal(text="p99 at most 1 s", ours=Figure(job="F", contender=OURS, metric="p99_ms"), limit=1000, lower_is_better=True),
             Goal(text="none untold", ours=Figure(job="F", contender=OURS, metric="told_share"), limit=1.0),
         ),
+        why_missed="a withdrawal goes first everywhere, and still stands behind what is under way: chunks of 500 that the server and the workers have begun",
         run=run_f,
         chart="p99_ms",
     ),

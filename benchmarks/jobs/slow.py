@@ -45,5 +45,6 @@ JOBS: Final = (
             ),
         ),
         run=run,
+        why_missed="between a vendor's answer and the next call on its connection lie the gathering of answers that come together and one round trip; where the machine is slow they take longer",
     ),
 )
