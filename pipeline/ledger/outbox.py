@@ -18,6 +18,7 @@ from pipeline.ledger.store import Store, pairs_of, text
 ARCHIVED: Final = f"{META}:archived"
 """Which archive the entries went to, and how far each stream was trimmed."""
 _ARCHIVE: Final = "archive_id"
+READ_MS: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +75,16 @@ class Outbox:
         return [f"e{partition}" for partition in parts] + [f"i:{partition}" for partition in parts] + [f"d:{name}" for name in destinations]
 
     def read(self, stream: str, after: str, most: int) -> list[OutboxEntry]:
-        """The entries after one, oldest first."""
-        start = f"({after}" if after else "-"
-        return [_entry(stream, text(name), fields) for name, fields in self._store.run([("XRANGE", self._key(stream), start, "+", "COUNT", most)])[0]]
+        """The entries after one, oldest first.
+
+        Where a replica may take over, it must have them: what a failover forgets is done, and said, once more. Raises LedgerUnavailable if nobody can say that it has.
+        """
+        reading = ("XRANGE", self._key(stream), f"({after}" if after else "-", "+", "COUNT", most)
+        found = self._store.run([reading])[0]
+        if found and self._store.nodes.replicates:
+            # A write behind the reading, on its connection: who has the one has whatever was there to read.
+            found = self._store.run([reading, ("SET", f"{self._key(stream)}:read", 1, "PX", READ_MS)], replicated=True)[0]
+        return [_entry(stream, text(name), fields) for name, fields in found]
 
     def trim(self, positions: Mapping[str, str]) -> None:
         """Let go of what is archived up to these entries; how far is noted first, so that an archive that lost them is noticed."""

@@ -91,6 +91,23 @@ def test_what_was_accepted_is_at_the_new_primary(watched: SentinelSet) -> None:
         wait_until(lambda: ledger.store.nodes.replicas_wanted(ledger.store.client) == 2, 30)
 
 
+def test_evidence_is_read_once_every_replica_has_it(watched: SentinelSet) -> None:
+    """What only the primary has may be forgotten with it, done again, and then be on record twice."""
+    with opened(watched.url, waits_ms=300) as ledger:
+        replicas = [server for server in watched.servers if server is not watched.primary()]
+        for server in replicas:
+            server.freeze()
+        try:
+            watched.primary().client.xadd("cr:{e0}:evidence", {"s": '{"kind":"planned","rows":[]}', "p": ""})
+            with pytest.raises(LedgerUnavailable, match="0 of 2 replicas"):
+                ledger.outbox.read("e0", "", 10)
+        finally:
+            for server in replicas:
+                server.thaw()
+        wait_until(lambda: _is_accepted(ledger, "d" * 24), 20)
+        assert [entry.kind for entry in ledger.outbox.read("e0", "", 10)] == ["planned"]
+
+
 def test_sentinel_without_what_it_takes_is_refused(watched: SentinelSet) -> None:
     """No replica, an unknown service, a replica that keeps nothing on disk."""
     with behind_sentinel(replicas=0) as alone, pytest.raises(ConfigurationError, match="Sentinel knows 0 replicas"):
