@@ -53,6 +53,7 @@ def emptied(it: Disturbed) -> None:
     it.after("server back empty, and accepted")
     withdrawn, given = it.stack.accept("withdrawn", email="leaving@example.org"), it.stack.accept("given", email="coming@example.org")
     it.stack.wait_complete([withdrawn])
+    wait_until(lambda: bool(it.stack.deliveries(given)), 20)
     assert {reason for _, reason in it.stack.deliveries(given).values()} == {"quarantined"}
     lifted = it.stack.consent("ledger", "bring-forward", "--until", datetime.now(UTC).isoformat(), "--yes")
     assert lifted.returncode == 0, lifted.stderr

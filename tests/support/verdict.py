@@ -5,6 +5,7 @@ Repeated calls can be told at the webhook only, where a call carries its deliver
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import Counter, defaultdict
@@ -202,6 +203,20 @@ def repeated_in(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[int
         calls += most
         repeated += max(0, most - 1 - sum(count < most for count in by_identifier.values()))
     return calls, repeated
+
+
+def repeated_after(history: Mapping[str, Sequence[Mapping[str, Any]]], seconds: float) -> int:
+    """Webhook calls that were made again so long after they had been made, as when a lease runs out; one that a link brought back comes at once."""
+    times: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for key, states in history.items():
+        for told in states:
+            times[told["webhook_id"]][key].append(told["at"])
+    found = 0
+    for by_identifier in times.values():
+        most = max(by_identifier.values(), key=len)
+        if len(most) - 1 > sum(len(each) < len(most) for each in by_identifier.values()):
+            found += any(later - earlier >= seconds for earlier, later in itertools.pairwise(sorted(most)))
+    return found
 
 
 def check_end(stack: Stack, events: Sequence[Sent], *, seconds: float, is_on_record: bool = True) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from tests.chaos.test_kills import unexplained
 from tests.support.accounting import unrecorded
 from tests.support.load import Arrival, Sent, corrections, stale_arrivals
-from tests.support.verdict import Verdict, faults, repeated_in, wrong_states
+from tests.support.verdict import Verdict, faults, repeated_after, repeated_in, wrong_states
 
 ANA = ("ana@example.org", "newsletter")
 
@@ -102,3 +102,16 @@ def test_calls_that_no_record_has_are_named_unless_a_worker_may_have_made_them()
     assert "1 calls are not on record" in unrecorded({"a": 2, "b": 1}, {"a": 1, "b": 1}, 0)[0]
     assert unrecorded({"a": 7}, {"a": 1}, 1) == []
     assert unrecorded({"a": 8}, {"a": 1}, 1) != []
+
+
+def test_what_is_made_again_when_a_lease_has_run_out_is_told_from_what_comes_at_once() -> None:
+    """And a call that names somebody further is none that was made again."""
+
+    def history(*times: float, further: float | None = None) -> dict[str, list[dict[str, object]]]:
+        found: dict[str, list[dict[str, object]]] = {"email:ana": [{"webhook_id": "e.webhook", "at": at} for at in times]}
+        return found | ({"phone:1": [{"webhook_id": "e.webhook", "at": further}]} if further else {})
+
+    assert repeated_after(history(10.0, 16.0), 5.0) == 1
+    assert repeated_after(history(10.0, 10.2), 5.0) == 0
+    assert repeated_after(history(10.0, 16.0, further=16.0), 5.0) == 0
+    assert repeated_after(history(10.0), 5.0) == 0
