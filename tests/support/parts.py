@@ -114,6 +114,16 @@ def everything_stored(client: redis.Redis) -> dict[bytes, Any]:
     return {name: readers[client.type(name)](name) for name in client.keys("*")}
 
 
+def two_leased(client: redis.Redis, token: str, first: str, second: str) -> Ledger:
+    """A ledger with a delivery to `mail` of each of two events, leased for a token."""
+    ledger = open_ledger(client)
+    ledger.events.commit([new_event(first), new_event(second)], ledger.durability)
+    ledger.deliveries.plan("mail", "given", [(first, 1), (second, 1)])
+    ledger.events.mark_fanned_out([(first, ["mail"], ""), (second, ["mail"], "")])
+    ledger.deliveries.claim("mail", "given", token, 60_000, [first, second])
+    return ledger
+
+
 def close_gate(ledger: Ledger, account: str) -> None:
     """End an account's pause or breaker now."""
     ledger.store.client.delete(ledger.keys.account(account, "gate"))

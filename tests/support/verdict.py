@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -193,30 +193,29 @@ def repeated_calls(stack: Stack) -> tuple[int, int]:
 
 def repeated_in(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[int, int]:
     """The same of a webhook's history; a call that names a further identifier, since a link was learned, is no repeat."""
-    times: dict[str, Counter[str]] = defaultdict(Counter)
-    for key, states in history.items():
-        for told in states:
-            times[told["webhook_id"]][key] += 1
-    calls = repeated = 0
-    for by_identifier in times.values():
-        most = max(by_identifier.values())
-        calls += most
-        repeated += max(0, most - 1 - sum(count < most for count in by_identifier.values()))
-    return calls, repeated
+    deliveries = _times_by_delivery(history)
+    return sum(max(map(len, each.values())) for each in deliveries), sum(map(_repeats, deliveries))
 
 
 def repeated_after(history: Mapping[str, Sequence[Mapping[str, Any]]], seconds: float) -> int:
     """Webhook calls that were made again so long after they had been made, as when a lease runs out; one that a link brought back comes at once."""
+    repeated = [sorted(max(each.values(), key=len)) for each in _times_by_delivery(history) if _repeats(each)]
+    return sum(any(later - earlier >= seconds for earlier, later in itertools.pairwise(times)) for times in repeated)
+
+
+def _times_by_delivery(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Mapping[str, list[float]]]:
+    """When each delivery was told, by the identifiers that it named."""
     times: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for key, states in history.items():
         for told in states:
-            times[told["webhook_id"]][key].append(told["at"])
-    found = 0
-    for by_identifier in times.values():
-        most = max(by_identifier.values(), key=len)
-        if len(most) - 1 > sum(len(each) < len(most) for each in by_identifier.values()):
-            found += any(later - earlier >= seconds for earlier, later in itertools.pairwise(sorted(most)))
-    return found
+            times[told["webhook_id"]][key].append(told.get("at", 0.0))
+    return list(times.values())
+
+
+def _repeats(by_identifier: Mapping[str, Sequence[float]]) -> int:
+    """How many calls of a delivery had been made before."""
+    most = max(map(len, by_identifier.values()))
+    return max(0, most - 1 - sum(len(times) < most for times in by_identifier.values()))
 
 
 def check_end(stack: Stack, events: Sequence[Sent], *, seconds: float, is_on_record: bool = True) -> None:

@@ -9,19 +9,14 @@ from pipeline.errors import LedgerUnavailable
 from pipeline.ledger import Ledger
 from pipeline.ledger.copies import Settling
 from pipeline.ledger.deliveries import Settlement, Verb
-from tests.support.parts import new_event, open_ledger, result
+from tests.support.parts import result, two_leased
 
 ANNA, BEN = "a" * 24, "b" * 24
 
 
 @pytest.fixture
 def ledger(client: redis.Redis) -> Ledger:
-    ledger = open_ledger(client)
-    ledger.events.commit([new_event(ANNA), new_event(BEN)], ledger.durability)
-    ledger.deliveries.plan("mail", "given", [(ANNA, 1), (BEN, 1)])
-    ledger.events.mark_fanned_out([(ANNA, ["mail"], ""), (BEN, ["mail"], "")])
-    ledger.deliveries.claim("mail", "given", "w", 60_000, [ANNA, BEN])
-    return ledger
+    return two_leased(client, "w", ANNA, BEN)
 
 
 def settle(ledger: Ledger, event_id: str) -> list[bool]:

@@ -14,7 +14,7 @@ from pipeline.ledger.accounts import Asking, Farewell, Leaving
 from pipeline.ledger.copies import Settling
 from pipeline.ledger.deliveries import Settlement
 from pipeline.ledger.turns import Turn
-from tests.support.parts import final, new_event, open_ledger, traffic
+from tests.support.parts import final, traffic, two_leased
 from tests.support.relay import Relay, destination, routing
 
 ANNA, BEN = "a" * 24, "b" * 24
@@ -25,11 +25,7 @@ CHUNK = "chunk"
 @pytest.fixture
 def ledger(client: redis.Redis) -> Ledger:
     """Two deliveries are leased, and their dialogues under way."""
-    ledger = open_ledger(client)
-    ledger.events.commit([new_event(ANNA), new_event(BEN)], ledger.durability)
-    ledger.deliveries.plan("mail", "given", [(ANNA, 1), (BEN, 1)])
-    ledger.events.mark_fanned_out([(ANNA, ["mail"], ""), (BEN, ["mail"], "")])
-    ledger.deliveries.claim("mail", "given", "task", 60_000, [ANNA, BEN])
+    ledger = two_leased(client, "task", ANNA, BEN)
     asking = Asking(first_permit=0, contacts=[[KEYS[ANNA]], [KEYS[BEN]]])
     ledger.turns.take(traffic(), "given", CHUNK, leaving=None, checks=[], asking=asking, named=[])
     return ledger
