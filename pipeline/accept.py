@@ -1,6 +1,6 @@
 """Accepts events: after it answers, nothing of them can be lost.
 
-Commit (event, dedup key and "to fan out" mark in one atomic write), wait until that is durable, merge the standings, ask for fan-out.
+Commit (event, dedup key and "to fan out" mark in one atomic write), wait until that is durable, merge the standings, ask for fan-out (where no task of it has the event already).
 A crash in between heals: the open index brings the event back and fan-out merges again.
 
 Without an idempotency key the content is the key, and a date of low precision makes two withdrawals of one day equal in content. If the person gave in
@@ -32,11 +32,15 @@ FAN_OUT_CHUNK = 250
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """An event that is durable and merged; `fact` is what the commit answered: True if it is new, the first facts of a duplicate, False for a reused key."""
+    """An event that is durable and merged; `fact` is what the commit answered: True if it is new, the first facts of a duplicate, False for a reused key.
+
+    `is_laid`: a fan-out task has it already.
+    """
 
     event: ConsentEvent
     fact: Facts | bool
     status: str
+    is_laid: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +92,7 @@ class Acceptor:
             anew = self._take([sources[place] for place in again], list(again.values()), [hashes[place] for place in again])
             for place, each in zip(again, anew, strict=True):
                 taken[place] = each
-        self._announce([each.event for each in taken if each.fact is True])
+        self._announce([each.event for each in taken if each.fact is True and not each.is_laid])
         self._heard_again([each.event for source, each in zip(sources, taken, strict=True) if isinstance(each.fact, Facts) and source.echoes])
         return [
             KeyReused("this idempotency key was used for other content") if each.fact is False else Accepted(event_id=each.event.event_id, status=each.status)
@@ -98,7 +102,8 @@ class Acceptor:
     def _take(self, sources: Sequence[Source], events: Sequence[ConsentEvent], hashes: Sequence[str]) -> list[_Taken]:
         """Commit events, wait until they are durable, and merge them."""
         merges = [merges_of(event, self._ledger.standings, links=source.teaches_links) for source, event in zip(sources, events, strict=True)]
-        facts, found = self._ledger.acceptance.take(self._new(sources, events, hashes), merges, self._ledger.durability)
+        took = self._ledger.acceptance.take(self._new(sources, events, hashes), merges, self._ledger.durability)
+        facts, found = took.facts, took.found
         placed = [_as_first_accepted(event, fact) for event, fact in zip(events, facts, strict=True)]
         rest = [place for place, (fact, merged) in enumerate(zip(facts, found, strict=True)) if merged is None and fact is not False]
         for place in rest:
@@ -106,7 +111,9 @@ class Acceptor:
                 merges[place] = merges_of(placed[place], self._ledger.standings, links=sources[place].teaches_links)
         for place, merged in zip(rest, self._merge([merges[place] for place in rest]), strict=True):
             found[place] = merged
-        return [_Taken(event, fact, _status(event, fact, merged)) for event, fact, merged in zip(placed, facts, found, strict=True)]
+        return [
+            _Taken(event, fact, _status(event, fact, merged), event.state.value in took.laid) for event, fact, merged in zip(placed, facts, found, strict=True)
+        ]
 
     def _said_again(
         self, items: Sequence[tuple[Source, IncomingEvent]], taken: Sequence[_Taken], hashes: Sequence[str], received_at: datetime

@@ -21,6 +21,7 @@ from config.settings import Settings
 from workers import watching
 from workers.alerting import take_notes
 from workers.app import create_app
+from workers.attending import attendant
 from workers.process import process_name, share_heaps, spare_collections
 from workers.reconciling import reconcile
 from workers.wiring import Parts
@@ -37,7 +38,8 @@ def run_worker(parts: Parts, name: str) -> int:
     """Run one worker process until SIGTERM; returns its exit code."""
     share_heaps()
     parts.refuse_orphans(parts.routing)
-    parts.fan_out, parts.deliver, parts.listen, parts.release  # noqa: B018 - a part that cannot be built must stop the start
+    parts.deliver, parts.listen, parts.release  # noqa: B018 - a part that cannot be built must stop the start
+    attendant(parts)
     reconcile(parts)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Celery would start itself again without asking whether the routing file is good
     watchdog = Watchdog(parts.settings.worker.deaf_seconds, lambda: parts.publisher.queue_depth(CONTROL_QUEUE))

@@ -14,6 +14,7 @@ from celery import Task, shared_task
 
 from config.logging import describe
 from workers import wiring
+from workers.attending import attendant
 from workers.erased import look_after
 from workers.reconciling import reconcile
 
@@ -42,8 +43,8 @@ class Scrubbed(Task):  # type: ignore[misc]
 
 
 @shared_task(base=Scrubbed, name="fan_out")
-def fan_out(lane: str, event_ids: Sequence[str], **_: Any) -> None:  # noqa: ARG001 - the lane is for people who watch
-    wiring.current().fan_out.run(event_ids)
+def fan_out(lane: str, event_ids: Sequence[str], **_: Any) -> None:
+    attendant(wiring.current()).run(lane, event_ids)
 
 
 @shared_task(base=Scrubbed, name="deliver")

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from pipeline.deliver import Deliver
     from pipeline.desk import Desk
     from pipeline.exchange import Exchange
-    from pipeline.fanout import FanOut
     from pipeline.ledger import Ledger
     from pipeline.ledger.nodes import Nodes
     from pipeline.limits import LimitOptions
@@ -165,10 +164,6 @@ class Parts:
         return self.built("_limits", lambda: limit_options(self.settings))
 
     @property
-    def fan_out(self) -> FanOut:
-        return self.built("_fan_out", self._build_fan_out)
-
-    @property
     def deliver(self) -> Deliver:
         return self.built("_deliver", self._build_deliver)
 
@@ -246,11 +241,6 @@ class Parts:
 
     def _build_exchange(self) -> Exchange:
         return exchange(self.settings, self.ledger.accounts, lambda: self.ledger.clock.carried_ms() / 1000, self.hasher.request_hmac)
-
-    def _build_fan_out(self) -> FanOut:
-        from pipeline.fanout import FanOut
-
-        return FanOut(self.ledger, self.vault, self.publisher, lambda: self.routing, chunk_size=self.settings.deliver.chunk_size, hands=self.deliver)
 
     def _build_settler(self) -> Settler:
         from pipeline.settle import SettleOptions

@@ -1,11 +1,11 @@
-"""The names of all keys; braces mark the part that decides the cluster slot, and no script leaves one slot (but for `merge` where one server has them all).
+"""The names of all keys; braces mark the part that decides the cluster slot, and no script leaves one slot (but for `merge`, `settle` and `lay` where one server has them all).
 
 cr:{e<n>}:…       events of partition n: record `e:<id>`, sealed payload `p:<id>`, index of unfinished ones `open`, counters `n`, outbox `evidence`, on a cluster the ledger's `id`
 cr:{i<n>}:…       identifiers of partition n: record `i:<key>` (standings, links, sealed value), deliveries that miss it `m:<key>`, outbox `evidence`, on a cluster the ledger's `id`
 cr:{d:<name>}:…   one destination: due and out indexes by lane, leases, rows, dead letters, results, counters, what was seen there, how far it was compared, outbox
 cr:{a:<name>}:…   one vendor account: gate, rate window, dialogues under way, claims, late-write marks, session
 cr:{s:<name>}:…   one polled source: whose turn it is, how far it was heard
-cr:{meta}:…       identity of the ledger, known destinations, beat, processes that live, counters `n`, ids of the vault keys in use
+cr:{meta}:…       identity of the ledger, known destinations, beat, processes that live, counters `n`, ids of the vault keys in use, `tray:<lane>` and who attends it
 """
 
 from __future__ import annotations
@@ -68,6 +68,14 @@ class Keys:
     @staticmethod
     def account(name: str, suffix: str) -> str:
         return f"{PREFIX}:{{a:{name}}}:{suffix}"
+
+    @staticmethod
+    def tray(lane: str) -> str:
+        return f"{PREFIX}:{{meta}}:tray:{lane}"
+
+    @staticmethod
+    def attended(lane: str) -> str:
+        return f"{PREFIX}:{{meta}}:attended:{lane}"
 
     @staticmethod
     def source(name: str, suffix: str) -> str:

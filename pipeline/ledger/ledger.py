@@ -35,6 +35,7 @@ from pipeline.ledger.standings import Standings
 from pipeline.ledger.steps_back import StepsBack
 from pipeline.ledger.store import Durability, Store
 from pipeline.ledger.sweeps import Sweeps
+from pipeline.ledger.trays import Trays
 from pipeline.ledger.turns import Turns
 from pipeline.ledger.upkeep import Upkeep
 from pipeline.ledger.walks import Walks
@@ -72,10 +73,10 @@ class Ledger:
         )
         self.lookout = Lookout(self._looking, self.keys, self.identity.ledger_id, self.identity.created_seconds, options.marks)
         self.lookout.look()
-        self.outbox = Outbox(self.store, self.keys, options.evidence)
+        self.outbox, self.trays = Outbox(self.store, self.keys, options.evidence), Trays(self.store, self.keys)
         self.events = Events(self.store, self.keys, lifetimes, self.lookout, self.outbox)
         self.standings = Standings(self.store, self.keys, vault)
-        self.acceptance = Acceptance(self.store, self.keys, self.events, self.standings)
+        self.acceptance = Acceptance(self.store, self.keys, self.events, self.standings, self.trays)
         self.deliveries = Deliveries(self.store, self.keys, lifetimes, self.outbox)
         self.copies = Copies(self.store, self.deliveries, self.events)
         self.accounts = Accounts(self.store, self.keys, vault)

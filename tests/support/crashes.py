@@ -21,15 +21,17 @@ import pipeline.chunk
 import pipeline.deliver
 import pipeline.handing
 import pipeline.landing
+from pipeline.accept import Accepted
 from pipeline.deliver import Deliver
-from pipeline.domain import Outcome, VendorResult
-from pipeline.errors import LedgerUnavailable
+from pipeline.domain import IncomingEvent, Outcome, VendorResult
+from pipeline.errors import KeyReused, LedgerUnavailable
 from pipeline.exchange import Work, WorkResult
 from pipeline.fanout import FanOut
+from pipeline.ledger.keys import LANES, Keys
 from pipeline.limits import Bulkhead, DeliverOptions
 from pipeline.prepare import Preparer
 from pipeline.release import Release
-from pipeline.routing import Routing
+from pipeline.routing import Routing, Source
 from pipeline.settle import SettleOptions
 from pipeline.settler import Settler
 from pipeline.vendors.base import VendorResponse
@@ -221,6 +223,7 @@ class StormyRelay(Relay):
         self.answered = 0
         self.begun = 0
         self.fan_outs = 0
+        self.accepts = 0
         self.on_arrival: Callable[[list[dict[str, Any]], Vendor, VendorResponse | None], None] = lambda *_: None
         limits = {
             "total_timeout_seconds": TOTAL_TIMEOUT_SECONDS,
@@ -240,6 +243,8 @@ class StormyRelay(Relay):
         self.queue = StormyQueue(self.steps)
         self.exchange = StormyExchange(self.vendors, self)
         self.acceptor._publisher = self.queue
+        self._accept_or_refuse = self.acceptor.accept_many
+        self.acceptor.accept_many = self._accept_many  # type: ignore[method-assign]
         self.restart()
 
     def restart(self) -> None:
@@ -270,6 +275,21 @@ class StormyRelay(Relay):
         super().carry_out(kind, values)
         for each, inbox in inboxes:
             self.deliver._run(each, inbox.place[1], inbox)
+
+    def _accept_many(self, items: Sequence[tuple[Source, IncomingEvent]]) -> list[Accepted | KeyReused]:
+        """Every second time a fan-out task waits for what is accepted; every second one of these dies with it."""
+        self.accepts += 1
+        if self.accepts % 2:
+            for lane in LANES:
+                self.client.zadd(Keys.attended(lane), {"a task": "+inf"})
+        try:
+            return self._accept_or_refuse(items)
+        finally:
+            for lane in LANES:
+                laid = self.client.lrange(Keys.tray(lane), 0, -1)
+                self.client.delete(Keys.attended(lane), Keys.tray(lane))
+                if laid and self.accepts % 4 == 1:
+                    self.queue.messages.append(("fan_out", (lane, tuple(each.decode() for each in laid))))
 
     def now(self) -> datetime:
         """A receipt clock of its own: every accept is a second later than the one before."""

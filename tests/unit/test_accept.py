@@ -10,6 +10,7 @@ import redis
 from pipeline.accept import FAN_OUT_CHUNK, Accepted, order_time
 from pipeline.domain import IncomingEvent, State, Subject, us_from_utc
 from pipeline.errors import KeyReused, LedgerUnavailable
+from pipeline.ledger.acceptance import Took
 from pipeline.routing import Source
 from tests.support.parts import CANARY, CANARY_PHONE, everything_stored
 from tests.support.relay import BASE_TIME, Relay, destination, routing
@@ -324,7 +325,7 @@ def test_no_personal_value_is_readable(relay: Relay, caplog: pytest.LogCaptureFi
 def in_two_steps(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the keys of events and identifiers lie on several servers: merged in a round trip after the commit."""
     monkeypatch.setattr(
-        relay.ledger.acceptance, "take", lambda events, _merges, durability: (relay.ledger.events.commit(events, durability), [None] * len(events))
+        relay.ledger.acceptance, "take", lambda events, _merges, durability: Took(relay.ledger.events.commit(events, durability), [None] * len(events))
     )
 
 
