@@ -10,8 +10,9 @@ between, the second one is a new word, or it would be lost as a duplicate; a rep
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
+
+from msgspec import Struct, structs
 
 from pipeline.domain import ConsentEvent, IncomingEvent, State, Word, us_from_utc
 from pipeline.echo import HeardEvent, place_heard
@@ -30,8 +31,7 @@ FAN_OUT_CHUNK = 250
 """Events in one fan_out message at the most."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
+class _Taken(Struct, frozen=True):
     """An event that is durable and merged; `fact` is what the commit answered: True if it is new, the first facts of a duplicate, False for a reused key.
 
     `is_laid`: a fan-out task has it already.
@@ -43,8 +43,7 @@ class _Taken:
     is_laid: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class Accepted(Struct, frozen=True, kw_only=True):
     """The answer to one event: `status` is accepted, duplicate or superseded."""
 
     event_id: str
@@ -130,7 +129,7 @@ class Acceptor:
             newest, order_us = reach.newest(event.purpose), us_from_utc(order_time(incoming, received_at))
             if newest is not None and newest.state is State.GIVEN and event.order_us < newest.order_us <= order_us:
                 event_id = self._hasher.event_id(source.name, f"c\0{hashes[place]}\0{newest.event_id}")
-                found[place] = replace(event, event_id=event_id, order_us=order_us)
+                found[place] = structs.replace(event, event_id=event_id, order_us=order_us)
         return found
 
     def _identified(self, source: Source, incoming: IncomingEvent, content_hash: str, received_at: datetime) -> ConsentEvent:
@@ -218,4 +217,4 @@ def _may_be_new(incoming: IncomingEvent, fact: Facts | bool) -> bool:
 
 def _as_first_accepted(event: ConsentEvent, fact: Facts | bool) -> ConsentEvent:
     """A duplicate keeps the place in the order that its original was given."""
-    return replace(event, order_us=fact.order_us) if isinstance(fact, Facts) else event
+    return structs.replace(event, order_us=fact.order_us) if isinstance(fact, Facts) else event

@@ -6,12 +6,13 @@ Terms follow W3C DPV and ISO/IEC TS 27560: a data subject gives or withdraws con
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
+
+from msgspec import Struct
 
 from pipeline.errors import InvalidInput
 
@@ -61,17 +62,27 @@ class DeliveryStatus(StrEnum):
 FINAL_STATUSES: Final = frozenset({DeliveryStatus.DELIVERED, DeliveryStatus.SKIPPED, DeliveryStatus.SUPERSEDED, DeliveryStatus.DEAD})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class Personal(Struct, frozen=True, kw_only=True):
+    """A value that may hold what is personal or secret: its repr, and so every log, shows only the fields that `SHOWN` names."""
+
+    SHOWN: ClassVar[tuple[str, ...]] = ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.SHOWN)})"
+
+
+class Subject(Personal, frozen=True, kw_only=True):
     """A data subject as named by one event; every value is normalised (see `identifiers`) and personal.
 
     `country` is an ISO 3166-1 alpha-2 code and not an identifier.
     """
 
-    external_id: str | None = field(default=None, repr=False)
-    email: str | None = field(default=None, repr=False)
-    phone: str | None = field(default=None, repr=False)
-    national_id: str | None = field(default=None, repr=False)
+    SHOWN = ("country",)
+
+    external_id: str | None = None
+    email: str | None = None
+    phone: str | None = None
+    national_id: str | None = None
     country: str | None = None
 
     def identifiers(self) -> dict[str, str]:
@@ -80,8 +91,7 @@ class Subject:
         return {kind: value for kind, value in every if value}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
+class Word(Struct, frozen=True, kw_only=True):
     """One entry of a standing: who said what last.
 
     Words are compared by order time, then `withdrawn` over `given`, then event id; `encode` keeps that order
@@ -101,8 +111,7 @@ class Word:
         return cls(order_us=int(text[:16]), state=State.WITHDRAWN if text[16] == "w" else State.GIVEN, event_id=text[17:])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IncomingEvent:
+class IncomingEvent(Personal, frozen=True, kw_only=True):
     """A consent event as a source parsed it, before the relay has given it an id.
 
     `event_time` is the earliest instant it can mean and `event_time_end` the latest (equal unless the source's
@@ -110,25 +119,28 @@ class IncomingEvent:
     profile, which a system shows beside what the person said: another name does not make an old consent a new one.
     """
 
+    SHOWN = ("subject", "purpose", "state", "event_time", "event_time_end", "group", "profile_is_beside")
+
     subject: Subject
     purpose: str
     state: State
     event_time: datetime
     event_time_end: datetime | None = None
-    idempotency_key: str | None = field(default=None, repr=False)
+    idempotency_key: str | None = None
     group: str | None = None
-    profile: Mapping[str, str] = field(default_factory=dict, repr=False)
+    profile: Mapping[str, str] = {}
     profile_is_beside: bool = False
-    evidence: Mapping[str, str] = field(default_factory=dict, repr=False)
-    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+    evidence: Mapping[str, str] = {}
+    metadata: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsentEvent:
+class ConsentEvent(Personal, frozen=True, kw_only=True):
     """An accepted event: what was said, by whom, and its place in the order (all times UTC).
 
     `identifier_keys` are the keyed hashes of the subject's identifiers (kind -> key); they may travel, the subject may not.
     """
+
+    SHOWN = ("event_id", "source", "subject_key", "identifier_keys", "purpose", "state", "event_time", "order_us", "received_at", "group")
 
     event_id: str
     source: str
@@ -141,34 +153,36 @@ class ConsentEvent:
     order_us: int
     received_at: datetime
     group: str | None = None
-    profile: Mapping[str, str] = field(default_factory=dict, repr=False)
-    evidence: Mapping[str, str] = field(default_factory=dict, repr=False)
-    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+    profile: Mapping[str, str] = {}
+    evidence: Mapping[str, str] = {}
+    metadata: Mapping[str, str] = {}
 
     @property
     def word(self) -> Word:
         return Word(order_us=self.order_us, state=self.state, event_id=self.event_id)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Standing(Personal, frozen=True, kw_only=True):
     """What holds now for another purpose of the same contact at the same destination, with that purpose's options.
 
     A `given` is only ever named if the event that said it goes to this destination and names this contact: nobody is told of it by the way.
     """
 
+    SHOWN = ("purpose", "state")
+
     purpose: str
     state: State
-    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    options: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instruction:
+class Instruction(Personal, frozen=True, kw_only=True):
     """What one destination is to be told about one subject, built from the newest accepted word just before sending.
 
     `delivery_id` is stable over retries and serves as the vendor's idempotency key. `options` are the
     destination's options with those of the purpose laid over them; `standings` are there for vendors that ask for them (`Capabilities.sees_standings`).
     """
+
+    SHOWN = ("delivery_id", "event_id", "purpose", "state", "event_time", "standings")
 
     delivery_id: str
     event_id: str
@@ -176,15 +190,14 @@ class Instruction:
     purpose: str
     state: State
     event_time: datetime
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = {}
     standings: tuple[Standing, ...] = ()
-    profile: Mapping[str, str] = field(default_factory=dict, repr=False)
-    evidence: Mapping[str, str] = field(default_factory=dict, repr=False)
-    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+    profile: Mapping[str, str] = {}
+    evidence: Mapping[str, str] = {}
+    metadata: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VendorResult:
+class VendorResult(Struct, frozen=True, kw_only=True):
     """What came of one instruction.
 
     `reason` is a short code from a closed set of the vendor file or the exchange (never vendor prose, which may quote
@@ -199,24 +212,24 @@ class VendorResult:
     definite: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting:
+class Sighting(Personal, frozen=True, kw_only=True):
     """A state that a polled vendor shows without saying since when: only a change against what was seen there before is a word of the person.
 
     `place` and `reference` name the thing seen: the list, as `Adapter.place_of` has it, and the person there, as a `VendorResult` of a tell refers to them.
     They are kept as a keyed hash only. `profile` is what a `given` says of the person besides.
     """
 
+    SHOWN = ("place", "purpose", "state")
+
     place: str
-    reference: str = field(repr=False)
+    reference: str
     subject: Subject
     purpose: str
     state: State
-    profile: Mapping[str, str] = field(default_factory=dict, repr=False)
+    profile: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Polled:
+class Polled(Struct, frozen=True, kw_only=True):
     """One page of what a vendor says when it is polled.
 
     `events` carry their own dates (an InvalidInput in the place of each that cannot be read), `sightings` do not. `position` is where to go on; with
@@ -240,6 +253,7 @@ def us_from_utc(instant: datetime) -> int:
     return max(0, (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds)
 
 
+@lru_cache(maxsize=1024)  # each destination is told the time of the same event
 def format_time(instant: datetime) -> str:
     """RFC 3339 in UTC with `Z`, with a fraction only where there is one."""
     return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")

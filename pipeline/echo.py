@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct, structs
 
 from pipeline.domain import ConsentEvent, DeliveryStatus, State, Word, us_from_utc
 from pipeline.ledger import Ledger
@@ -20,8 +21,7 @@ UNTOLD = frozenset({DeliveryStatus.WAITING, DeliveryStatus.AWAITING_CONFIRMATION
 """Ends, or none, of a delivery by which a vendor may still hold what it was told before."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeardEvent:
+class HeardEvent(Struct, frozen=True, kw_only=True):
     """An event as a source sent it; `latest_us` is the latest moment that its time can mean."""
 
     source: Source
@@ -54,7 +54,7 @@ def place_heard(ledger: Ledger, heard: Sequence[HeardEvent], echo_seconds: float
 
 def _placed(heard: HeardEvent, newest: Word, until_us: float) -> ConsentEvent:
     is_echo = us_from_utc(heard.event.event_time) <= until_us and newest.order_us <= heard.latest_us
-    return replace(heard.event, order_us=max(0, newest.order_us - 1)) if is_echo else heard.event
+    return structs.replace(heard.event, order_us=max(0, newest.order_us - 1)) if is_echo else heard.event
 
 
 def echo_until_us(newest: Word, stored: StoredEvent | None, echoes: frozenset[str], gave_us: int, echo_seconds: float) -> float:

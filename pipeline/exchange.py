@@ -10,8 +10,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+from msgspec import Struct, structs
 
 from pipeline.domain import Outcome, Polled, VendorResult
 from pipeline.outgoing import Fingerprint, Sent, UnsafeRequest, checked_headers, whole_url
@@ -34,23 +35,21 @@ _SESSION_REFUSED: Final = VendorResult(outcome=Outcome.MISCONFIGURED, reason=SES
 _UNSAFE: Final = VendorResult(outcome=Outcome.REJECTED, reason=UNSAFE_REQUEST)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Work(Struct, frozen=True, kw_only=True):
     """One dialogue to run: a tell of `size` instructions, a poll (`size` 0), or an ask (`size` 0, or 1 where an ask stands in for a tell: its failure is then that of the instruction).
 
     `account` names whose session is used. No request starts after `deadline` (time.monotonic()); one begun before may end after it.
     """
 
     adapter: Adapter
-    dialogue: TellDialogue | AskDialogue | PollDialogue = field(repr=False)
+    dialogue: TellDialogue | AskDialogue | PollDialogue
     account: str
     size: int
     allow_private_network: bool = False
     deadline: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkResult:
+class WorkResult(Struct, frozen=True, kw_only=True):
     """What came of a dialogue: one result for each instruction, what the vendor holds, or what it said.
 
     `calls` counts requests really made, sign-in included. `definite` is False when a request may still take effect at the vendor.
@@ -94,7 +93,7 @@ class Exchange:
 
         def on_end(value: object, failure: VendorResult | None, calls: int) -> None:
             result = _result(work, value, failure, calls)
-            _hand_over(work, replace(result, sent=tuple(talk.sent)) if talk.sent else result, on_done)
+            _hand_over(work, structs.replace(result, sent=tuple(talk.sent)) if talk.sent else result, on_done)
 
         talk = _Talk(self, work, work.dialogue, on_end, with_session=work.adapter.needs_session(), deadline=work.deadline)
         if not self._transport.post(talk.begin):
@@ -120,7 +119,7 @@ class Exchange:
 
     def send(self, work: Work, request: VendorRequest, token: str | None, on_answer: Callable[[Answer], None]) -> str | None:
         """Sign a request and send it; for dialogues under way. Returns what stands for it as evidence. Raises UnsafeRequest before anything is sent."""
-        signed = work.adapter.sign(replace(request, sent_at=self._clock()), token)
+        signed = work.adapter.sign(structs.replace(request, sent_at=self._clock()), token)
         call = Call(
             method=signed.method,
             url=whole_url(work.adapter.address, signed),
@@ -202,7 +201,7 @@ class _Talk:
         self._calls += signed.calls
         if signed.token is None:
             # Whatever became of the sign-in, the request that waited for it was not sent.
-            self.fail(replace(signed.refusal, definite=True) if signed.refusal else self._broken("SignInWithoutToken"))
+            self.fail(structs.replace(signed.refusal, definite=True) if signed.refusal else self._broken("SignInWithoutToken"))
             return
         self._token = signed.token
         self._guarded(self._send)

@@ -10,7 +10,8 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pipeline.domain import ConsentEvent, State, Word
 from pipeline.envelope import open_if_readable
@@ -30,8 +31,7 @@ from pipeline.vault import Vault
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """One event's destinations and, if there is one, the newer event that supersedes it."""
 
     event: ConsentEvent

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
+
+from msgspec import Struct
 
 from pipeline.crew import Crew, Inbox
 from pipeline.domain import ConsentEvent
@@ -22,8 +23,7 @@ MOST_LEASED = 100
 """Deliveries that wait leased for one task at the most. Behind more it would be busy for longer, and is brought ids."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handed:
+class Handed(Struct, frozen=True, kw_only=True):
     """A delivery that was leased for a task when it was planned, with its event; `fresh_until` is by the monotonic clock."""
 
     leased: Leased

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct, structs
 
 from pipeline.domain import ConsentEvent, Outcome, Standing, State, VendorResult, Word
 from pipeline.fence import judge, sharing
@@ -18,8 +19,7 @@ from pipeline.settle import TOLD, Ending
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(Struct, frozen=True):
     """A task that was told, and what shows whether a newer word came meanwhile: identifier key, purpose and the word to beat ("": any)."""
 
     task: Task
@@ -109,7 +109,7 @@ def _with_standings(task: Task, words: Mapping[str, Word], named: Mapping[str, f
         for purpose, word in words.items()
         if word.state is State.WITHDRAWN or named.get(word.event_id, frozenset()).issuperset(task.contact_keys)
     ]
-    return replace(task, instruction=replace(task.instruction, standings=tuple(standings)))
+    return structs.replace(task, instruction=structs.replace(task.instruction, standings=tuple(standings)))
 
 
 def _checks(task: Task, destination: Destination, purposes: Iterable[str]) -> list[tuple[str, str, str]]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from msgspec import Struct
+
 from pipeline.domain import Outcome, VendorResult, Word
 from pipeline.exchange import Work, WorkResult
 from pipeline.judging import Checked, Judge
@@ -37,8 +39,7 @@ BUSY_WAIT_MS = 1000
 """When to look again at a contact that another worker is talking about; talks mostly take far less than their claim."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flight:
+class Flight(Struct, frozen=True, kw_only=True):
     """One dialogue under way."""
 
     permit: int
@@ -47,8 +48,7 @@ class Flight:
     started_at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Landing:
+class Landing(Struct, frozen=True, kw_only=True):
     """Dialogues that have ended: what came of each task, what is said to the account (None if none has), and what is looked up."""
 
     results: Sequence[tuple[Task, VendorResult, int, Sequence[Sent]]]

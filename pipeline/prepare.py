@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct, structs
 
 from pipeline.domain import ConsentEvent, Instruction, Outcome, State, VendorResult, delivery_id
 from pipeline.envelope import nameless, open_if_readable
@@ -27,8 +28,7 @@ UNREADABLE_WAIT_SECONDS = 60.0
 """How long a delivery waits whose payload cannot be opened: somebody may still put the missing vault key back."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class Task(Struct, frozen=True, kw_only=True):
     """One delivery ready to be told, with the keys of every identifier that the vendor will be sent.
 
     Tasks of one `place` may share a dialogue; one with `asks` is asked about alone: it awaits confirmation, or was heard from this very destination.
@@ -88,7 +88,7 @@ class Preparer:
             event = open_if_readable(stored, self.vault)
             if event is not None and not leased.row.awaiting:
                 task = self._task(destination, leased, event)
-                tasks.append(replace(task, contact_keys=()) if _is_incomplete(destination, event) else task)
+                tasks.append(structs.replace(task, contact_keys=()) if _is_incomplete(destination, event) else task)
         return tasks
 
     def _overtaken(self, destination: Destination, endings: Sequence[Ending]) -> list[Ending]:
@@ -193,7 +193,7 @@ def contact_keys_of(destination: Destination, event: ConsentEvent) -> tuple[str,
 def _as_judged(ending: Ending, judgement: Judgement) -> Ending:
     result = judgement.result
     if result is not None and (result.outcome is Outcome.SUPERSEDED or result.reason in WRITTEN_RULES):
-        return replace(ending, result=result, superseded_by=judgement.superseded_by)
+        return structs.replace(ending, result=result, superseded_by=judgement.superseded_by)
     return ending
 
 

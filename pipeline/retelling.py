@@ -9,8 +9,9 @@ import base64
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
+
+from msgspec import structs
 
 from pipeline.domain import IDENTIFIER_KINDS, KIND_LETTERS, ConsentEvent, State, Subject, Word, delivery_id, utc_from_us
 from pipeline.envelope import facts_of, open_if_readable, seal_event
@@ -117,7 +118,7 @@ def remade(ledger: Ledger, record: IdentifierRecord, reach: Reach, purpose: str,
 def _said_again(word: Word, named: ConsentEvent, event_id: str, stored: StoredEvent | None) -> ConsentEvent:
     """An event that can be told although its payload is gone, by the identifiers under which the destination knows the person."""
     said_at = utc_from_us(word.order_us)
-    return replace(
+    return structs.replace(
         named,
         event_id=event_id,
         source=stored.facts.source if stored else named.source,

@@ -19,8 +19,10 @@ unavailable           waiting, in the end dead       waiting, in the end alert, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
+
+from msgspec import Struct, structs
 
 from pipeline.domain import ConsentEvent, DeliveryStatus, Outcome, State, VendorResult
 from pipeline.identifiers import names_person
@@ -39,8 +41,7 @@ DAY_SECONDS = 86_400.0
 LATENCY_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(Struct, frozen=True, kw_only=True):
     """What came of one leased delivery.
 
     `retell_at_ms`: told, but a late write may still undo it until then. `back_at_ms`: given back untouched, to be looked at again then
@@ -66,8 +67,7 @@ class SettleOptions:
     misconfigured_probe_seconds: float = 180.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Struct, frozen=True, kw_only=True):
     """What an ending becomes in the ledger."""
 
     settlement: Settlement
@@ -85,9 +85,9 @@ def decide(ending: Ending, destination: Destination, *, now_ms: int, random: Ran
     row = _row(ending, event, result, now_ms)
     match result.outcome:
         case Outcome.APPLIED | Outcome.UNCHANGED if ending.retell_at_ms:
-            return _waiting(ending, replace(row, retell=True), ending.retell_at_ms)
+            return _waiting(ending, structs.replace(row, retell=True), ending.retell_at_ms)
         case Outcome.APPLIED | Outcome.UNCHANGED:
-            return _final(ending, replace(row, reason=row.reason or row.cause), DeliveryStatus.DELIVERED, now_ms)
+            return _final(ending, structs.replace(row, reason=row.reason or row.cause), DeliveryStatus.DELIVERED, now_ms)
         case Outcome.SUPERSEDED:
             return _final(ending, row, DeliveryStatus.SUPERSEDED, now_ms, reference=ending.superseded_by)
         case Outcome.NOT_APPLICABLE | Outcome.UNSUPPORTED:
@@ -103,7 +103,7 @@ def decide(ending: Ending, destination: Destination, *, now_ms: int, random: Ran
         case Outcome.PENDING_CONFIRMATION | Outcome.UNAVAILABLE if _awaits(ending.row, event.state, result.outcome):
             return _awaiting(ending, row, event, destination, now_ms)
         case Outcome.PENDING_CONFIRMATION | Outcome.UNAVAILABLE:
-            return _failed(ending, replace(row, awaiting=False), destination, result, now_ms, random)
+            return _failed(ending, structs.replace(row, awaiting=False), destination, result, now_ms, random)
 
 
 def _failed(ending: Ending, row: Row, destination: Destination, result: VendorResult, now_ms: int, random: Random) -> Decision:
@@ -128,9 +128,9 @@ def _awaiting(ending: Ending, row: Row, event: ConsentEvent, destination: Destin
     """Look again, until a `given` has waited in vain: a person who does not confirm has not consented. A withdrawal is looked at once."""
     left_seconds = destination.confirmation_days * DAY_SECONDS - _age_seconds(ending.row, event, now_ms)
     if event.state is State.GIVEN and left_seconds <= 0:
-        return _final(ending, replace(row, outcome=Outcome.NOT_APPLICABLE.value, reason="not_confirmed"), DeliveryStatus.SKIPPED, now_ms)
+        return _final(ending, structs.replace(row, outcome=Outcome.NOT_APPLICABLE.value, reason="not_confirmed"), DeliveryStatus.SKIPPED, now_ms)
     look_seconds = CONFIRMATION_LOOK_SECONDS if event.state is State.WITHDRAWN else min(left_seconds, CONFIRMATION_LOOK_SECONDS)
-    return _waiting(ending, replace(row, awaiting=True), _in(look_seconds), status=DeliveryStatus.AWAITING_CONFIRMATION)
+    return _waiting(ending, structs.replace(row, awaiting=True), _in(look_seconds), status=DeliveryStatus.AWAITING_CONFIRMATION)
 
 
 def _age_seconds(row: Row, event: ConsentEvent, now_ms: int) -> float:

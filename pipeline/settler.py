@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from random import Random
+
+from msgspec import Struct, structs
 
 from pipeline.domain import FINAL_STATUSES, DeliveryStatus, Outcome, State, delivery_id
 from pipeline.ledger import Ledger
@@ -19,8 +20,7 @@ from pipeline.sightings import Sightings
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class Draft(Struct, frozen=True, kw_only=True):
     """Endings, what each becomes, and how that is written down."""
 
     settling: Settling
@@ -44,7 +44,7 @@ class Settler:
         decisions = [decide(ending, destination, now_ms=now_ms, random=self._random, options=self._options) for ending in endings]
         counted = [counted_as(ending, now_ms) for ending in endings]
         settlements = [
-            replace(decision.settlement, sent=each.sent, asked=each.asked, counters=counters, told_seconds=seconds)
+            structs.replace(decision.settlement, sent=each.sent, asked=each.asked, counters=counters, told_seconds=seconds)
             for each, decision, (counters, seconds) in zip(endings, decisions, counted, strict=True)
         ]
         settling = Settling(destination=destination.name, lane=lane, token=token, settlements=settlements)

@@ -7,7 +7,8 @@ with its own. A `given` never is.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct, structs
 
 from pipeline.domain import IDENTIFIER_KINDS, ConsentEvent, State, Word
 from pipeline.ledger.standings import IdentifierRecord, Merge, Merged, Reach, Standings
@@ -45,8 +46,7 @@ def newest_by_event(events: Sequence[ConsentEvent], merged: Sequence[Merged]) ->
     return newest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completed:
+class Completed(Struct, frozen=True, kw_only=True):
     """A withdrawal with the identifiers that links add. `ambiguous` names the kinds for which more than one candidate is equally near."""
 
     event: ConsentEvent
@@ -68,7 +68,7 @@ def complete(event: ConsentEvent, reach: Reach, standings: Standings) -> Complet
         elif candidates:
             ambiguous.add(kind)
     if values:
-        event = replace(event, subject=replace(event.subject, **values), identifier_keys=keys)
+        event = structs.replace(event, subject=structs.replace(event.subject, **values), identifier_keys=keys)
     return Completed(event=event, ambiguous=frozenset(ambiguous))
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from msgspec import structs
+
 from pipeline.domain import ConsentEvent, IncomingEvent, Outcome, State, VendorResult
 from pipeline.errors import ConsentRelayError
 from pipeline.exchange import Exchange, Work
@@ -189,7 +191,7 @@ class Trial:
             operations=tuple(operations),
             calls=done.calls,
             seconds=time.monotonic() - started_at,
-            result=replace(result, definite=result.definite and done.definite),
+            result=structs.replace(result, definite=result.definite and done.definite),
         )
 
 

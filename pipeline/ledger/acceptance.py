@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pipeline.ledger.events import Events, Facts, NewEvent
 from pipeline.ledger.keys import Keys
@@ -15,8 +16,7 @@ Found = Sequence[Merged] | None
 """What merging found for each identifier of an event; None if nothing was merged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Took:
+class Took(Struct, frozen=True):
     """What the ledger says of each event, and what merging found; `laid` are the lanes of which a fan-out task has all that is new."""
 
     facts: Sequence[Facts | bool]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from pipeline.errors import PayloadUnreadable
 from pipeline.ledger.keys import Keys
 from pipeline.ledger.store import Store, text
@@ -35,8 +37,7 @@ class Traffic:
     hold_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admission:
+class Admission(Struct, frozen=True, kw_only=True):
     """What may start now.
 
     `verdicts` has for each instruction 1 (admitted), 0 (no room), a negative time until which its contact is claimed, or a time
@@ -49,8 +50,7 @@ class Admission:
     verdicts: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Farewell:
+class Farewell(Struct, frozen=True, kw_only=True):
     """The end of one instruction's part in a dialogue."""
 
     lane: str
@@ -58,8 +58,7 @@ class Farewell:
     identifier_keys: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
+class Asking(Struct, frozen=True, kw_only=True):
     """A wish to start dialogues for instructions, each given by the identifier keys it will name; permits are numbered from `first_permit`, `under_way` are held already."""
 
     first_permit: int
@@ -67,8 +66,7 @@ class Asking:
     under_way: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leaving:
+class Leaving(Struct, frozen=True, kw_only=True):
     """The end of dialogues (permit number, calls made) and of their instructions; `gate` moves the account's gate: ok, failed, paused, misconfigured."""
 
     permits: Sequence[tuple[int, int]]

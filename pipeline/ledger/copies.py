@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from pipeline.errors import LedgerUnavailable
 from pipeline.ledger.deliveries import Deliveries
@@ -22,8 +23,7 @@ Result = tuple[str, str]
 """Event id and encoded result."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settling:
+class Settling(Struct, frozen=True, kw_only=True):
     """Deliveries of one destination and lane, leased for `token`, that are to end."""
 
     destination: str
@@ -32,8 +32,7 @@ class Settling:
     settlements: Sequence[Settlement]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(Struct, frozen=True, kw_only=True):
     """A settlement with what is copied and dropped along with it, and the commands that do it."""
 
     settling: Settling

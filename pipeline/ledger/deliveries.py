@@ -7,9 +7,10 @@ look at it again: `due` (waiting) or `out` (pushed to a queue or leased to a wor
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from enum import IntEnum
 from typing import Any
+
+from msgspec import structs
 
 from pipeline.domain import DeliveryStatus
 from pipeline.ledger.identity import Lifetimes
@@ -161,7 +162,7 @@ class Deliveries:
             at = due if due is not None else out
             status = _live_status(row, is_leased=bool(lease) and out is not None)
             if paused and status is DeliveryStatus.WAITING:
-                row, at = replace(row, reason="paused"), None
+                row, at = structs.replace(row, reason="paused"), None
             found[name] = (status, row, int(at) if at is not None else None)
         return found
 

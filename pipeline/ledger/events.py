@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from pipeline.domain import FINAL_STATUSES, DeliveryStatus, State, Word
 from pipeline.ledger.identity import Lifetimes
@@ -18,8 +19,7 @@ OVERDUE_MS = 120_000
 """What was not heard of for so long is sent again even where a long queue may still hold it: whoever had taken it may be dead."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(Struct, frozen=True, kw_only=True):
     """What the ledger knows of an event without opening it: nothing personal. Times are microseconds since 1970."""
 
     source: str
@@ -55,8 +55,7 @@ class Facts:
         return Word(order_us=self.order_us, state=self.state, event_id=event_id)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewEvent:
+class NewEvent(Struct, frozen=True, kw_only=True):
     """An event about to be accepted: `content_hash` tells a duplicate from a reused key, `payload` is sealed.
 
     `record_ms` and `payload_ms` are lifetimes after completion that differ from the ledger's; a payload of 0 is erased at once. `other_keys` are those of identifiers beside the subject key.
@@ -77,8 +76,7 @@ class NewEvent:
         return ",".join(values) if any(values) else ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredEvent:
+class StoredEvent(Struct, frozen=True, kw_only=True):
     """An event as the ledger holds it; `payload` None once it has expired or was erased."""
 
     event_id: str

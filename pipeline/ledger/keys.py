@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 PREFIX = "cr"
 SCHEMA_VERSION = 2
@@ -40,7 +41,7 @@ class Keys:
 
     def partition(self, name: str) -> int:
         """The partition of an event id or identifier key; the same on every machine and release."""
-        return zlib.crc32(name.encode()) % self.partitions
+        return _hashed(name) % self.partitions
 
     def event(self, partition: int, suffix: str) -> str:
         return f"{PREFIX}:{{e{partition}}}:{suffix}"
@@ -87,3 +88,8 @@ class Keys:
         for position, name in enumerate(names):
             groups.setdefault(self.partition(name), []).append(position)
         return groups
+
+
+@lru_cache(maxsize=16_384)  # an event's or an identifier's is asked for some twenty times while it is worked on
+def _hashed(name: str) -> int:
+    return zlib.crc32(name.encode())

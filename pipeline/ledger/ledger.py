@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 import redis
+from msgspec import structs
 
 from pipeline.domain import DeliveryStatus, State, format_time, utc_from_us
 from pipeline.errors import ConfigurationError, LedgerMismatch, LedgerUnavailable
@@ -246,7 +246,7 @@ class Ledger:
             if name in live:
                 status, row, at_ms = live[name]
                 if status is DeliveryStatus.WAITING and self.holds(stored.facts.state):
-                    row, at_ms = replace(row, reason=QUARANTINED), None
+                    row, at_ms = structs.replace(row, reason=QUARANTINED), None
                 values: tuple[Any, ...] = (status, row.outcome, row.reason, row.attempts, at_ms, row.vendor_reference, row.updated_ms)
             else:
                 result = stored.results[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from pipeline.domain import DeliveryStatus
 from pipeline.ledger.store import text
@@ -20,8 +20,7 @@ MAX_REFERENCE = 100
 """Characters of a vendor's reference that are kept."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryResult:
+class DeliveryResult(Struct, frozen=True, kw_only=True):
     """What became of a delivery, as kept in its event's record."""
 
     status: DeliveryStatus

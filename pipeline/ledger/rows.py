@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import orjson
+from msgspec import Struct, structs
 
 from pipeline.ledger.results import DeliveryResult
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(Struct, frozen=True, kw_only=True):
     """What is known of a delivery that did not end at once; absent for a fresh one. Times are milliseconds.
 
     `since_ms` is when it was replayed or backfilled: patience and latency count from then, not from the receipt of an event that may be old. `cause` stays as its reason when told.
@@ -32,11 +31,11 @@ class Row:
     cause: str = ""
 
     def encode(self) -> bytes:
-        return orjson.dumps([getattr(self, name) for name in self.__slots__])
+        return orjson.dumps(structs.astuple(self))
 
     @classmethod
     def decode(cls, value: bytes) -> Row:
-        return cls(**dict(zip(cls.__slots__, orjson.loads(value), strict=False))) if value else FRESH
+        return cls(**dict(zip(cls.__struct_fields__, orjson.loads(value), strict=False))) if value else FRESH
 
 
 FRESH = Row()
@@ -52,8 +51,7 @@ class Verb(StrEnum):
     GIVE_BACK = "B"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class Settlement(Struct, frozen=True, kw_only=True):
     """The end of one leased delivery: `at_ms` is when it died or when to look again (negative: milliseconds from now).
 
     `sent` are the requests that were made of it; `asked` says why they asked instead of telling: asked, or awaited (a confirmation).
@@ -90,16 +88,14 @@ Lasted = tuple[str, int]
 UNASKED: Lasted = ("", 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leased:
+class Leased(Struct, frozen=True, kw_only=True):
     """A delivery leased to this worker."""
 
     event_id: str
     row: Row = FRESH
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
+class DeadLetter(Struct, frozen=True, kw_only=True):
     """A delivery that needs a person."""
 
     event_id: str

@@ -5,15 +5,18 @@ Each identifier has one record. Merging is last-writer-wins, hence commutative a
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
+
+from msgspec import Struct
 
 from pipeline.domain import KIND_LETTERS, Word
 from pipeline.errors import PayloadUnreadable
 from pipeline.ledger.keys import Keys
-from pipeline.ledger.store import Store, pairs_of, text
+from pipeline.ledger.store import Store, text
 from pipeline.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -22,27 +25,24 @@ MAX_REACH = 32
 """Identifiers that one look at a subject follows at the most; a subject with more is not one person."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Merge:
+class Merge(Struct, frozen=True, kw_only=True):
     """What one event says about one of its identifiers."""
 
     identifier_key: str
     purpose: str = ""
     word: str = ""
-    value: bytes = field(default=b"", repr=False)
+    value: bytes = b""
     links: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class Said(Struct, frozen=True, kw_only=True):
     """The event that says something: the name of its record, and the content hash, facts and times that must stand there."""
 
     record: str
     content: tuple[str, str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Merged:
+class Merged(Struct, frozen=True, kw_only=True):
     """What a merge found: the newest word now, how many links were new, and whether deliveries wait for this identifier to be linked."""
 
     newest: Word | None
@@ -50,8 +50,7 @@ class Merged:
     missed: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdentifierRecord:
+class IdentifierRecord(Struct, frozen=True, kw_only=True):
     """One identifier's standings (purpose -> word), links and sealed value; what was said until `erased_us` was erased, 0 if nothing was.
 
     `told` are the (purpose, destination) pairs by which a `given` went out under a condition that its withdrawal need not meet.
@@ -62,7 +61,7 @@ class IdentifierRecord:
     links: frozenset[str]
     told: frozenset[tuple[str, str]] = frozenset()
     erased_us: int = 0
-    value: bytes | None = field(default=None, repr=False)
+    value: bytes | None = None
 
     def is_erased(self, order_us: int) -> bool:
         """Whether what it says by a word of this order time was erased."""
@@ -73,8 +72,7 @@ Records = Mapping[str, IdentifierRecord]
 """What was read of identifiers, by their keys."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(Struct, frozen=True):
     """The identifiers linked to an event's, nearest first: `rings[0]` are its own, `rings[n]` those n links away."""
 
     rings: tuple[tuple[IdentifierRecord, ...], ...]
@@ -244,9 +242,15 @@ def _next_ring(levels: Sequence[tuple[str, ...]], known: Mapping[str, Identifier
 
 
 def _record(key: str, reply: Any) -> IdentifierRecord:
-    """A record from its hash; most of what a worker reads are these, so nothing is made that is not kept."""
+    """A record from its hash."""
+    return _decoded(key, tuple(reply) if isinstance(reply, list) else tuple(itertools.chain.from_iterable(reply.items())))
+
+
+@lru_cache(maxsize=4096)  # the same record is read when its person's event is planned, and again for each destination
+def _decoded(key: str, hashed: tuple[bytes, ...]) -> IdentifierRecord:
+    """A record from the fields and values of its hash; most of what a worker reads are these, so nothing is made that is not kept."""
     words, links, told, value, erased_us = {}, [], [], None, 0
-    for name, content in pairs_of(reply):
+    for name, content in zip(hashed[::2], hashed[1::2], strict=True):
         kind = name[:2]
         if kind == b"p:":
             words[name[2:].decode()] = Word.decode(content.decode())

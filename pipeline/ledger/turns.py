@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from pipeline.domain import Word
 from pipeline.errors import LedgerUnavailable
@@ -14,8 +15,7 @@ from pipeline.ledger.standings import Records, Standings
 from pipeline.ledger.store import Store
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class Turn(Struct, frozen=True, kw_only=True):
     """The answers: whether the gate moved, for each instruction whether its claim had lasted, the newer words, who may start, and who they would name.
 
     `settled` has for each delivery whether it was settled; empty if that was not asked for, or if a claim had not lasted.

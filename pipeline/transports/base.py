@@ -7,10 +7,12 @@ is verified, the dialled address is checked, the answer is capped, and a call en
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
 
+from msgspec import Struct
+
+from pipeline.domain import Personal
 from pipeline.vendors.base import VendorResponse
 
 USER_AGENT: Final = "consent-relay"
@@ -27,25 +29,25 @@ class Failure(StrEnum):
     ADDRESS_REFUSED = "address_refused"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(Personal, frozen=True, kw_only=True):
     """One signed HTTP request with its limits; only the method and the limits show in its repr.
 
     `total_timeout_seconds` runs from `submit`, waiting for a free connection included.
     """
 
+    SHOWN = ("method", "connect_timeout_seconds", "total_timeout_seconds", "max_response_bytes", "allow_private_network")
+
     method: str
-    url: str = field(repr=False)
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    body: bytes = field(default=b"", repr=False)
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
     connect_timeout_seconds: float = 5.0
     total_timeout_seconds: float = 20.0
     max_response_bytes: int = 1_048_576
     allow_private_network: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A response, or a failure and whether the request may have reached the other side all the same."""
 
     response: VendorResponse | None

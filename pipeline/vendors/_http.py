@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -11,35 +10,37 @@ from typing import Any, Final
 import orjson
 
 from pipeline import loose_json
-from pipeline.domain import Outcome, VendorResult
+from pipeline.domain import Outcome, Personal, VendorResult
 
 LONGEST_WAIT_SECONDS: Final = 86_400.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VendorRequest:
+class VendorRequest(Personal, frozen=True, kw_only=True):
     """One HTTP request of a dialogue, without secrets: `Adapter.sign` adds those just before it is sent.
 
     `operation` is a label that is safe to log; `path` is appended to the destination's base_url as it is (already percent-encoded).
     `sent_at` is set by the exchange: seconds since 1970 on the clock that all processes share, for vendors whose signature names the time.
     """
 
+    SHOWN = ("operation", "method", "sent_at")
+
     operation: str
     method: str = "POST"
-    path: str = field(default="", repr=False)
-    query: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    body: bytes = field(default=b"", repr=False)
+    path: str = ""
+    query: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
     sent_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VendorResponse:
+class VendorResponse(Personal, frozen=True, kw_only=True):
     """What came back: header names are lower-cased, a later equal header wins, the body is capped by the transport."""
 
+    SHOWN = ("status",)
+
     status: int
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    body: bytes = field(default=b"", repr=False)
+    headers: Mapping[str, str] = {}
+    body: bytes = b""
 
     def json(self) -> Any:
         """The body as JSON, or None if it is not JSON (a cut body, an HTML error page)."""

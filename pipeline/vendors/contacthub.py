@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
 import orjson
+from msgspec import structs
 
 from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, Polled, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError, InvalidInput
@@ -128,7 +129,7 @@ class Adapter(base.Adapter):
         return [refused or UNCHANGED]
 
     def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (there is no session)
-        return replace(request, headers=(*request.headers, ("authorization", f"Bearer {self._secrets['token']}")))
+        return structs.replace(request, headers=(*request.headers, ("authorization", f"Bearer {self._secrets['token']}")))
 
     def _tell(self, instruction: Instruction) -> Step:
         """A withdrawal switches the subscription before anything else, a consent switches it last; what a new customer's answer shows is done."""
@@ -142,7 +143,7 @@ class Adapter(base.Adapter):
             if result not in (APPLIED, UNCHANGED):
                 return result
             told = APPLIED if APPLIED in (told, result) else UNCHANGED
-        return replace(told, vendor_reference=customer.id)
+        return structs.replace(told, vendor_reference=customer.id)
 
     def _create_or_find(self, instruction: Instruction) -> Generator[VendorRequest, VendorResponse, _Customer | VendorResult]:
         customers = self._customers(instruction.options)

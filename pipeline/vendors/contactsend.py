@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar, Final
+
+from msgspec import structs
 
 from pipeline.domain import EMPTY, Instruction, Outcome, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError
@@ -167,7 +168,7 @@ class Adapter(base.Adapter):
 
     def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:
         keys = {"apiKey": self._secrets["api_key"], "userKey": self._secrets["user_key"]}
-        return replace(request, body=soap.with_secrets(request.body, keys if request.operation == "borrowToken" else {"token": token or ""}))
+        return structs.replace(request, body=soap.with_secrets(request.body, keys if request.operation == "borrowToken" else {"token": token or ""}))
 
     def _tell(self, instruction: Instruction) -> Step:
         found = yield from self._find(instruction.subject, instruction.options, everybody=instruction.state is State.WITHDRAWN)

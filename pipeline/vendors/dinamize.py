@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any, ClassVar, Final
 
 import orjson
+from msgspec import structs
 
 from pipeline.domain import EMPTY, Instruction, Outcome, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError
@@ -67,7 +67,7 @@ class ConsentTokenRequest(Authorization):
 
     def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (there is no session)
         body = orjson.dumps({**orjson.loads(request.body), "connection_id": self._secrets["connection_id"]})
-        return replace(request, body=body, headers=(*request.headers, ("authorization", f"Application {self._secrets['application_token']}")))
+        return structs.replace(request, body=body, headers=(*request.headers, ("authorization", f"Application {self._secrets['application_token']}")))
 
 
 class Adapter(Authorizable):
@@ -151,16 +151,16 @@ class Adapter(Authorizable):
         if refused is None and isinstance(token, str) and token:
             return SignIn(token=token, expires_in_seconds=SESSION_SECONDS)
         # Nothing about a person was sent yet, so whatever happened is definite.
-        return SignIn(refusal=replace(refused or base.unreadable(), definite=True))
+        return SignIn(refusal=structs.replace(refused or base.unreadable(), definite=True))
 
     def is_signed_out(self, response: VendorResponse) -> bool:
         return _code(response) in self._signed_out
 
     def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:
         if request.operation == "sign_in":
-            return replace(request, body=orjson.dumps({name: self._secrets[name] for name in SESSION_FIELDS}))
+            return structs.replace(request, body=orjson.dumps({name: self._secrets[name] for name in SESSION_FIELDS}))
         header = ("auth-token", token or "") if self.needs_session() else (self._secrets["token_header"], self._secrets["token"])
-        return replace(request, headers=(*request.headers, header))
+        return structs.replace(request, headers=(*request.headers, header))
 
     def _contact(self, instruction: Instruction) -> dict[str, str]:
         subject, profile = instruction.subject, instruction.profile

@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
 import orjson
+from msgspec import structs
 
 from pipeline import signatures
 from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, State, Subject, VendorResult
@@ -139,7 +140,7 @@ class Adapter(base.Adapter):
 
     def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (there is no session)
         login = base64.b64encode(f"relay:{self._secrets['api_key']}".encode()).decode()
-        return replace(request, headers=(*request.headers, ("authorization", f"Basic {login}")))
+        return structs.replace(request, headers=(*request.headers, ("authorization", f"Basic {login}")))
 
     def _calls(self, instructions: Sequence[Instruction]) -> list[_Call]:
         """Group by list; a person who is in the chunk twice is sent once, because Mailchimp takes the first and refuses the second."""

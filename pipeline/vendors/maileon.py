@@ -13,9 +13,10 @@ assumed: the codes of an unsubscription, the zone of `updated` (UTC), the size o
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Final
 from xml.etree.ElementTree import Element
+
+from msgspec import structs
 
 from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError, InvalidInput
@@ -87,7 +88,7 @@ class Adapter(base.Adapter):
         return "single-user-tracking" if self.option(options, "tracking_purpose") else "subscription"
 
     def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (there is no session)
-        return replace(request, headers=(*request.headers, ("authorization", f"Basic {self._login}")))
+        return structs.replace(request, headers=(*request.headers, ("authorization", f"Basic {self._login}")))
 
     def contact_of(self, subject: Subject) -> dict[str, str]:
         """The address, and only without it the external id: a contact is addressed by one of them."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
 import orjson
 import phonenumbers
+from msgspec import structs
 
 from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError, InvalidInput
@@ -126,7 +126,7 @@ class Adapter(base.Adapter):
         if refused and refused.outcome is Outcome.REJECTED:
             refused = VendorResult(outcome=Outcome.MISCONFIGURED, reason="sign_in_refused")
         # Nothing about a person was sent yet, so whatever happened is definite.
-        return SignIn(refusal=replace(refused or base.unreadable(), definite=True))
+        return SignIn(refusal=structs.replace(refused or base.unreadable(), definite=True))
 
     def is_signed_out(self, response: VendorResponse) -> bool:
         return response.status == 401
@@ -144,7 +144,7 @@ class Adapter(base.Adapter):
             signature = ("publicAuthorization", f"publicAuthorization#{self._secrets['public_key']}")
         else:
             signature = ("authorization", token or "")
-        return replace(request, query=query, headers=(*headers, signature))
+        return structs.replace(request, query=query, headers=(*headers, signature))
 
     def _body(self, instruction: Instruction) -> dict[str, Any]:
         """The body of both imports, with what is not known left out."""

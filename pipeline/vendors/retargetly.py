@@ -12,10 +12,10 @@ import hashlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 import orjson
+from msgspec import structs
 
 from pipeline.domain import EMPTY, Instruction, Outcome, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError
@@ -114,12 +114,12 @@ class Adapter(RemovesByFile):
             _fill(results, part, result)
             if result.outcome not in (Outcome.APPLIED, Outcome.REJECTED):
                 for unsent, _ in parts:
-                    _fill(results, unsent, replace(result, definite=True))
+                    _fill(results, unsent, structs.replace(result, definite=True))
                 break
         return results
 
     def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (there is no session)
-        return replace(request, query=(*request.query, ("publickey", self._secrets["public_key"])))
+        return structs.replace(request, query=(*request.query, ("publickey", self._secrets["public_key"])))
 
     def _item(self, instruction: Instruction) -> dict[str, Any] | None:
         """One entry of the array, or None if there is nothing in it that names a person, or that may be said."""

@@ -10,10 +10,10 @@ import binascii
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 import orjson
+from msgspec import structs
 
 from pipeline.domain import EMPTY, IDENTIFIER_KINDS, Instruction, Outcome, State, VendorResult, format_time
 from pipeline.errors import ConfigurationError
@@ -67,7 +67,7 @@ class Adapter(base.Adapter):
 
     def sign(self, request: VendorRequest, token: str | None) -> VendorRequest:  # noqa: ARG002 (there is no session)
         signed = sign_standard_webhooks(self._key, dict(request.headers)["webhook-id"], request.body, int(request.sent_at or time.time()))
-        return replace(request, headers=(*request.headers, *signed))
+        return structs.replace(request, headers=(*request.headers, *signed))
 
 
 def _event(instruction: Instruction) -> dict[str, Any]:

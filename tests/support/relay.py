@@ -8,13 +8,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, ClassVar
 
 import orjson
 import redis
+from msgspec import structs
 
 from pipeline.accept import Accepted, Acceptor
 from pipeline.audit import Audit
@@ -121,7 +122,7 @@ class DirectExchange:
         if self.fingerprint is None:
             return self._drive(work, [], on_done)
         sent: list[Sent] = []
-        return self._drive(work, sent, lambda done, result: on_done(done, replace(result, sent=tuple(sent))))
+        return self._drive(work, sent, lambda done, result: on_done(done, structs.replace(result, sent=tuple(sent))))
 
     def _note(self, sent: list[Sent], work: Work, request: VendorRequest, response: VendorResponse | None) -> None:
         if self.fingerprint:

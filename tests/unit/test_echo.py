@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import orjson
 import pytest
 import redis
+from msgspec import structs
 
 from pipeline.domain import DeliveryStatus, IncomingEvent, Instruction, Outcome, State, Subject, VendorResult, Word
 from pipeline.echo import echo_until_us
@@ -356,7 +355,7 @@ class UnsureAdapter(ReadableAdapter):
 
     def tell(self, instructions: list[Instruction]) -> TellDialogue:  # type: ignore[override]
         results = yield from super().tell(instructions)
-        return [replace(each, outcome=Outcome.PENDING_CONFIRMATION) for each in results]
+        return [structs.replace(each, outcome=Outcome.PENDING_CONFIRMATION) for each in results]
 
 
 class UnsureBlindAdapter(UnsureAdapter):

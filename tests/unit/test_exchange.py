@@ -4,10 +4,10 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 sys.path.insert(0, str(Path(__file__).parent))
 from exchange_servers import HANG, OK, RESET, Server, SlowServer
@@ -59,7 +59,7 @@ class Plain(Adapter):
         return Held(vendor_reference=response.body.decode())
 
     def sign(self, request, token):
-        return replace(request, headers=(*request.headers, ("Authorization", f"{SECRET} {token}")))
+        return structs.replace(request, headers=(*request.headers, ("Authorization", f"{SECRET} {token}")))
 
 
 class Signing(Plain):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import replace
 from datetime import timedelta
 from random import Random
 from typing import Any
 
 import pytest
 import redis
+from msgspec import structs
 
 from pipeline.domain import DeliveryStatus, Outcome, State, Subject, VendorResult
 from pipeline.ledger.deliveries import Row, Verb
@@ -26,7 +26,7 @@ HOUR_MS, PROBE_MS = 3_600_000, 180_000
 
 
 def made(state: str, outcome: str, *, row: Row = FRESH, age_seconds: float = 1, retell_at_ms: int = 0, superseded_by: str = "", **result: Any):
-    event = replace(said(state), received_at=BASE_TIME + timedelta(seconds=1 - age_seconds))
+    event = structs.replace(said(state), received_at=BASE_TIME + timedelta(seconds=1 - age_seconds))
     answer = VendorResult(outcome=Outcome(outcome), **result)
     ending = Ending(event=event, event_id=event.event_id, row=row, result=answer, retell_at_ms=retell_at_ms, superseded_by=superseded_by)
     return decide(ending, MAIL, now_ms=NOW_MS, random=Random(1), options=SettleOptions())
@@ -134,7 +134,10 @@ def test_unavailable_waits_on_the_schedule(attempts: int, longest: int):
     waited = [
         -decide(
             Ending(
-                event=replace(said("given"), received_at=BASE_TIME), event_id="a", row=Row(attempts=attempts), result=VendorResult(outcome=Outcome.UNAVAILABLE)
+                event=structs.replace(said("given"), received_at=BASE_TIME),
+                event_id="a",
+                row=Row(attempts=attempts),
+                result=VendorResult(outcome=Outcome.UNAVAILABLE),
             ),
             MAIL,
             now_ms=NOW_MS,
@@ -208,7 +211,7 @@ EMAIL = "Ana.Placeholder@example.org"
 )
 def test_a_reference_that_names_the_person_is_not_kept(reference: str, kept: str):
     """Some vendor may call a contact by the address: what is kept unsealed and shown is then nothing. A short id within a longer text is chance."""
-    event = replace(said("given"), subject=Subject(email=EMAIL, external_id="C-7"))
+    event = structs.replace(said("given"), subject=Subject(email=EMAIL, external_id="C-7"))
     ending = Ending(event=event, event_id=event.event_id, row=FRESH, result=VendorResult(outcome=Outcome.APPLIED, vendor_reference=reference))
     decision = decide(ending, MAIL, now_ms=NOW_MS, random=Random(1), options=SettleOptions())
     assert (decision.settlement.row.vendor_reference, decision.settlement.result.vendor_reference) == (kept, kept)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import pytest
+from msgspec import structs
 
 from pipeline.domain import IDENTIFIER_KINDS, Instruction, Outcome, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError
@@ -263,7 +263,7 @@ class VendorContract:
         persons = [Subject(external_id=f"p{number}", email=f"p{number}@example.org") for number in range(size)]
         told = [self.instruction(self.word(), person, number) for number, person in enumerate(persons)]
         if size > 1:
-            told[3] = replace(told[3], subject=Subject())
+            told[3] = structs.replace(told[3], subject=Subject())
         results = self.tell(driver, adapter, *told)
         expected = [Outcome.NOT_APPLICABLE if size > 1 and number == 3 else Outcome.APPLIED for number in range(size)]
         assert [one.outcome for one in results] == expected

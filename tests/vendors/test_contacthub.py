@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import orjson
 import pytest
+from msgspec import structs
 
 from pipeline.domain import IncomingEvent, Outcome, State, Subject, VendorResult
 from pipeline.errors import InvalidInput
@@ -380,7 +380,7 @@ class TestHear:
         first, second = hear(update(person), update(changed))
         assert isinstance(first, IncomingEvent)
         assert isinstance(second, IncomingEvent)
-        assert (replace(first, profile={}), second.profile["first_name"]) == (replace(second, profile={}), "Anna")
+        assert (structs.replace(first, profile={}), second.profile["first_name"]) == (structs.replace(second, profile={}), "Anna")
         assert Hasher(b"pepper").content_hash(first) == Hasher(b"pepper").content_hash(second)
 
     def test_what_cannot_be_read_names_nobody(self) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import pytest
+from msgspec import structs
 
 from pipeline.domain import IDENTIFIER_KINDS, IncomingEvent, Outcome, Standing, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError, InvalidInput
@@ -105,12 +105,12 @@ class TestMaileon(MaileonContract):
         """A chunk of consents is one call, in order; withdrawals go one by one, so that none has to come back."""
         adapter = self.adapter(sandbox.url("maileon"))
         told = [self.instruction(State.GIVEN, Subject(email=f"p{number}@example.org"), number) for number in range(adapter.batch_size(State.GIVEN))]
-        told[3] = replace(told[3], subject=Subject())
+        told[3] = structs.replace(told[3], subject=Subject())
         results = self.tell(driver, adapter, *told)
         assert [one.outcome for one in results] == [Outcome.NOT_APPLICABLE if number == 3 else Outcome.APPLIED for number in range(100)]
         assert sandbox.state("maileon")["call_count"] == 1
         assert (adapter.batch_size(State.WITHDRAWN), adapter.max_calls(State.WITHDRAWN)) == (1, 3)
-        assert self.tell(driver, adapter, replace(told[4], state=State.WITHDRAWN)) == [result(Outcome.APPLIED)]
+        assert self.tell(driver, adapter, structs.replace(told[4], state=State.WITHDRAWN)) == [result(Outcome.APPLIED)]
         assert sandbox.state("maileon")["call_count"] == 3
 
 

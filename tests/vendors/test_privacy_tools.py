@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
 import orjson
 import pytest
+from msgspec import structs
 
 from pipeline.domain import Outcome, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError, InvalidInput
@@ -291,11 +291,11 @@ class TestAsk:
     def test_asks_by_the_persons_hash(self) -> None:
         """The lookup names person and purpose, and is signed with the public key instead of a session."""
         adapter = self.contract.adapter()
-        (request,) = replay(adapter.ask(replace(PERSON, external_id="a/b"), {"template_hash": "h 1"})).sent
+        (request,) = replay(adapter.ask(structs.replace(PERSON, external_id="a/b"), {"template_hash": "h 1"})).sent
         assert (request.method, request.path) == ("GET", "/public_api/consent/getConsentsUser/a%2Fb/h%201")
         assert dict(adapter.sign(request, "bearer tok").headers) == {"publicAuthorization": "publicAuthorization#test-privacy-public-key"}
 
-    @pytest.mark.parametrize("subject", [replace(PERSON, external_id=None), Subject()])
+    @pytest.mark.parametrize("subject", [structs.replace(PERSON, external_id=None), Subject()])
     def test_asks_nobody_without_a_hash(self, subject: Subject) -> None:
         """Without an external id nothing is sent, and nothing is known."""
         replayed = replay(self.contract.adapter().ask(subject, {}))
@@ -388,7 +388,7 @@ class TestSandbox:
 
     def test_a_consent_by_phone_is_reached_by_a_withdrawal_by_both(self, sandbox: SandboxHandle) -> None:
         """Who consented by phone alone and withdraws with an e-mail as well has no consent left."""
-        assert self.tell(sandbox, State.GIVEN, subject=replace(PERSON, email=None)) == APPLIED
+        assert self.tell(sandbox, State.GIVEN, subject=structs.replace(PERSON, email=None)) == APPLIED
         assert self.tell(sandbox) == APPLIED
         assert sandbox.states("privacy_tools") == {"test-hash/phone:11912345678": "withdrawn", "test-hash/email:ana@example.org": "withdrawn"}
 

@@ -10,13 +10,13 @@ import inspect
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from pipeline.domain import Outcome, Polled, State, VendorResult
 from pipeline.identifiers import names_person
@@ -190,7 +190,7 @@ def test_an_answer_that_names_the_person_is_not_repeated(vendor: str, samples: d
                 try:
                     next(dialogue)
                     for _ in range(MOST_ANSWERS):
-                        dialogue.send(replace(answer, body=filled))
+                        dialogue.send(structs.replace(answer, body=filled))
                 except StopIteration as end:
                     ended = end.value
                 if name.startswith("tell"):

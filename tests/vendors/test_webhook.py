@@ -7,12 +7,12 @@ import contextlib
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, ClassVar
 
 import orjson
 import pytest
+from msgspec import structs
 
 from pipeline.domain import Outcome, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError
@@ -43,7 +43,7 @@ class TestWebhook(VendorContract):
     def test_signature_names_the_time_of_sending(self) -> None:
         """The time of the request, which the exchange takes from the clock that all processes share, is what is signed."""
         (request,) = replay(self.adapter().tell([self.instruction(State.GIVEN)])).sent
-        headers = dict(self.adapter().sign(replace(request, sent_at=1_767_614_400.9), None).headers)
+        headers = dict(self.adapter().sign(structs.replace(request, sent_at=1_767_614_400.9), None).headers)
         signed = hmac.digest(KEY, b"event1.webhook-main.1767614400." + request.body, hashlib.sha256)
         assert headers["webhook-timestamp"] == "1767614400"
         assert headers["webhook-signature"] == f"v1,{base64.b64encode(signed).decode()}"
@@ -69,7 +69,7 @@ class TestWebhook(VendorContract):
     def test_posts_many_events_at_once(self) -> None:
         """With a batch size the message is a batch, dated by its newest event, and a person without identifier is left out."""
         adapter = self.adapter(options={"batch_size": 10})
-        later = replace(self.instruction(State.WITHDRAWN, number=2), event_time=self.instruction().event_time + timedelta(hours=1))
+        later = structs.replace(self.instruction(State.WITHDRAWN, number=2), event_time=self.instruction().event_time + timedelta(hours=1))
         replayed = replay(adapter.tell([self.instruction(), later, self.instruction(subject=Subject(), number=3)]), VendorResponse(status=202))
         (request,) = replayed.sent
         body = orjson.loads(request.body)
