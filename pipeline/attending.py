@@ -24,7 +24,8 @@ SAY_SECONDS = 0.5
 class Attendant:
     """Runs fan-out tasks; safe to share between threads. One task of this process attends the tray of a lane, others only do what their message says.
 
-    `may_stay`: whether there are threads to spare for it. `is_stopping`: whether this process is to end. Raises LedgerUnavailable if the ledger goes away.
+    `may_stay`: whether there are threads to spare for it. `is_stopping`: whether this process is to end. Raises LedgerUnavailable if the ledger is away while it
+    plans; while it only waits, it ends, and the next message makes another.
     """
 
     def __init__(self, ledger: Ledger, fan_out: FanOut, *, may_stay: bool, is_stopping: Callable[[], bool] = lambda: False) -> None:
@@ -63,11 +64,15 @@ class Attendant:
         while (now := time.monotonic()) < until and not self._is_stopping():
             if says_so := now >= say_at:
                 say_at = now + SAY_SECONDS
-            if event_ids := self._ledger.trays.take(lane, token, wait_seconds=WAIT_SECONDS, says_so=says_so):
+            try:
+                event_ids = self._ledger.trays.take(lane, token, wait_seconds=WAIT_SECONDS, says_so=says_so)
+            except LedgerUnavailable:
+                return
+            if event_ids:
                 yield event_ids
 
     def _leave(self, lane: str, token: str) -> None:
-        """Take along what nobody else attends; a ledger that is away counts this task as there for two seconds more, and finds itself what is laid meanwhile."""
+        """Take along what nobody else attends; for a ledger that is away this task is there for two seconds more, and beat announces what is laid meanwhile."""
         with suppress(LedgerUnavailable):
             while left := self._ledger.trays.leave(lane, token):
                 self._fan_out.run(left)

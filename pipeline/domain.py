@@ -63,12 +63,15 @@ FINAL_STATUSES: Final = frozenset({DeliveryStatus.DELIVERED, DeliveryStatus.SKIP
 
 
 class Personal(Struct, frozen=True, kw_only=True):
-    """A value that may hold what is personal or secret: its repr, and so every log, shows only the fields that `SHOWN` names."""
+    """A value that may hold what is personal or secret: its repr, rich's too, shows only the fields that `SHOWN` names."""
 
     SHOWN: ClassVar[tuple[str, ...]] = ()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.SHOWN)})"
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(name, getattr(self, name)) for name in self.SHOWN]
 
 
 class Subject(Personal, frozen=True, kw_only=True):

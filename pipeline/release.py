@@ -39,6 +39,7 @@ class Release:
         """One round over all destinations and events; returns how many deliveries and events were pushed."""
         self._ledger.beat()
         self._mending.run()
+        self._announce_abandoned()
         pushed = self._release_events()
         for lane in LANES:
             for destination in self._routing().destinations.values():
@@ -71,6 +72,15 @@ class Release:
         if closed:
             return 0
         return min(most, -(-room // traffic.calls_per_dialogue) * batch) if traffic.calls else most
+
+    def _announce_abandoned(self) -> None:
+        """Events that were laid for a fan-out task that died go by messages, as they would have without it."""
+        if self._ledger.trays.are_used(self._ledger.durability):
+            for lane in LANES:
+                if left := self._ledger.trays.abandoned(lane):
+                    log.warning("rescued", extra={"stage": "tray", "lane": lane, "events": len(left)})
+                    self._publisher.fan_out(lane, left)
+                    self._ledger.events.note_rescued(left)
 
     def _release_events(self) -> int:
         """Events whose fan-out was lost are fanned out again; those open for long are audited."""

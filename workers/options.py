@@ -12,6 +12,7 @@ from config.settings import Settings
 from pipeline.alerts import AlertOptions
 from pipeline.errors import ConfigurationError
 from pipeline.ledger import LedgerOptions
+from pipeline.ledger.keys import LANES
 from pipeline.limits import DeliverOptions, LimitOptions
 from pipeline.listen import ListenOptions
 from pipeline.reconcile import ReconcileOptions
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 0.25
 """How long a task waits for a connection that another process holds before it gives its work back."""
+STAYING_THREADS = 6
+"""Threads that `given` may have from which on a process has some to spare for fan-out tasks that stay."""
 IDLE_SECONDS = 1.0
 """How long a task stays at a destination for more: one event a second is told without a message for each delivery, and a worker that stops waits no longer."""
 
@@ -84,6 +87,11 @@ def deliver_options(settings: Settings) -> DeliverOptions:
         idle_seconds=IDLE_SECONDS,
         most_idle=(settings.worker.threads - deliver.threads_reserved_for_withdrawals) // 2,
     )
+
+
+def staying_tasks(settings: Settings) -> int:
+    """How many fan-out tasks stay in one process, one for each lane; none where threads are few."""
+    return len(LANES) if settings.worker.threads - settings.deliver.threads_reserved_for_withdrawals >= STAYING_THREADS else 0
 
 
 def listen_options(settings: Settings) -> ListenOptions:

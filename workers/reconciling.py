@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.limits import Bulkhead
-from workers.options import reconcile_options
+from workers.options import reconcile_options, staying_tasks
 
 if TYPE_CHECKING:
     from pipeline.reconcile import Reconcile
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 def bulkhead(parts: Parts) -> Bulkhead:
-    """What keeps the threads of this process apart; one for all that runs in it."""
+    """What keeps the threads of this process apart; one for all that runs in it. Those of fan-out tasks that stay are none that `given` could have beside them."""
     settings = parts.settings
-    return parts.built("_bulkhead", lambda: Bulkhead(settings.worker.threads, settings.deliver.threads_reserved_for_withdrawals))
+    reserved = settings.deliver.threads_reserved_for_withdrawals + staying_tasks(settings)
+    return parts.built("_bulkhead", lambda: Bulkhead(settings.worker.threads, reserved))
 
 
 def reconcile(parts: Parts) -> Reconcile:

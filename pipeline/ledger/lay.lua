@@ -5,14 +5,18 @@
 if redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if redis.call('ZCOUNT', KEYS[2], now, '+inf') == 0 or redis.call('LLEN', KEYS[1]) + #KEYS - 2 > tonumber(ARGV[1]) then return 0 end
+if redis.call('ZCOUNT', KEYS[2], now, '+inf') == 0 or redis.call('ZCARD', KEYS[1]) + #KEYS - 2 > tonumber(ARGV[1]) then return 0 end
 local laid = {}
 for i = 3, #KEYS do
   local known = redis.call('HMGET', KEYS[i], 'n', 'z')
-  if not known[1] and not known[2] then laid[#laid + 1] = ARGV[i] end
+  if not known[1] and not known[2] then
+    laid[#laid + 1] = now
+    laid[#laid + 1] = ARGV[i]
+  end
 end
 if #laid > 0 then
-  redis.call('RPUSH', KEYS[1], unpack(laid))
+  -- Memory may be full by now: the event is accepted all the same.
+  if type(redis.pcall('ZADD', KEYS[1], unpack(laid))) == 'table' then return 0 end
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
 return 1

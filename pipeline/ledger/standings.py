@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from pipeline.domain import KIND_LETTERS, Word
+from pipeline.domain import KIND_LETTERS, Personal, Word
 from pipeline.errors import PayloadUnreadable
 from pipeline.ledger.keys import Keys
 from pipeline.ledger.store import Store, text
@@ -25,8 +25,14 @@ MAX_REACH = 32
 """Identifiers that one look at a subject follows at the most; a subject with more is not one person."""
 
 
-class Merge(Struct, frozen=True, kw_only=True):
+MOST_KEPT = 64
+"""Fields and values of a record that is kept in its decoded form."""
+
+
+class Merge(Personal, frozen=True, kw_only=True):
     """What one event says about one of its identifiers."""
+
+    SHOWN = ("identifier_key", "purpose", "word", "links")
 
     identifier_key: str
     purpose: str = ""
@@ -50,11 +56,13 @@ class Merged(Struct, frozen=True, kw_only=True):
     missed: bool
 
 
-class IdentifierRecord(Struct, frozen=True, kw_only=True):
+class IdentifierRecord(Personal, frozen=True, kw_only=True):
     """One identifier's standings (purpose -> word), links and sealed value; what was said until `erased_us` was erased, 0 if nothing was.
 
     `told` are the (purpose, destination) pairs by which a `given` went out under a condition that its withdrawal need not meet.
     """
+
+    SHOWN = ("key", "words", "links", "told", "erased_us")
 
     key: str
     words: Mapping[str, Word]
@@ -242,11 +250,12 @@ def _next_ring(levels: Sequence[tuple[str, ...]], known: Mapping[str, Identifier
 
 
 def _record(key: str, reply: Any) -> IdentifierRecord:
-    """A record from its hash."""
-    return _decoded(key, tuple(reply) if isinstance(reply, list) else tuple(itertools.chain.from_iterable(reply.items())))
+    """A record from its hash; large ones, of which each new link makes another, are not kept."""
+    hashed = tuple(reply) if isinstance(reply, list) else tuple(itertools.chain.from_iterable(reply.items()))
+    return (_decoded if len(hashed) <= MOST_KEPT else _decoded.__wrapped__)(key, hashed)
 
 
-@lru_cache(maxsize=4096)  # the same record is read when its person's event is planned, and again for each destination
+@lru_cache(maxsize=512)  # the same record is read when its person's event is planned, and a moment later for each destination
 def _decoded(key: str, hashed: tuple[bytes, ...]) -> IdentifierRecord:
     """A record from the fields and values of its hash; most of what a worker reads are these, so nothing is made that is not kept."""
     words, links, told, value, erased_us = {}, [], [], None, 0

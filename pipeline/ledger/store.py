@@ -1,7 +1,7 @@
 """Runs the ledger's scripts and commands in pipelines, and turns every way in which Redis can be away into one error.
 
-Scripts are files beside this one, named as they are called, loaded once and again after a server restart. Every script is
-idempotent, so a command whose answer was lost may be repeated.
+Scripts are files beside this one, named as they are called, loaded once and again after a server restart. Every script may
+be repeated if its answer was lost (what `unattend` has taken with it by then is found by the ledger).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A tray for each lane, on which accepted events are laid for a fan-out task that waits there: in the round trip that commits them, where a message would need one more.
 
-A tray holds hints, as messages do: what is lost with a process that took it, or with a tray that nobody attends any more, is found by the ledger.
+A tray holds hints, as messages do: beat announces what lies on one that nobody attends any more, and what is lost with a process that took it is found by the ledger.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.ledger.store import Durability, Store, text
 MOST_ON_TRAY = 50
 """What a task plans in a moment; what comes beyond goes by messages, which bring in other tasks and processes."""
 ATTENDED_MS = 2000
-"""How long a task counts as there after it said so: what is laid for one that was killed meanwhile waits until the ledger finds it."""
+"""How long a task counts as there after it said so: what is laid for one that was killed meanwhile waits for so long."""
 KEPT_MS = 10_000
 """How long a tray is kept on which nothing more is laid."""
 
@@ -41,8 +41,12 @@ class Trays:
         """What lies there, as soon as there is anything; nothing after `wait_seconds`. The task called `token` counts as there for a while if it `says_so`."""
         tray, attended = _names(lane)
         saying = [self._store.script("attend", [attended], [token, ATTENDED_MS])] if says_so else []
-        found: Any = self._store.run([*saying, ("BLMPOP", wait_seconds, 1, tray, "LEFT", "COUNT", MOST_ON_TRAY)])[-1]
-        return [text(event_id) for event_id in found[1]] if found else []
+        found: Any = self._store.run([*saying, ("BZMPOP", wait_seconds, 1, tray, "MIN", "COUNT", MOST_ON_TRAY)])[-1]
+        return [text(event_id) for event_id, _ in found[1]] if found else []
+
+    def abandoned(self, lane: str) -> list[str]:
+        """What lies on a tray although nobody attends it any more, to be announced by a message; it lies there no longer."""
+        return self.leave(lane, "")
 
     def leave(self, lane: str, token: str) -> list[str]:
         """Attend no more; what lies there if nobody else does."""

@@ -21,17 +21,19 @@ import pipeline.chunk
 import pipeline.deliver
 import pipeline.handing
 import pipeline.landing
-from pipeline.accept import Accepted
 from pipeline.deliver import Deliver
-from pipeline.domain import IncomingEvent, Outcome, VendorResult
-from pipeline.errors import KeyReused, LedgerUnavailable
+from pipeline.domain import Outcome, VendorResult
+from pipeline.errors import LedgerUnavailable
 from pipeline.exchange import Work, WorkResult
 from pipeline.fanout import FanOut
+from pipeline.ledger.acceptance import Took
+from pipeline.ledger.events import NewEvent
 from pipeline.ledger.keys import LANES, Keys
+from pipeline.ledger.store import Durability
 from pipeline.limits import Bulkhead, DeliverOptions
 from pipeline.prepare import Preparer
 from pipeline.release import Release
-from pipeline.routing import Routing, Source
+from pipeline.routing import Routing
 from pipeline.settle import SettleOptions
 from pipeline.settler import Settler
 from pipeline.vendors.base import VendorResponse
@@ -223,7 +225,7 @@ class StormyRelay(Relay):
         self.answered = 0
         self.begun = 0
         self.fan_outs = 0
-        self.accepts = 0
+        self.commits = 0
         self.on_arrival: Callable[[list[dict[str, Any]], Vendor, VendorResponse | None], None] = lambda *_: None
         limits = {
             "total_timeout_seconds": TOTAL_TIMEOUT_SECONDS,
@@ -243,8 +245,8 @@ class StormyRelay(Relay):
         self.queue = StormyQueue(self.steps)
         self.exchange = StormyExchange(self.vendors, self)
         self.acceptor._publisher = self.queue
-        self._accept_or_refuse = self.acceptor.accept_many
-        self.acceptor.accept_many = self._accept_many  # type: ignore[method-assign]
+        self._commit = self.ledger.acceptance.take
+        self.ledger.acceptance.take = self._take  # type: ignore[method-assign]
         self.restart()
 
     def restart(self) -> None:
@@ -276,20 +278,24 @@ class StormyRelay(Relay):
         for each, inbox in inboxes:
             self.deliver._run(each, inbox.place[1], inbox)
 
-    def _accept_many(self, items: Sequence[tuple[Source, IncomingEvent]]) -> list[Accepted | KeyReused]:
-        """Every second time a fan-out task waits for what is accepted; every second one of these dies with it."""
-        self.accepts += 1
-        if self.accepts % 2:
+    def _take(self, events: Sequence[NewEvent], merges: Any, durability: Durability) -> Took:
+        """Every second commit finds a fan-out task that waits: it plans what was laid before its producer is answered, or later, or dies with it."""
+        self.commits += 1
+        if (number := self.commits) % 2:
             for lane in LANES:
                 self.client.zadd(Keys.attended(lane), {"a task": "+inf"})
         try:
-            return self._accept_or_refuse(items)
+            took = self._commit(events, merges, durability)
         finally:
+            laid = {lane: [each.decode() for each in self.client.zrange(Keys.tray(lane), 0, -1)] for lane in LANES}
             for lane in LANES:
-                laid = self.client.lrange(Keys.tray(lane), 0, -1)
                 self.client.delete(Keys.attended(lane), Keys.tray(lane))
-                if laid and self.accepts % 4 == 1:
-                    self.queue.messages.append(("fan_out", (lane, tuple(each.decode() for each in laid))))
+            if number % 8 == 3:
+                self.queue.messages += [("fan_out", (lane, tuple(ids))) for lane, ids in laid.items() if ids]
+        if number % 8 in (1, 5):
+            for ids in laid.values():
+                self.fan_out.run(ids)
+        return took
 
     def now(self) -> datetime:
         """A receipt clock of its own: every accept is a second later than the one before."""
