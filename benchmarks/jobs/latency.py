@@ -143,7 +143,7 @@ JOBS: Final = (
         chart="p99_ms",
         left_out=("saq",),
         why_missed=(
-            "five durable writes in a row and three hops between threads and processes, where a queue that keeps no ledger has three writes and one hop. "
+            "three durable writes in a row, three readings and three hops between threads and processes, where a queue that keeps no ledger has three writes and one hop. "
             "The tails are steps that stand in line for a core: a hundred events a second keep more than one of the two busy"
         ),
     ),

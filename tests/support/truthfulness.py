@@ -52,8 +52,8 @@ class Readiness(threading.Thread):
         self.join(40)
 
     @contextlib.contextmanager
-    def wrong(self, *, notice_seconds: float = 0.0, heal_seconds: float = 5.0) -> Iterator[None]:
-        """While inside events cannot be taken; it may take so long to be noticed, and so long to be over."""
+    def wrong(self, *, notice_seconds: float = 0.1, heal_seconds: float = 5.0) -> Iterator[None]:
+        """While inside events cannot be taken; it may take so long to be noticed (at least until the command that does it has arrived), and so long to be over."""
         begun_at = time.monotonic()
         try:
             yield
