@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
-from pipeline.domain import State
 from pipeline.errors import LedgerUnavailable
 from pipeline.exchange import Exchange
 from pipeline.judging import Judge
@@ -162,7 +161,7 @@ class ChunkWorker:
         """What is to be written down in the turn that ends these dialogues, should all their claims have lasted; None if it is not time to, or cannot be done in one."""
         if landing.leaving is None or not self._ledger.turns.may_settle or not chunk.is_time_to_settle(landing):
             return None
-        endings = [*chunk.endings, *(task.ending(result, retell_at_ms=late, sent=sent) for task, result, late, sent in landing.results)]
+        endings = [*chunk.endings, *landing.endings()]
         if len(endings) > MOST_ALONG:
             return None
         draft = self._settler.draft(chunk.destination, chunk.lane, chunk.token, endings, chunk.settling_at(self._ledger.clock_ms()))
@@ -263,9 +262,8 @@ class ChunkWorker:
         for permit, _ in landing.leaving.permits:
             del chunk.flying[permit]
         chunk.landing, chunk.is_drafted = None, False
-        for task, result, late, sent in landing.results:
-            outlived = task.event.event_id in lost and task.event.state is State.WITHDRAWN
-            chunk.endings.append(task.ending(result, retell_at_ms=late or (-1 if outlived else 0), sent=sent))
+        if not turn.settled:
+            chunk.endings += landing.endings(lost)
 
     def _correct(self, chunk: Chunk) -> None:
         """Correct what was told too late, before it counts as told."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from pipeline.domain import Outcome, VendorResult, Word
+from pipeline.domain import Outcome, State, VendorResult, Word
 from pipeline.exchange import Work, WorkResult
 from pipeline.judging import Checked, Judge
 from pipeline.ledger.accounts import Farewell, Leaving, Traffic
@@ -54,6 +54,17 @@ class Landing(Struct, frozen=True, kw_only=True):
     results: Sequence[tuple[Task, VendorResult, int, Sequence[Sent]]]
     leaving: Leaving | None
     checked: Sequence[Checked]
+
+    def endings(self, lost: Container[str] = ()) -> list[Ending]:
+        """What is to be written down of each task; a withdrawal whose claim had not lasted (`lost` by event id) is told again, since a word told meanwhile may have come after it."""
+        return [
+            task.ending(
+                result,
+                retell_at_ms=late or (-1 if task.event.event_id in lost and task.event.state is State.WITHDRAWN else 0),
+                sent=sent,
+            )
+            for task, result, late, sent in self.results
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
