@@ -6,7 +6,7 @@ look at it again: `due` (waiting) or `out` (pushed to a queue or leased to a wor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -52,8 +52,13 @@ class Deliveries:
         """
         return [bool(value) for value in self._store.run(self.plan_commands({(destination, lane): events}, row), replicated=True)[-1]]
 
-    def plan_commands(self, wanted: Owed, row: Row | None = None, leases: Leases = NO_LEASES) -> list[tuple[Any, ...]]:
-        """What plans for many destinations and lanes, for a round trip with other commands; the last answers, one for each, say of every delivery what is `Planned`."""
+    def plan_commands(
+        self, wanted: Owed, row: Row | None = None, leases: Leases = NO_LEASES, record: Callable[[str], str] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """What plans for many destinations and lanes, for a round trip with other commands; the last answers, one for each, say of every delivery what is `Planned`.
+
+        `record` names the record of an event where one server has it as well: if it is noted there that it was planned, nothing of it is planned again.
+        """
         commands: list[tuple[Any, ...]] = [("SADD", DESTINATIONS, *sorted({destination for destination, _ in wanted}))] if wanted else []
         for (destination, lane), events in wanted.items():
             names = [*self._lane(destination, lane), *self._names(destination, "dead", "result", "untold", "n", "row", "lease", "flags")]
@@ -63,6 +68,8 @@ class Deliveries:
             if row:  # what fan-out plans is recorded when it is noted in the event's record
                 names += self._outbox.of_destination(destination)
                 arguments += self._outbox.said("again", [event_id for event_id, _ in events], reason=row.reason)
+            elif record:
+                names += [record(event_id) for event_id, _ in events]
             commands.append(self._store.script("plan", names, arguments))
         return commands
 

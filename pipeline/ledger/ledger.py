@@ -176,7 +176,9 @@ class Ledger:
 
         Never the note without the plan: an event that bears it is looked at by its deliveries only.
         """
-        replies = self.store.run_in_order([self.deliveries.plan_commands(wanted, leases=leases), self.events.mark_commands(plans)], replicated=True)
+        record = None if self.store.nodes.is_spread else self.keys.record
+        planning = self.deliveries.plan_commands(wanted, leases=leases, record=record)
+        replies = self.store.run_in_order([planning, self.events.mark_commands(plans)], replicated=True)
         return [[Planned(value) for value in planned] for planned in replies[1 : len(wanted) + 1]] if wanted else []
 
     def lease(self, destination: str, lane: str, token: str, lease_ms: int, event_ids: Sequence[str]) -> list[tuple[Leased, StoredEvent | None]]:

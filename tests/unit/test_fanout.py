@@ -53,6 +53,21 @@ def test_repeated_it_does_nothing_twice(relay: Relay):
     assert relay.figures().unaccounted == 0
 
 
+def test_event_that_was_told_since_it_was_read_is_not_planned_again(relay: Relay, monkeypatch: pytest.MonkeyPatch):
+    """Two tasks read the same event; one plans it and it is told and noted before the other comes to plan: nothing is told twice."""
+    event = relay.event("given", 1, email=ANA)
+    read = relay.ledger.events.load([event])
+    relay.drain()
+    told = {name: len(vendor.calls) for name, vendor in relay.vendors.items()}
+    assert sum(told.values()) > 0
+    with monkeypatch.context() as patched:
+        patched.setattr(relay.ledger.events, "load", lambda *_args, **_options: read)
+        assert relay.fan_out.run([event]) == 0
+    relay.drain()
+    assert {name: len(vendor.calls) for name, vendor in relay.vendors.items()} == told
+    assert relay.ledger.events.load([event])[0].complete
+
+
 def test_unknown_events_are_ignored(relay: Relay):
     """A message that names events nobody accepted does nothing."""
     assert relay.fan_out.run(["a" * 24, "b" * 24]) == 0
