@@ -1,4 +1,4 @@
-"""The names of all keys; braces mark the part that decides the cluster slot, and no script leaves one slot (but for `merge`, `settle` and `lay` where one server has them all).
+"""The names of all keys; braces mark the part that decides the cluster slot, and no script leaves one slot (but for `merge`, `settle`, `lay` and `plan` where one server has them all).
 
 cr:{e<n>}:…       events of partition n: record `e:<id>`, sealed payload `p:<id>`, index of unfinished ones `open`, counters `n`, outbox `evidence`, on a cluster the ledger's `id`
 cr:{i<n>}:…       identifiers of partition n: record `i:<key>` (standings, links, sealed value), deliveries that miss it `m:<key>`, outbox `evidence`, on a cluster the ledger's `id`
