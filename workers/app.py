@@ -13,12 +13,12 @@ from config.celery import broker_tls, celery_settings, queue_arguments
 from config.settings import Settings, SettingsError
 from workers.amqps import check_amqps
 from workers.queues import plain_queue, queue_names
-from workers.redis_broker import keep_clients
+from workers.redis_broker import use_our_channels
 
 logger = logging.getLogger(__name__)
 
 check_amqps()
-keep_clients()
+use_our_channels()
 
 
 def refuse_unknown_broker(settings: Settings) -> None:

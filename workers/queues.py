@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final
@@ -55,11 +55,13 @@ def is_urgent(queue: str) -> bool:
 class WithdrawalsFirst(round_robin_cycle):  # type: ignore[misc]
     """The order in which a worker asks its queues: withdrawals and control first, each group in turn.
 
-    kombu builds it by the name in the transport option `queue_order_strategy`.
+    kombu builds it by the name in the transport option `queue_order_strategy`. `left` are queues that are not asked for now.
     """
 
+    left: Collection[str] = ()
+
     def consume(self, n: int) -> list[str]:
-        queues = self.items[:n]
+        queues = [name for name in self.items[:n] if name not in self.left]
         return [name for name in queues if is_urgent(name)] + [name for name in queues if not is_urgent(name)]
 
 

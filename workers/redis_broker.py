@@ -1,15 +1,56 @@
-"""Redis as Celery's broker. kombu by itself makes a client for each message that it sends, which takes longer than sending it."""
+"""Redis as Celery's broker. kombu by itself makes a client for each message that it sends, which takes longer than sending it, and takes any number of messages of one kind."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from kombu.transport import TRANSPORT_ALIASES, redis
+from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 
 from pipeline.ledger.pool import KeepingPool
+from workers.queues import fan_out_queue
+
+MOST_PLANNING: Final = 2
+"""Messages to plan what was given that one process works at, the one whose task stays among them: to plan hundreds of events is work for the interpreter, which more threads do no sooner."""
+LOOK_AGAIN_SECONDS: Final = 0.1
+"""How long a worker waits for other messages before it looks whether it may take one of those that it left."""
+LIMITED_QUEUE: Final = fan_out_queue("given")
 
 
-class KeepingChannel(redis.Channel):  # type: ignore[misc]
+class CountingQoS(virtual.QoS):  # type: ignore[misc]
+    """kombu's list of what was taken and not acknowledged, which is done when its task ends; counts what there is to plan in it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.planning: set[str] = set()
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        if message.delivery_info["routing_key"] == LIMITED_QUEUE:
+            self.planning.add(delivery_tag)
+        super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        super().ack(delivery_tag)
+        self.planning.discard(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        super().reject(delivery_tag, requeue)
+        self.planning.discard(delivery_tag)
+
+
+class RoomForWithdrawals:
+    """A channel that leaves messages to plan what was given where they are while this process is at some: they would take the threads that withdrawals need which come later."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.QoS = CountingQoS
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        is_full = len(self.qos.planning) >= MOST_PLANNING
+        self._queue_cycle.left = {LIMITED_QUEUE} if is_full else set()
+        super()._brpop_start(LOOK_AGAIN_SECONDS if is_full else timeout)
+
+
+class KeepingChannel(RoomForWithdrawals, redis.Channel):  # type: ignore[misc]
     """A channel that keeps its client for what it sends, as long as the connections are those that the client was made for."""
 
     _kept: Any = None
@@ -32,7 +73,17 @@ class KeepingTransport(redis.Transport):  # type: ignore[misc]
     Channel = KeepingChannel
 
 
-def keep_clients() -> None:
-    """Have kombu use it."""
-    for scheme in ("redis", "rediss"):
-        TRANSPORT_ALIASES[scheme] = f"{__name__}:{KeepingTransport.__name__}"
+class SentinelChannel(RoomForWithdrawals, redis.SentinelChannel):  # type: ignore[misc]
+    """kombu's channel for Sentinel, with room for withdrawals."""
+
+
+class SentinelTransport(redis.SentinelTransport):  # type: ignore[misc]
+    """kombu's transport for `sentinel://`."""
+
+    Channel = SentinelChannel
+
+
+def use_our_channels() -> None:
+    """Have kombu use them."""
+    for scheme, transport in {"redis": KeepingTransport, "rediss": KeepingTransport, "sentinel": SentinelTransport}.items():
+        TRANSPORT_ALIASES[scheme] = f"{__name__}:{transport.__name__}"
