@@ -37,7 +37,7 @@ class CountingQoS(virtual.QoS):  # type: ignore[misc]
         self.planning.discard(delivery_tag)
 
 
-class RoomForWithdrawals:
+class RoomForWithdrawals(redis.Channel):  # type: ignore[misc]
     """A channel that leaves messages to plan what was given where they are while this process is at some: they would take the threads that withdrawals need which come later."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -50,7 +50,7 @@ class RoomForWithdrawals:
         super()._brpop_start(LOOK_AGAIN_SECONDS if is_full else timeout)
 
 
-class KeepingChannel(RoomForWithdrawals, redis.Channel):  # type: ignore[misc]
+class KeepingChannel(RoomForWithdrawals):
     """A channel that keeps its client for what it sends, as long as the connections are those that the client was made for."""
 
     _kept: Any = None
