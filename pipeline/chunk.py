@@ -15,8 +15,9 @@ from contextlib import suppress
 
 from pipeline.errors import LedgerUnavailable
 from pipeline.exchange import Exchange
+from pipeline.in_hand import Brought, Chunk
 from pipeline.judging import Judge
-from pipeline.landing import Brought, Chunk, Flight, Landing, farewell, landing_of, work_of
+from pipeline.landing import Flight, Landing, farewell, landing_of, work_of
 from pipeline.ledger import Ledger
 from pipeline.ledger.accounts import Admission, Asking, Leaving
 from pipeline.ledger.standings import Records
@@ -94,8 +95,8 @@ class ChunkWorker:
         if len(chunk.pending) >= chunk.most or time.monotonic() >= chunk.stop_at:
             return False
         before = len(chunk.pending)
-        chunk.add(*chunk.more.take())
-        return len(chunk.pending) > before and len(chunk.flying) < chunk.traffic.concurrent
+        chunk.add(*chunk.more.take(chunk.most_taken))
+        return len(chunk.pending) > before and len(chunk.flying) < chunk.most_dialogues
 
     def _chunk(self, destination: Destination, lane: str, token: str, more: Brought) -> Chunk:
         now = time.monotonic()

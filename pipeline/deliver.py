@@ -13,8 +13,8 @@ from pipeline.domain import ConsentEvent, State
 from pipeline.errors import LedgerUnavailable
 from pipeline.exchange import Exchange
 from pipeline.handing import Handed, Item, Reservation
+from pipeline.in_hand import Brought
 from pipeline.judging import Judge
-from pipeline.landing import Brought
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Leased, Row
 from pipeline.ledger.events import StoredEvent
@@ -134,9 +134,10 @@ class Deliver:
         due, _ = self._ledger.deliveries.release(destination.name, lane, self._most(destination, lane), rescue_after_ms=None)
         return self._ledger.lease(destination.name, lane, token, self._options.lease_ms, [each.event_id for each in due]) if due else []
 
-    def _lease_brought(self, destination: Destination, lane: str, inbox: Inbox[Item]) -> Sequence[InHand]:
-        """Lease a chunk of what was brought, or the next where none of it was free; empty when nothing is left. What was leased when it was planned is ours already."""
-        while self._goes_on(destination, lane) and (items := self._crew.take(inbox, self._most(destination, lane))):
+    def _lease_brought(self, destination: Destination, lane: str, inbox: Inbox[Item], limit: int | None = None) -> Sequence[InHand]:
+        """Lease a chunk of what was brought (of `limit` deliveries at the most), or the next where none of it was free; empty when nothing is left. What was leased when it was planned is ours already."""
+        most = self._most(destination, lane)
+        while self._goes_on(destination, lane) and (items := self._crew.take(inbox, min(limit or most, most))):
             now = time.monotonic()
             fresh = {item.event_id: (item.leased, item.event) for item in items if isinstance(item, Handed) and now < item.fresh_until}
             others = [event_id for event_id in map(_event_id, items) if event_id not in fresh]
@@ -157,7 +158,7 @@ class Deliver:
             return False
         tasks, endings = self._preparer.prepare(destination, leased)
         more = Brought(
-            take=lambda: self._preparer.prepare(destination, self._lease_brought(destination, lane, inbox)),
+            take=lambda limit: self._preparer.prepare(destination, self._lease_brought(destination, lane, inbox, limit)),
             leased=lambda: [item.event_id for item in self._crew.waiting(inbox) if isinstance(item, Handed)],
         )
         return self.worker.work(destination, lane, inbox.token, tasks, endings, more)

@@ -20,7 +20,7 @@ import redis
 import pipeline.chunk
 import pipeline.deliver
 import pipeline.handing
-import pipeline.landing
+import pipeline.in_hand
 from pipeline.deliver import Deliver
 from pipeline.domain import Outcome, VendorResult
 from pipeline.errors import LedgerUnavailable
@@ -309,7 +309,7 @@ class StormyRelay(Relay):
     @contextmanager
     def virtual_time(self) -> Iterator[None]:
         with ExitStack() as patches:
-            for module in (pipeline.deliver, pipeline.chunk, pipeline.handing, pipeline.landing):
+            for module in (pipeline.deliver, pipeline.chunk, pipeline.handing, pipeline.in_hand):
                 patches.enter_context(patch.object(module, "time", SimpleNamespace(monotonic=self.monotonic)))
             yield
 

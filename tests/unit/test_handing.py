@@ -14,7 +14,7 @@ from pipeline.deliver import Deliver
 from pipeline.envelope import open_event
 from pipeline.errors import LedgerUnavailable
 from pipeline.fanout import FanOut
-from pipeline.landing import Brought
+from pipeline.in_hand import Brought
 from pipeline.vendors.base import Rate
 from tests.support.relay import Relay, Vendor, destination, routing
 from tests.support.stack import wait_until

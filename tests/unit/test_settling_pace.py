@@ -11,19 +11,32 @@ import pytest
 import redis
 
 import pipeline.chunk
-import pipeline.landing
+import pipeline.in_hand
 from pipeline.chunk import ChunkWorker
-from pipeline.landing import FEW_FLYING, SETTLE_AT_ONCE, SETTLE_SECONDS, Chunk
+from pipeline.in_hand import FEW_FLYING, SETTLE_AT_ONCE, SETTLE_SECONDS, Chunk
 from pipeline.ledger.accounts import Admission
 from pipeline.limits import DeliverOptions
 from tests.support.relay import Relay, destination, routing
+
+
+def traffic(concurrent: int, *, reserved: int) -> SimpleNamespace:
+    return SimpleNamespace(concurrent=concurrent, reserved_dialogues=reserved, batch_size=1)
+
+
+def talking(flight_seconds: float, lane: str = "given") -> Chunk:
+    """A chunk in the middle of its work at a vendor that takes so long to answer, and allows fifty connections."""
+    times = {"stop_at": 200.0, "renew_at": 200.0, "settle_at": time.monotonic() + 60, "patience": 0}
+    chunk = Chunk(destination=None, lane=lane, token="t", more=None, traffic=traffic(50, reserved=1), pending=deque(), endings=[], **times)
+    chunk.flight_seconds, chunk.turn_seconds = flight_seconds, 0.004
+    chunk.flying.update(dict.fromkeys(range(chunk.most_dialogues), SimpleNamespace(tasks=["a task"], started_at=0.0)))
+    return chunk
 
 
 @pytest.mark.parametrize("takes,rests", [(0.002, 0.012), (0.006, 0.036), (0.5, SETTLE_SECONDS)])
 def test_what_is_quick_to_write_is_written_soon(monkeypatch, takes, rests):
     """The next endings wait six times as long as writing the last took, and a twentieth of a second at most; a hundred wait for nothing."""
     clock = [100.0]
-    for module in (pipeline.chunk, pipeline.landing):
+    for module in (pipeline.chunk, pipeline.in_hand):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     written: list[int] = []
 
@@ -57,7 +70,7 @@ def test_nobody_waits_for_an_answer_while_endings_are_due():
     """A vendor that takes long to answer does not keep what others have answered from being written down."""
     now = time.monotonic()
     times = {"stop_at": now + 60, "renew_at": now + 60, "settle_at": now + 0.05, "patience": 0}
-    chunk = Chunk(destination=None, lane="given", token="t", more=None, traffic=SimpleNamespace(concurrent=1), pending=deque(), endings=["told"], **times)
+    chunk = Chunk(destination=None, lane="given", token="t", more=None, traffic=traffic(1, reserved=0), pending=deque(), endings=["told"], **times)
     chunk.flying[1] = "a dialogue that takes long"
     chunk.wait()
     assert 0.04 < time.monotonic() - now < 0.9
@@ -68,7 +81,7 @@ def test_nobody_waits_for_an_answer_while_endings_are_due():
 
 def test_the_first_answer_of_a_chunk_is_written_down_at_once(client: redis.Redis, monkeypatch: pytest.MonkeyPatch):
     """While another dialogue of the chunk is under way: a crash then repeats that one only."""
-    monkeypatch.setattr(pipeline.landing, "SETTLE_SECONDS", 30.0)
+    monkeypatch.setattr(pipeline.in_hand, "SETTLE_SECONDS", 30.0)
     relay = Relay(client, routing([destination("mail")]))
     events = [relay.event("given", n, email=f"p{n}@example.org") for n in range(2)]
     relay.fan_out.run(events)
@@ -93,3 +106,39 @@ def test_who_was_let_in_has_patience_again(monkeypatch: pytest.MonkeyPatch):
     chunk = Chunk(destination=None, lane="given", token="t", more=None, traffic=None, pending=deque(), endings=[], **times)
     worker._start(chunk, [SimpleNamespace(contact_keys=())], Admission(dialogues=1, retry_at_ms=0, why="", verdicts=(1,)), {}, 0.0)
     assert (chunk.patience, chunk.moved) == (25, True)
+
+
+def test_what_a_slow_vendor_answered_is_settled_with_the_next_turn():
+    """Groups come one after the other; a settlement apart would keep the next of them from its connections."""
+    landing = SimpleNamespace(leaving=SimpleNamespace(permits=[(1, 1)]), results=["a result"])
+    assert talking(0.1).is_time_to_settle(landing)
+    assert not talking(0.01).is_time_to_settle(landing)
+    chunk = talking(0.1)
+    chunk.endings = ["left over"]
+    assert not chunk.is_time_to_settle()
+
+
+@pytest.mark.parametrize("lane,asked", [("given", 0), ("withdrawn", 1)])
+def test_a_connection_kept_for_withdrawals_is_not_asked_for(lane, asked):
+    """It took a round trip to be refused, each time that endings were due."""
+    chunk = talking(0.1, lane)
+    chunk.flying.pop(49, None)
+    chunk.pending.append(SimpleNamespace(place="", contact_keys=()))
+    assert len(chunk.next_asked(0)) == asked
+
+
+def test_few_are_taken_in_while_the_connections_of_a_slow_vendor_would_wait():
+    assert talking(0.1).most_taken == 98
+    assert talking(0.01).most_taken is None
+
+
+def test_a_group_that_has_landed_does_not_wait_for_the_next(monkeypatch):
+    """Where a vendor is quick, all that lands within the time of gathering goes together; else only what lands together."""
+    monkeypatch.setattr(pipeline.in_hand, "GATHER_SECONDS", 5.0)
+    monkeypatch.setattr(pipeline.in_hand, "GAP_SECONDS", 0.05)
+    chunk, began = talking(0.1), time.monotonic()
+    for number in range(3):
+        chunk.landed.put((chunk.flying[number], "a result", 0.1))
+    chunk.wait()
+    assert len(chunk.arrived) == 3
+    assert time.monotonic() - began < 4.0
