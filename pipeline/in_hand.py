@@ -24,13 +24,15 @@ SETTLE_SECONDS = 0.05
 SETTLE_REST = 6
 FEW_FLYING = 4
 """Endings are written down at once while fewer dialogues than that are under way; else when there are so many, or this long after the last time: `SETTLE_SECONDS` at
-the most, and less where writing takes little, so that no more than a seventh of the time goes into it. A crash repeats the calls that were not written down."""
+the most, and less where writing takes little, so that no more than a seventh of the time goes into it. Where there are groups and one round trip does both, with each turn. A crash repeats the calls that were not written down."""
 GATHER_SECONDS = 0.003
 GAP_SECONDS = 0.001
 """How long the first dialogue that lands waits for others, and where there are groups, how long one may come after another: their connections do nothing meanwhile."""
 LEAST_TURN_SECONDS = 0.02
 MOST_GROUPS = 8
 """A vendor that takes several turns to answer is talked to in as many groups, so that its connections do not all wait for one turn."""
+LEAST_TAKEN = 100
+"""So many more are taken in at once where there are that many: each time is a lease, with its sync."""
 LOOK_SECONDS = 0.02
 """How soon to look again for what was brought, while there are connections free for it."""
 BUSY_WAIT_MS = 1000
@@ -98,7 +100,7 @@ class Chunk:
     @property
     def most_dialogues(self) -> int:
         """How many can be under way at once: a connection may be kept for withdrawals."""
-        return self.traffic.concurrent - (self.traffic.reserved_dialogues if self.lane == "given" else 0)
+        return max(1, self.traffic.concurrent - (self.traffic.reserved_dialogues if self.lane == "given" else 0))
 
     @property
     def most(self) -> int:
@@ -108,7 +110,7 @@ class Chunk:
     @property
     def most_taken(self) -> int | None:
         """How many more to take in at the most while others are under way; None where it does not matter. Connections in groups would wait while hundreds are opened."""
-        return None if self.groups == 1 else 2 * self.most
+        return None if self.groups == 1 else max(LEAST_TAKEN, 2 * self.most)
 
     def lander(self, flight: Flight) -> Callable[[Work, WorkResult], None]:
         """What the exchange calls, on its own thread, when a dialogue has ended."""
@@ -186,6 +188,8 @@ class Chunk:
         in_groups, most = self.groups > 1, -(-len(self.flying) // self.groups)
         until = time.monotonic() + (LOOK_SECONDS if not self.pending and len(self.flying) < self.most_dialogues else 1.0)
         until = min(until, self.settle_at) if self.endings else until
+        latest = time.monotonic() + GATHER_SECONDS
+        until = min(until, latest) if landed else until  # left from a turn that failed
         try:
             while len(landed) < most:
                 flight, result, at = self.landed.get(timeout=max(0.0, until - time.monotonic()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
@@ -10,31 +11,41 @@ from pipeline.ledger.pool import KeepingPool
 from workers.queues import fan_out_queue
 
 MOST_PLANNING: Final = 2
-"""Messages to plan what was given that one process works at, the one whose task stays among them: to plan hundreds of events is work for the interpreter, which more threads do no sooner."""
-LOOK_AGAIN_SECONDS: Final = 0.1
-"""How long a worker waits for other messages before it looks whether it may take one of those that it left."""
+"""Messages that name many events to plan, of the lane of `given`, at which one process works at once: such work is the interpreter's, which more threads do no sooner."""
+MANY_BYTES: Final = 2000
+"""From this size of a message on, about sixty events, it counts as such; what is planned in a moment has no limit."""
+LOOK_AGAIN_SECONDS: Final = 0.05
+"""How long a worker waits for other messages before it looks whether it may take one of those that it left: to wait for other queues cannot be changed once it has begun."""
+FORGOTTEN_SECONDS: Final = 120.0
+"""After this time a message counts no longer, should its end not have been noticed: two of them would shut the queue for ever."""
 LIMITED_QUEUE: Final = fan_out_queue("given")
 
 
 class CountingQoS(virtual.QoS):  # type: ignore[misc]
-    """kombu's list of what was taken and not acknowledged, which is done when its task ends; counts what there is to plan in it."""
+    """kombu's list of what was taken and not acknowledged, which is done when its task ends; counts those that have much to plan."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.planning: set[str] = set()
+        self._planning: dict[str, float] = {}
+
+    @property
+    def planning(self) -> int:
+        """How many there are."""
+        now = time.monotonic()
+        return sum(now - taken_at < FORGOTTEN_SECONDS for taken_at in list(self._planning.values()))
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        if message.delivery_info["routing_key"] == LIMITED_QUEUE:
-            self.planning.add(delivery_tag)
+        if message.delivery_info.get("routing_key") == LIMITED_QUEUE and len(message.body) >= MANY_BYTES:
+            self._planning[delivery_tag] = time.monotonic()
         super().append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
+        self._planning.pop(delivery_tag, None)
         super().ack(delivery_tag)
-        self.planning.discard(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        self._planning.pop(delivery_tag, None)
         super().reject(delivery_tag, requeue)
-        self.planning.discard(delivery_tag)
 
 
 class RoomForWithdrawals(redis.Channel):  # type: ignore[misc]
@@ -42,10 +53,10 @@ class RoomForWithdrawals(redis.Channel):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.QoS = CountingQoS
+        self.QoS = CountingQoS  # in place of the one for `ack_emulation: False`, which is what our settings say
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        is_full = len(self.qos.planning) >= MOST_PLANNING
+        is_full = self.qos.planning >= MOST_PLANNING
         self._queue_cycle.left = {LIMITED_QUEUE} if is_full else set()
         super()._brpop_start(LOOK_AGAIN_SECONDS if is_full else timeout)
 

@@ -134,7 +134,7 @@ JOBS: Final = (
         chart=RATE,
         left_out=(ONE_PROCESS,),
         why_missed=(
-            "an event costs four times what an empty answer does: reading and checking it (28 % of the time with the interpreter's lock), the framework (20 %), "
+            "an event costs four to five times what an empty answer does: reading and checking it (28 % of the time with the interpreter's lock), the framework (20 %), "
             "the group commit (22 %), and the rest is hints, keys and answers. The peer neither checks nor seals what it takes"
         ),
     ),

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 import pipeline.chunk
+import pipeline.in_hand
 from pipeline.errors import LedgerUnavailable
 from pipeline.vendors.base import Rate
 from tests.support.relay import Relay, destination, routing
@@ -222,3 +223,34 @@ def test_lost_answer_to_a_settlement_counts_once(client: redis.Redis, monkeypatc
     assert relay.figures().deliveries == [("mail", outcome, "withdrawn", 1)]
     assert relay.figures().accept_to_told.count == told
     assert relay.figures().unaccounted == 0
+
+
+@pytest.mark.parametrize("away", [3, 8, 20])
+def test_groups_that_land_while_the_ledger_is_away_are_kept(client: redis.Redis, monkeypatch: pytest.MonkeyPatch, away: int):
+    """A vendor slow enough for groups: some dialogues land before a turn fails, others after it; all that was told is written down, and nothing else was started."""
+    monkeypatch.setattr(pipeline.in_hand.Chunk, "groups", 3)
+    relay = Relay(client, routing([destination("mail", rate=Rate(concurrent=8))]), seconds=30.0)
+    events = [relay.event("given", minute, email=f"p{minute}@example.org") for minute in range(40)]
+    planned(relay, *events)
+    start = relay.exchange.start
+
+    def slowly(work: Any, on_done: Any) -> None:
+        threading.Timer(0.01 + 0.004 * (len(relay.vendors["mail"].calls) % 7), start, (work, on_done)).start()
+
+    monkeypatch.setattr(relay.exchange, "start", slowly)
+    begun, trips = carrying(relay, "admit", "leave", times=1), iter(range(away))
+    is_away: list[bool] = []
+
+    def goes_away(commands: Sequence[Command]) -> bool:
+        """For some round trips in a row, from the first turn on that lands and starts."""
+        if not is_away and begun(commands):
+            is_away.append(True)
+        return bool(is_away) and next(trips, None) is not None
+
+    troubled(relay, monkeypatch, goes_away, is_run=False)
+    relay.step()
+    told = [call["id"] for call in relay.vendors["mail"].calls]
+    assert is_away
+    assert len(told) >= 7  # one of the eight connections is kept for withdrawals
+    assert outcomes(relay, *told) == ["delivered"] * len(told)
+    assert len(set(told)) == len(told)

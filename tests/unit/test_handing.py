@@ -234,7 +234,7 @@ def test_who_tells_keeps_what_waits_for_it(client: redis.Redis) -> None:
     in_hand = deliver._lease_brought(mail, "given", inbox)
     tasks, _ = deliver._preparer.prepare(mail, in_hand)
     fan_out.run([second])
-    more = Brought(take=lambda: ((), ()), leased=lambda: [item.event_id for item in deliver._crew.waiting(inbox)])  # type: ignore[union-attr]
+    more = Brought(take=lambda _: ((), ()), leased=lambda: [item.event_id for item in deliver._crew.waiting(inbox)])  # type: ignore[union-attr]
     chunk = deliver.worker._chunk(mail, "given", inbox.token, more)
     chunk.add(tasks, ())
     name = next(client.scan_iter(match="cr:{d:mail}:out:given"))

@@ -8,6 +8,7 @@ import pytest
 import redis
 from kombu import Connection
 
+import workers.redis_broker
 from config.settings import load_settings
 from workers.app import create_app
 from workers.queues import CeleryPublisher, deliver_queue, fan_out_queue, plain_queue
@@ -61,9 +62,9 @@ class Taker:
         self._consumer.qos(prefetch_count=16)
         self._consumer.consume()
 
-    def send(self, *queues):
+    def send(self, *queues, events=250):
         for queue in queues:
-            self._producer.publish({}, exchange="", routing_key=queue)
+            self._producer.publish({"event_ids": ["e" * 26] * events}, exchange="", routing_key=queue)
 
     def take_all(self, seconds=0.3):
         """The queues of what can be taken now."""
@@ -106,8 +107,30 @@ def test_other_queues_have_no_limit_but_that_of_the_threads(taker):
     assert taker.take_all() == [WITHDRAWN] * 16
 
 
+def test_what_is_planned_in_a_moment_has_no_limit(taker):
+    """Single posts, where no tray is used: each would wait for the place of another, which takes longer than planning it."""
+    taker.send(*[LIMITED_QUEUE] * 20, events=1)
+    assert taker.take_all() == [LIMITED_QUEUE] * 16
+
+
+def test_messages_whose_end_was_not_noticed_do_not_shut_the_queue_for_ever(taker, monkeypatch):
+    taker.send(*[LIMITED_QUEUE] * 3)
+    assert taker.take_all() == [LIMITED_QUEUE] * MOST_PLANNING
+    monkeypatch.setattr(workers.redis_broker, "FORGOTTEN_SECONDS", 0.0)
+    assert taker.take_all() == [LIMITED_QUEUE]
+
+
+def test_what_is_refused_frees_its_place(taker):
+    taker.send(*[LIMITED_QUEUE] * 3)
+    taker.take_all()
+    taker.taken[0].reject()
+    assert taker.take_all() == [LIMITED_QUEUE]
+    taker.taken[1].requeue()
+    assert taker.take_all() == [LIMITED_QUEUE]
+
+
 def test_a_place_that_is_free_again_is_used_soon(taker):
-    """The worker waits for other messages meanwhile, for which it must not wait long: nobody tells it that a task has ended."""
+    """The worker waits for other messages meanwhile, and cannot be called off: so it never waits long."""
     taker.send(*[LIMITED_QUEUE] * (MOST_PLANNING + 1))
     assert taker.take_all() == [LIMITED_QUEUE] * MOST_PLANNING
     with pytest.raises(TimeoutError):

@@ -128,8 +128,22 @@ def test_a_connection_kept_for_withdrawals_is_not_asked_for(lane, asked):
 
 
 def test_few_are_taken_in_while_the_connections_of_a_slow_vendor_would_wait():
-    assert talking(0.1).most_taken == 98
+    """But no fewer than a hundred, where a vendor has few connections: each time is a lease."""
+    chunk = talking(0.1)
+    chunk.traffic.concurrent = 101
+    assert chunk.most_taken == 200
+    chunk.traffic.concurrent = 8
+    assert chunk.most_taken == 100
     assert talking(0.01).most_taken is None
+
+
+def test_as_many_are_leased_as_are_to_be_taken_in(client: redis.Redis):
+    relay = Relay(client, routing([destination("mail")]), seconds=30.0)
+    events = [relay.event("given", minute, email=f"p{minute}@example.org") for minute in range(12)]
+    relay.fan_out.run(events)
+    mail = relay.rules.destinations["mail"]
+    inbox = relay.deliver._crew.join("mail", "given", events, mail)
+    assert [len(relay.deliver._lease_brought(mail, "given", inbox, limit)) for limit in (5, 5, None)] == [5, 5, 2]
 
 
 def test_a_group_that_has_landed_does_not_wait_for_the_next(monkeypatch):
@@ -142,3 +156,14 @@ def test_a_group_that_has_landed_does_not_wait_for_the_next(monkeypatch):
     chunk.wait()
     assert len(chunk.arrived) == 3
     assert time.monotonic() - began < 4.0
+
+
+def test_what_landed_before_a_turn_failed_waits_for_nothing_else(monkeypatch):
+    """It is still there when the ledger is back, and others may have landed since."""
+    chunk, began = talking(0.1), time.monotonic()
+    chunk.arrived.append((chunk.flying[0], "a result"))
+    chunk.landed.put((chunk.flying[1], "a result", 0.1))
+    chunk.wait()
+    chunk.wait()
+    assert len(chunk.arrived) == 2
+    assert time.monotonic() - began < 0.9
