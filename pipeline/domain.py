@@ -245,6 +245,7 @@ class Polled(Struct, frozen=True, kw_only=True):
     more: bool = False
 
 
+@lru_cache(maxsize=1024)  # an event is opened once for each destination
 def utc_from_us(microseconds: int) -> datetime:
     """The instant that many microseconds after the Unix epoch."""
     return datetime.fromtimestamp(microseconds // 1_000_000, UTC).replace(microsecond=microseconds % 1_000_000)
