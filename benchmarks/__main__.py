@@ -24,7 +24,7 @@ from benchmarks.stub import running_stub
 
 OURS: Final = (
     "`consent serve`, `worker` and `beat` with default settings, 2 worker processes, 3 webhook destinations with 64 connections each (B: 500 events a call; "
-    "G: one process, 50 connections), events for Flower on; the load is a raw asyncio client, and its CPU is not ours"
+    "G: one process, 50 connections), events for Flower on, no archive of evidence (docs/proof.md says what it costs); the load is a raw asyncio client, and its CPU is not ours"
 )
 CEILING_POSTS: Final = 40_000
 
@@ -57,7 +57,8 @@ def run(jobs: str, rounds: int | None, seconds: float | None, quick: bool, keep:
         results = first_facts(context, kept(report.stored(), jobs.upper(), is_quick=quick) if keep else {"jobs": {}, "notes": []})
         for letter in jobs.upper():
             results["jobs"][letter] = {"figures": measure(context, letter)}
-            results |= {"peak_megabytes": context.peaks, "notes": list(context.notes)}
+            took = {} if keep else {"took_minutes": round((time.monotonic() - begun_at) / 60, 1)}
+            results |= {"peak_megabytes": context.peaks, "notes": list(context.notes), **took}
             report.write(report.finish(results))
     except Failed as error:
         console.print(f"benchmarks: {error}", markup=False, highlight=False)
@@ -92,6 +93,7 @@ def first_facts(context: Context, before: dict[str, Any]) -> dict[str, Any]:
         "versions": machine.versions(pythons, PACKAGES),
         "quick": context.is_quick,
         "rounds": context.rounds,
+        "seconds": context.seconds,
         "ours": OURS,
         "contenders": described(),
         "stub": ceiling(context),

@@ -67,13 +67,19 @@ def _head(results: Mapping[str, Any]) -> str:
     quick = " This was the quick form: short rounds, so take the figures as a sketch." if results["quick"] else ""
     return f"""# Benchmarks
 
-Written by `make bench`; do not edit. Ours and the peers take turns on one machine, with the same events, the same vendor stub and the same server settings
+Written by `make bench`; do not edit. Ours and the peers take turns on one machine, with the same events, the same vendor stub in each job and the same server settings
 (Valkey, `appendonly yes`, `appendfsync always`). **Quote ratios of one run, not absolute figures.**{quick}
 
-{results["date"]}, {machine["cores"]} cores ({machine["processor"]}), {machine["memory_gib"]} GiB, Linux {machine["kernel"]}, Python {machine["python"]}; {results["rounds"]} rounds;
-vendor stub: {results["stub"]["kind"]}, which alone answers {results["stub"]["ceiling_per_second"]:,.0f} posts/s at {results["stub"]["cpu_us_per_call"]:.0f} µs of CPU each;
+{results["date"]}, {machine["cores"]} cores ({machine["processor"]}), {machine["memory_gib"]} GiB, Linux {machine["kernel"]}, Python {machine["python"]}; {results["rounds"]} rounds{_length(results)};
+vendor stub: {results["stub"]["kind"]}, which alone answers {results["stub"]["ceiling_per_second"]:,.0f} posts/s at {results["stub"]["cpu_us_per_call"]:.0f} µs of CPU each
+(B and G: one of the suite's own, which counts the events in a body and waits as long as it is told);
 the server allocates by {machine["server_allocator"]}; load of the machine before the run {machine["load_before"]}. {_versions(versions)}
 """
+
+
+def _length(results: Mapping[str, Any]) -> str:
+    """How long rounds were, where that is stored."""
+    return f" of about {results['seconds']:g} s where rates are measured, {results['took_minutes']:.0f} minutes in all" if "took_minutes" in results else ""
 
 
 def _versions(versions: Mapping[str, str]) -> str:
@@ -104,7 +110,8 @@ def _job(letter: str, found: Mapping[str, Any]) -> str:
     lines += ["| | " + " | ".join(metric.replace("_", " ") for metric in metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
     for name, values in found["figures"].items():
         lines.append(f"| {name}{_mark(values)} | " + " | ".join(_cell(values.get(metric)) for metric in metrics) + " |")
-    return "\n".join([*lines, *_oddities(found["figures"])]) + "\n"
+    remark = [f"\nTo read this: {job.remark}."] if job.remark else []
+    return "\n".join([*lines, *remark, *_oddities(found["figures"])]) + "\n"
 
 
 def _metrics(figures: Mapping[str, Any]) -> list[str]:

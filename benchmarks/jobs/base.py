@@ -28,7 +28,7 @@ PEER_PARTS: Final = ("producer", "worker", "store")
 class Job:
     """`contenders` are all whose figures it has, ours first; `left_out` are those that the quick form goes without.
 
-    `chart` is the metric of the plot, `columns` those of the table (all, if none are named). `why_missed` is what keeps goals out of reach, as profiles show it; it is
+    `chart` is the metric of the plot, `columns` those of the table (all, if none are named), `remark` what one must know to read it. `why_missed` is what keeps goals out of reach, as profiles show it; it is
     published while one is missed.
     """
 
@@ -42,6 +42,7 @@ class Job:
     columns: Sequence[str] = ()
     left_out: Sequence[str] = ()
     why_missed: str = ""
+    remark: str = ""
 
     def names(self, *, is_quick: bool) -> list[str]:
         """The contenders of a run."""

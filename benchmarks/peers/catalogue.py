@@ -75,7 +75,7 @@ PEERS: Final[Mapping[str, Peer]] = {
     ),
     "saq": Peer(
         title="saq",
-        how="a job for each event and for each delivery, its own retries, 2 processes, aiohttp, 100 jobs at once each; an environment of its own, since it wants an older redis-py",
+        how="a job for each event and for each delivery, its own retries, 2 processes, aiohttp on uvloop, 100 jobs at once each; an environment of its own, since it wants an older redis-py",
         module="benchmarks.peers.saq_peer",
         worker=("saq", "benchmarks.peers.saq_peer.settings", "--workers", "2", "--quiet"),
         events_per_second=600,

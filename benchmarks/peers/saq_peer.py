@@ -3,11 +3,13 @@
 import asyncio
 
 import aiohttp
+import uvloop
 from saq import Queue
 
 from benchmarks.invented import VENDORS, call
 from benchmarks.peers.producer import REDIS_URL, STUB_URL, produce_async
 
+uvloop.install()
 queue = Queue.from_url(REDIS_URL, max_concurrent_ops=100)
 
 

@@ -51,6 +51,8 @@ def example() -> dict:
             "versions": {"celery": "5.7.0"},
             "quick": False,
             "rounds": 2,
+            "seconds": 4.0,
+            "took_minutes": 19.6,
             "ours": "as users run it.",
             "contenders": described(),
             "stub": {"kind": "nginx", "ceiling_per_second": 70_000, "cpu_us_per_call": 10.0},
@@ -121,7 +123,10 @@ def test_a_spread_is_median_lowest_and_highest():
 def test_the_report_renders_a_stored_example():
     """Machine, configuration, figures with their spread, ratios, noise, repeats and goals that were not measured are told."""
     text = report.page(example())
-    assert "2026-01-05 13:00 UTC, 2 cores (Example), 24.0 GiB, Linux 6.1, Python 3.11.7; 2 rounds;" in text
+    assert (
+        "2026-01-05 13:00 UTC, 2 cores (Example), 24.0 GiB, Linux 6.1, Python 3.11.7; 2 rounds of about 4 s where rates are measured, 20 minutes in all;"
+        in text
+    )
     assert "| A | at least 20 x plain Celery with events, both taking events one by one | 4,100 | 295 | 13.90 | **no** |" in text
     assert "| A | at least 5 x the best Python queue, both taking events one by one | 4,100 | not measured | - | **no** |" in text
     assert "| ours, single posts | 4,100 (4,000 to 4,200) | 250 (250 to 250) |" in text
