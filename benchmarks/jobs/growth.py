@@ -91,7 +91,7 @@ JOBS: Final = (
         run=run,
         columns=(METRIC, "unfinished"),
         why_missed=(
-            "rounds of one size differ among themselves by up to a third, more than the tenth that the goal allows; the runs of a day gave 0.74 to 1.03, once more with a million than with 100,000. "
+            "rounds of one size differ among themselves by up to a third, more than the tenth that the goal allows; the runs of a day gave 0.62 to 1.03, two of five of them more with a million than with 100,000: sizes are measured one after the other, and the machine has slow minutes. "
             "In a round in which the server rewrites its append-only file, or in which open events are audited, it takes up to twice the time; else a larger ledger costs it a sixth more"
         ),
         left_out=tuple(named(size) for size in SIZES[1:]),
