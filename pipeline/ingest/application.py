@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -11,16 +10,15 @@ from typing import Any
 import falcon.asgi
 import orjson
 
-from pipeline.errors import ConsentRelayError
 from pipeline.ingest.authentication import Doorkeeper
 from pipeline.ingest.blocking import BlockingCalls
 from pipeline.ingest.body import discard_rest
 from pipeline.ingest.committer import GroupCommitter
 from pipeline.ingest.docs_page import render_page
 from pipeline.ingest.openapi import build_document
-from pipeline.ingest.outcomes import refusal_of
+from pipeline.ingest.outcomes import refused
 from pipeline.ingest.ports import Acceptor, IngestLimits, Ledger, Prover, Readiness
-from pipeline.ingest.problems import MEDIA_TYPE, Kind, failure_of, from_status, problem, write
+from pipeline.ingest.problems import Kind, from_status, write
 from pipeline.ingest.reading import Reader
 from pipeline.ingest.resources_dead_letters import DeadLetters, Replay
 from pipeline.ingest.resources_events import Batch, Event, Events
@@ -29,42 +27,23 @@ from pipeline.ingest.resources_service import Document, Live, Metrics, Ready, Ro
 from pipeline.ingest.resources_sources import SourceAddress, SourceEvents
 from pipeline.ingest.resources_subjects import SubjectStatus
 from pipeline.ingest.services import Services
+from pipeline.ingest.single_posts import PATH, SinglePosts
 from pipeline.routing import Routing
-
-logger = logging.getLogger(__name__)
 
 BATCH_THREADS = 2
 """Batches written at a time; more would only compete for the same processor."""
 
 
 class Application(falcon.asgi.App[Any, Any]):
-    """Falcon's application, for every HTTP/1 client: granian calls HTTP/1.0, which older proxies speak, `1`, and falcon knows only `1.0`."""
+    """Falcon's application, and the short way around it."""
+
+    single_posts: SinglePosts
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:  # type: ignore[override]  # falcon overrides its own WSGI signature too
-        if scope.get("http_version") == "1":
-            scope["http_version"] = "1.0"
-        if scope["type"] == "http":
-            scope["headers"] = list(map(tuple, scope["headers"]))  # ASGI allows what can be read once only
-        if any(name == b"transfer-encoding" for name, _ in scope.get("headers", ())):
-            await self._in_chunks(scope, receive, send)
-        else:
+        if sender := self.single_posts.sender_of(scope):
+            receive = await self.single_posts.take(*sender, receive, send)
+        if receive is not None:
             await super().__call__(scope, receive, send)
-
-    async def _in_chunks(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """A body in chunks that are none looks like a client that has gone, whom falcon leaves without an answer and granian answers 500; it is still there."""
-        answered = False
-
-        async def answer(event: dict[str, Any]) -> None:
-            nonlocal answered
-            answered = True
-            await send(event)
-
-        await super().__call__(scope, receive, answer)
-        if not answered:
-            refusal = problem(Kind.UNREADABLE, "the chunks of the body cannot be read")
-            headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
-            await send({"type": "http.response.start", "status": refusal.kind.status, "headers": headers})
-            await send({"type": "http.response.body", "body": orjson.dumps(refusal.as_json())})
 
 
 def build_application(
@@ -97,16 +76,16 @@ def build_application(
     )
     middleware: list[Any] = [_Lifespan(services), _Finish()]
     application = Application(middleware=middleware)
-    application.add_error_handler(Exception, _unexpected)
+    application.single_posts = SinglePosts(services)
+    application.add_error_handler(Exception, _refused)
     application.add_error_handler(falcon.HTTPError, _refused_by_framework)
-    application.add_error_handler(ConsentRelayError, _refused)
     _add_routes(application, services)
     return application
 
 
 def _add_routes(application: Application, services: Services) -> None:
     document = build_document()
-    application.add_route("/v1/consent-events", Events(services))
+    application.add_route(PATH, Events(services))
     application.add_route("/v1/consent-events/batch", Batch(services))
     application.add_route("/v1/consent-events/{event_id}", Event(services))
     application.add_route("/v1/consent-events/{event_id}/proof", EventProof(services))
@@ -148,20 +127,10 @@ class _Finish:
             await discard_rest(request)
 
 
-async def _refused(request: falcon.asgi.Request, response: falcon.asgi.Response, error: ConsentRelayError, params: dict[str, Any]) -> None:
-    refusal = refusal_of(error)
-    if refusal is None:
-        await _unexpected(request, response, error, params)
-    else:
-        write(response, refusal)
+async def _refused(request: falcon.asgi.Request, response: falcon.asgi.Response, error: Exception, _params: dict[str, Any]) -> None:
+    write(response, refused(error, request.method, request.uri_template))
 
 
 async def _refused_by_framework(_request: falcon.asgi.Request, response: falcon.asgi.Response, error: falcon.HTTPError, _params: dict[str, Any]) -> None:
     headers = {name: value for name, value in dict(error.headers or {}).items() if name.lower() == "allow"}
     write(response, from_status(error.status_code, headers))
-
-
-async def _unexpected(request: falcon.asgi.Request, response: falcon.asgi.Response, error: Exception, _params: dict[str, Any]) -> None:
-    """Log where it happened by the route's template, because an address may carry a key; tell the caller nothing else."""
-    logger.error("request_failed", extra={"method": request.method, "route": request.uri_template, **failure_of(error)})
-    write(response, problem(Kind.INTERNAL, "the request could not be processed; sending the same event again is safe"))

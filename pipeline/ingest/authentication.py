@@ -30,8 +30,11 @@ class Doorkeeper:
 
     def caller(self, request: falcon.asgi.Request, scope: str) -> Source:
         """The source whose bearer key was given, if it has the scope."""
-        header = request.get_header("Authorization")
-        scheme, _, key = (header or "").partition(" ")
+        return self.bearer(request.get_header("Authorization") or "", scope)
+
+    def bearer(self, authorization: str, scope: str) -> Source:
+        """The same by the value of that header, empty if there is none."""
+        scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise unauthenticated("give a key as `Authorization: Bearer <key>`")
         self._reindex()

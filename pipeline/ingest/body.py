@@ -54,7 +54,7 @@ async def read_body(request: falcon.asgi.Request, *, cap_bytes: int, timeout_sec
                     raise _too_large(cap_bytes)
                 body += chunk
     except TimeoutError:
-        raise problem(Kind.TIMEOUT, f"the body took longer than {timeout_seconds:g} seconds") from None
+        raise too_slow(timeout_seconds) from None
     if declared is not None and len(body) != declared:
         raise problem(Kind.UNREADABLE, "the body ended before its declared length")
     return bytes(body)
@@ -74,6 +74,11 @@ async def discard_rest(request: falcon.asgi.Request) -> None:
                 left -= len(chunk)
     except (TimeoutError, Problem, falcon.errors.OperationNotAllowed):
         logger.debug("rest_of_body_left")
+
+
+def too_slow(timeout_seconds: float) -> Problem:
+    """408: the body did not arrive in time."""
+    return problem(Kind.TIMEOUT, f"the body took longer than {timeout_seconds:g} seconds")
 
 
 def _too_large(cap_bytes: int) -> Problem:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from pipeline.errors import ArchiveUnavailable, ConsentRelayError, FieldError, InvalidInput, KeyReused, LedgerMismatch, LedgerUnavailable
 from pipeline.ingest.committer import Outcome
-from pipeline.ingest.problems import BY_STATUS, Kind, Problem, errors_json, unavailable
+from pipeline.ingest.problems import BY_STATUS, Kind, Problem, errors_json, failure_of, problem, unavailable
+
+logger = logging.getLogger(__name__)
 
 COUNTS = {"accepted": "accepted", "duplicate": "duplicates", "superseded": "superseded", "rejected": "rejected"}
 """Status of one item -> the counter of the batch's answer."""
@@ -28,6 +31,15 @@ def refusal_of(error: Exception) -> Problem | None:
     if isinstance(error, ArchiveUnavailable):
         return unavailable("the evidence archive cannot be read now")
     return None
+
+
+def refused(error: Exception, method: str, route: str | None) -> Problem:
+    """The problem that answers an exception. A fault of ours is logged by where it happened and the route's template, because an address may carry a key; the caller is told nothing else."""
+    refusal = refusal_of(error)
+    if refusal is None:
+        logger.error("request_failed", extra={"method": method, "route": route, **failure_of(error)})
+        refusal = problem(Kind.INTERNAL, "the request could not be processed; sending the same event again is safe")
+    return refusal
 
 
 def single_answer(outcome: Outcome) -> dict[str, str]:
