@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,9 +15,10 @@ from benchmarks import report
 from benchmarks.__main__ import kept
 from benchmarks.figures import Figure, Goal, add, judge_all, quantile, spread, summary
 from benchmarks.invented import VENDORS, batch_call, call, event
-from benchmarks.jobs import JOBS
+from benchmarks.jobs import JOBS, growth
 from benchmarks.jobs.latency import of_events, waits
 from benchmarks.jobs.memory import family, per_event
+from benchmarks.measure import Context
 from benchmarks.peers.catalogue import LIMITS, PEERS, described
 from benchmarks.processes import Failed
 from benchmarks.relay import WEBHOOK_SECRET, destination, routing
@@ -192,6 +195,53 @@ def test_a_wait_is_from_the_post_to_the_first_arrival():
     posted = {"e1": 10.0, "e2": 20.0}
     arrivals = [Arrival(10.5, "/one", "e1.one"), Arrival(20.25, "/one", "e2.one"), Arrival(30.0, "/one", "e1.one"), Arrival(1.0, "/one", "e0.one")]
     assert waits(of_events(arrivals, posted), posted) == [0.25, 0.5]
+
+
+class SilentRelay:
+    """A relay that only notes what is asked of it, under its number."""
+
+    def __init__(self, number: int, steps: list[str]) -> None:
+        self.number, self.steps, self.processes, self.check = number, steps, {}, lambda: None
+
+    def start(self) -> None:
+        self.steps.append(f"start {self.number}")
+
+    def stop(self) -> None:
+        self.steps.append(f"stop {self.number}")
+
+    def load(self, *, purpose: str = "newsletter", **order: int) -> SimpleNamespace:
+        if purpose == "parked":
+            self.steps.append(f"fill {self.number} with {order['count']}")
+        return SimpleNamespace(begin=lambda: None, report=lambda: {"accepted": order["count"]})
+
+
+def test_ledgers_of_all_sizes_are_filled_once_and_take_turns(monkeypatch, tmp_path):
+    """Job H: only the one whose turn it is has processes beside its server, and those of a round that failed are stopped as well."""
+    steps: list[str] = []
+    numbers, rounds = iter(range(2)), iter([100.0, 90.0, Failed("worker ended"), 91.0])
+
+    def measured(*_: object) -> dict[str, float]:
+        steps.append("measure")
+        rate = next(rounds)
+        if isinstance(rate, Failed):
+            raise rate
+        return {growth.METRIC: rate}
+
+    fakes = {
+        "running_stub": lambda _: contextlib.nullcontext(SimpleNamespace(url="http://127.0.0.1:9")),
+        "running_relay": lambda *_: contextlib.nullcontext(SilentRelay(next(numbers), steps)),
+        "warm_up": lambda *_: None,
+        "end_to_end": measured,
+        "_going_on": lambda *_: "",
+        "REST_SECONDS": 0,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(growth, name, fake)
+    context = Context(folder=tmp_path, rounds=2, seconds=1.5, is_quick=True, say=lambda _: None)
+    empty, full = (growth.named(size) for size in growth.QUICK_SIZES)
+    assert growth.run(context) == {empty: {growth.METRIC: [100.0], "unfinished": [0]}, full: {growth.METRIC: [90.0, 91.0], "unfinished": [5000, 5000]}}
+    assert steps == ["stop 0", "start 1", "fill 1 with 5000", "stop 1", *["start 0", "measure", "stop 0", "start 1", "measure", "stop 1"] * 2]
+    assert context.notes == [f"{empty}: a round failed (Failed: worker ended)"]
 
 
 def test_every_family_of_keys_is_told_apart():
