@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import hmac
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -16,6 +15,8 @@ from typing import Any, Final
 import idna
 import orjson
 import phonenumbers
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from phonenumbers import PhoneNumberFormat, ValidationResult
 
 from pipeline.domain import IDENTIFIER_KINDS, KIND_LETTERS, IncomingEvent, Subject, format_time
@@ -57,7 +58,7 @@ class Hasher:
     def __init__(self, pepper: bytes) -> None:
         if not pepper:
             raise ConfigurationError("the subject pepper is empty; expected at least 32 random bytes")
-        self._pepper = pepper
+        self._keyed = HMAC(pepper, SHA256())
 
     def identifier_key(self, kind: str, value: str) -> str:
         """The 25 characters that stand for one normalised identifier; the first tells its kind."""
@@ -105,8 +106,9 @@ class Hasher:
         return self._hash(b"fingerprint\0")
 
     def _hash(self, message: bytes) -> str:
-        digest = hmac.digest(self._pepper, message, "sha256")[:_HASH_BYTES]
-        number = int.from_bytes(digest, "big")
+        keyed = self._keyed.copy()  # HMAC-SHA256; keying it anew would cost twice as much as hashing
+        keyed.update(message)
+        number = int.from_bytes(keyed.finalize()[:_HASH_BYTES], "big")
         return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 
