@@ -26,7 +26,7 @@ from pipeline.identifiers import (
     checked_text,
     normalise_subject,
 )
-from pipeline.plain import plain_event
+from pipeline.plain import plain_event, plain_type
 
 MAX_KEY_LENGTH: Final = 200
 MAX_PURPOSE_LENGTH: Final = 40
@@ -139,9 +139,10 @@ class ConsentEventSchema(Schema):
     )
 
 
-TEXTS: Final = {name: frozenset(part().fields) for name, part in (("subject", SubjectSchema), ("profile", ProfileSchema), ("evidence", EvidenceSchema))}
-"""The names that each part of an event may hold."""
-LENGTHS: Final = {"purpose": MAX_PURPOSE_LENGTH, "idempotency_key": MAX_KEY_LENGTH}
+PLAIN: Final = plain_type(
+    {name: tuple(part().fields) for name, part in (("subject", SubjectSchema), ("profile", ProfileSchema), ("evidence", EvidenceSchema))},
+    {"purpose": MAX_PURPOSE_LENGTH, "idempotency_key": MAX_KEY_LENGTH},
+)
 
 
 class NativeReader:
@@ -159,7 +160,7 @@ class NativeReader:
     def read(self, item: Any, *, default_country: str | None = None) -> IncomingEvent:
         """The event that a JSON value says; `default_country` helps to read a phone. Raises InvalidInput naming every wrong field."""
         errors: list[FieldError] = []
-        data = plain_event(item, texts=TEXTS, lengths=LENGTHS, read_time=read_time)
+        data = plain_event(item, PLAIN, read_time)
         if data is None:
             try:
                 data = self._schema.load(item)

@@ -77,6 +77,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.transport = _Joining(transport)  # type: ignore[assignment]
         self._look_at_the_time()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -127,6 +128,10 @@ class Connection(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        self.transport.flush()  # type: ignore[attr-defined]
+        super().on_response_complete()
+
     def send_400_response(self, msg: str) -> None:
         """End the connection: with a refusal, unless an answer that is under way would be mistaken for it or the other way round."""
         del msg
@@ -173,6 +178,31 @@ class Connection(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+class _Joining:
+    """A transport that sends the head of an answer together with what follows it: uvicorn writes each by itself, which makes two packets of every answer."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._head = b""
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        held, self._head = self._head, b""
+        if not held and data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n") and not data.startswith(b"HTTP/1.1 1"):
+            self._head = data
+        else:
+            self._transport.write(held + data)
+
+    def flush(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
 
 
 def _refusal(kind: Kind) -> bytes:

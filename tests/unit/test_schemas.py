@@ -17,7 +17,7 @@ from pipeline.domain import IncomingEvent, State, Subject
 from pipeline.errors import InvalidInput
 from pipeline.plain import plain_event
 from pipeline.routing import Source
-from pipeline.schemas import LENGTHS, TEXTS, ConsentEventSchema, NativeReader, read_batch, read_json, read_time
+from pipeline.schemas import PLAIN, ConsentEventSchema, NativeReader, read_batch, read_json, read_time
 from pipeline.sources import read_source
 from pipeline.vendors.base import Notification
 
@@ -295,7 +295,7 @@ ITEMS = st.fixed_dictionaries(
 @settings(max_examples=400, deadline=None)
 def test_the_quick_look_takes_only_what_the_schema_takes_and_as_it_does(item):
     """Whatever is taken without the schema is loaded by it too, to the very same values."""
-    plain = plain_event(item, texts=TEXTS, lengths=LENGTHS, read_time=read_time)
+    plain = plain_event(item, PLAIN, read_time)
     if plain is not None:
         assert plain == ConsentEventSchema(unknown=RAISE).load(item)
 
@@ -303,4 +303,4 @@ def test_the_quick_look_takes_only_what_the_schema_takes_and_as_it_does(item):
 def test_an_ordinary_event_needs_no_schema():
     """What a producer sends by the documentation takes the short way."""
     for item in json.loads((Path(__file__).parents[2] / "samples/native.json").read_text()):
-        assert plain_event(item, texts=TEXTS, lengths=LENGTHS, read_time=read_time) == ConsentEventSchema(unknown=RAISE).load(item)
+        assert plain_event(item, PLAIN, read_time) == ConsentEventSchema(unknown=RAISE).load(item)
