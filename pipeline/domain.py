@@ -21,6 +21,8 @@ EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 IDENTIFIER_KINDS: Final = ("external_id", "email", "phone", "national_id")
 """Kinds of identifier, strongest first: the strongest one present names the subject."""
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 KIND_LETTERS: Final = {"external_id": "x", "email": "e", "phone": "p", "national_id": "n"}
 """First letter of an identifier key, so that a key alone tells its kind."""
 
@@ -253,7 +255,7 @@ def utc_from_us(microseconds: int) -> datetime:
 
 def us_from_utc(instant: datetime) -> int:
     """Microseconds since the Unix epoch, exactly; instants before 1970 count as 0."""
-    delta = instant - datetime(1970, 1, 1, tzinfo=UTC)
+    delta = instant - _EPOCH
     return max(0, (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds)
 
 

@@ -41,7 +41,7 @@ class Keys:
 
     def partition(self, name: str) -> int:
         """The partition of an event id or identifier key; the same on every machine and release."""
-        return _hashed(name) % self.partitions
+        return _hashed(name) % self.partitions if self.partitions > 1 else 0
 
     def event(self, partition: int, suffix: str) -> str:
         return f"{PREFIX}:{{e{partition}}}:{suffix}"
@@ -84,6 +84,8 @@ class Keys:
 
     def by_partition(self, names: Sequence[str]) -> dict[int, list[int]]:
         """Partition -> positions of the names that live there, in order."""
+        if self.partitions == 1:
+            return {0: list(range(len(names)))} if names else {}
         groups: dict[int, list[int]] = {}
         for position, name in enumerate(names):
             groups.setdefault(self.partition(name), []).append(position)
