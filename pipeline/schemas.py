@@ -139,10 +139,9 @@ class ConsentEventSchema(Schema):
     )
 
 
-PLAIN: Final = plain_type(
-    {name: tuple(part().fields) for name, part in (("subject", SubjectSchema), ("profile", ProfileSchema), ("evidence", EvidenceSchema))},
-    {"purpose": MAX_PURPOSE_LENGTH, "idempotency_key": MAX_KEY_LENGTH},
-)
+TEXTS: Final = {name: tuple(part().fields) for name, part in (("subject", SubjectSchema), ("profile", ProfileSchema), ("evidence", EvidenceSchema))}
+"""The names that each part of an event may hold."""
+PLAIN: Final = plain_type(TEXTS, {"purpose": MAX_PURPOSE_LENGTH, "idempotency_key": MAX_KEY_LENGTH})
 
 
 class NativeReader:
