@@ -154,6 +154,22 @@ def test_a_client_that_offers_another_protocol_is_served(server):
     assert all_answers(port, b"CONNECT example.org:443 HTTP/1.1\r\nHost: x\r\n\r\n" + last) == [b"400"]
 
 
+def test_an_answer_without_body_is_sent_at_once(server):
+    """Given questions for heads only, each is answered on its own, and the connection goes on."""
+    _, port = server
+    head = b"HEAD /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        for _ in range(2):
+            client.sendall(head)
+            answer = b""
+            while not answer.endswith(b"\r\n\r\n"):
+                answer += client.recv(65_536)
+            assert answer.startswith(b"HTTP/1.1 ")
+            assert answer.count(b"HTTP/1.1 ") == 1
+        client.sendall(post(EVENT).replace(b"Host", b"Expect: 100-continue\r\nConnection: close\r\nHost"))
+        assert re.findall(rb"HTTP/1[.]1 ([0-9]{3}) ", client.makefile("rb").read()) == [b"100", b"202"]
+
+
 def test_a_stop_answers_what_was_begun(server):
     """Given posts under way when the server is told to stop, each is answered 202, and the process ends with 0."""
     process, port = server

@@ -300,6 +300,33 @@ def test_the_quick_look_takes_only_what_the_schema_takes_and_as_it_does(item):
         assert plain == ConsentEventSchema(unknown=RAISE).load(item)
 
 
+@pytest.mark.parametrize(
+    "part, name, longest",
+    [
+        ("", "purpose", 40),
+        ("", "idempotency_key", 200),
+        ("subject", "external_id", 254),
+        ("subject", "country", 2),
+        ("profile", "first_name", 1000),
+        ("evidence", "user_agent", 1000),
+        ("metadata", "campaign", 1000),
+        ("metadata", "", 100),
+    ],
+)
+def test_the_quick_look_knows_how_long_texts_may_be(part, name, longest):
+    """A text of the greatest length, in characters and not bytes, is taken; a longer one and one with a control character are the schema's."""
+
+    def event(text):
+        item = {"subject": {"email": "ana@example.org"}, "purpose": "newsletter", "state": "given", "event_time": "2026-01-05T13:00:00Z"}
+        values = {text: "x"} if part and not name else {name: text}
+        return item | ({part: item.get(part, {}) | values} if part else values)
+
+    assert plain_event(event("\u00e9" * longest), PLAIN, read_time) is not None
+    assert plain_event(event("\u00e9" * (longest + 1)), PLAIN, read_time) is None
+    assert all(plain_event(event(character), PLAIN, read_time) is None for character in ("\x00", "\n", "\x7f", "\x85", "\u2028", "\ud800"))
+    assert plain_event(event("\u200d"), PLAIN, read_time) is not None  # not printable, and no control character either
+
+
 def test_an_ordinary_event_needs_no_schema():
     """What a producer sends by the documentation takes the short way."""
     for item in json.loads((Path(__file__).parents[2] / "samples/native.json").read_text()):
