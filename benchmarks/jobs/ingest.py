@@ -101,22 +101,7 @@ def _celery_command(port: int) -> list[str]:
 
 
 def _empty_command(port: int) -> list[str]:
-    serving = [python_of(ENVIRONMENT), "-P", "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port), "--workers", str(PROCESSES)]
-    return [
-        *serving,
-        "--http",
-        "httptools",
-        "--loop",
-        "uvloop",
-        "--ws",
-        "none",
-        "--lifespan",
-        "off",
-        "--no-access-log",
-        "--log-level",
-        "error",
-        "benchmarks.bare.falcon_empty:app",
-    ]
+    return [*_granian(port), "--interface", "asgi", "--loop", "uvloop", "benchmarks.bare.falcon_empty:app"]
 
 
 def _granian(port: int) -> list[str]:

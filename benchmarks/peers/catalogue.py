@@ -15,7 +15,7 @@ from benchmarks.stub import Stub
 
 ENVIRONMENT: Final = ".venv-bench"
 SAQ_ENVIRONMENT: Final = ".venv-bench-saq"
-PACKAGES: Final = ("celery", "kombu", "dramatiq", "taskiq", "taskiq-redis", "saq", "aiohttp", "requests", "pycurl", "falcon", "granian", "uvicorn", "uvloop", "redis")
+PACKAGES: Final = ("celery", "kombu", "dramatiq", "taskiq", "taskiq-redis", "saq", "aiohttp", "requests", "pycurl", "falcon", "granian", "uvloop", "redis")
 
 PATIENCE_SECONDS: Final = 2.0
 """How long a peer gets to stop when its figures are taken; some wait long for work that will not come."""
@@ -106,7 +106,7 @@ LIMITS: Final[Mapping[str, Limit]] = {
 }
 SERVERS: Final[Mapping[str, str]] = {
     "falcon + celery.delay": "falcon on granian (WSGI, 2 processes) that calls `fan_out.delay(event)` of the plain Celery above before it answers 202; no worker runs",
-    "the framework, empty 202": "falcon.asgi on uvicorn with httptools as in the product, 2 processes, reading the body and answering an empty 202",
+    "the framework, empty 202": "falcon.asgi on granian as in the product, 2 processes, reading the body and answering an empty 202",
 }
 
 

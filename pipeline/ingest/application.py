@@ -18,7 +18,7 @@ from pipeline.ingest.docs_page import render_page
 from pipeline.ingest.openapi import build_document
 from pipeline.ingest.outcomes import refused
 from pipeline.ingest.ports import Acceptor, IngestLimits, Ledger, Prover, Readiness
-from pipeline.ingest.problems import Kind, from_status, write
+from pipeline.ingest.problems import MEDIA_TYPE, Kind, from_status, problem, write
 from pipeline.ingest.reading import Reader
 from pipeline.ingest.resources_dead_letters import DeadLetters, Replay
 from pipeline.ingest.resources_events import Batch, Event, Events
@@ -35,15 +35,41 @@ BATCH_THREADS = 2
 
 
 class Application(falcon.asgi.App[Any, Any]):
-    """Falcon's application, and the short way around it."""
+    """Falcon's application for every HTTP/1 client, and the short way around it: granian calls HTTP/1.0, which older proxies speak, `1`, and falcon knows only `1.0`."""
 
     single_posts: SinglePosts
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:  # type: ignore[override]  # falcon overrides its own WSGI signature too
-        if sender := self.single_posts.sender_of(scope):
-            receive = await self.single_posts.take(*sender, receive, send)
-        if receive is not None:
+        if scope["type"] != "http":
             await super().__call__(scope, receive, send)
+            return
+        if scope.get("http_version") == "1":
+            scope["http_version"] = "1.0"
+        scope["headers"] = list(map(tuple, scope["headers"]))  # ASGI allows what can be read once only
+        sender = self.single_posts.sender_of(scope)
+        rest = await (self.single_posts.take(*sender, receive, send) if sender else self.single_posts.begun(receive, send))
+        if rest is None:
+            return
+        if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
+            await self._in_chunks(scope, rest, send)
+        else:
+            await super().__call__(scope, rest, send)
+
+    async def _in_chunks(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """A body in chunks that are none looks like a client that has gone, whom falcon leaves without an answer and granian answers 500; it is still there."""
+        answered = False
+
+        async def answer(event: dict[str, Any]) -> None:
+            nonlocal answered
+            answered = True
+            await send(event)
+
+        await super().__call__(scope, receive, answer)
+        if not answered:
+            refusal = problem(Kind.UNREADABLE, "the chunks of the body cannot be read")
+            headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
+            await send({"type": "http.response.start", "status": refusal.kind.status, "headers": headers})
+            await send({"type": "http.response.body", "body": orjson.dumps(refusal.as_json())})
 
 
 def build_application(

@@ -13,7 +13,6 @@ from typing import Any, Final
 import orjson
 
 from pipeline.domain import IncomingEvent
-from pipeline.errors import InvalidInput
 from pipeline.ingest.body import too_slow
 from pipeline.ingest.intake import INLINE_BYTES
 from pipeline.ingest.outcomes import refused, single_answer
@@ -42,9 +41,9 @@ class SinglePosts:
 
     def sender_of(self, scope: Scope) -> tuple[Source, int] | None:
         """Who posts a single event and how many bytes it has; None if anything about the request needs a closer look."""
-        if scope.get("path") != PATH or scope.get("method") != "POST" or scope["type"] != "http":
+        if scope["path"] != PATH or scope["method"] != "POST":
             return None
-        scope["headers"] = pairs = list(map(tuple, scope["headers"]))  # ASGI allows what can be read once only
+        pairs = scope["headers"]
         headers = dict(pairs)
         length = headers.get(b"content-length", b"")
         if len(headers) != len(pairs) or not headers.keys().isdisjoint(NOT_PLAIN) or headers.get(b"content-type", b"").lower() not in PLAIN_JSON:
@@ -56,24 +55,35 @@ class SinglePosts:
         except Problem:
             return None
 
+    async def begun(self, receive: Receive, send: Send) -> Receive | None:
+        """For any other request: what its body is to be received from, once its first part is there, for which the framework would wait without end; None if that came to nothing."""
+        first = await self._first(receive, send)
+        return _once_more(first, receive) if first else None
+
     async def take(self, source: Source, length: int, receive: Receive, send: Send) -> Receive | None:
         """Accept the event and answer; or give back what the body is to be received from, if it is not whole or not evidently right."""
-        seconds = self._services.limits.body_timeout_seconds
-        try:
-            async with asyncio.timeout(seconds):
-                message = await receive()
-        except TimeoutError:
-            await _refuse(send, too_slow(seconds))
+        message = await self._first(receive, send)
+        if message is None:
             return None
         body = message.get("body", b"")
         if len(body) != length or message["type"] != "http.request":
             return _once_more(message, receive)
         try:
             event = self._services.reader.one(source, body)
-        except InvalidInput:
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, the framework says what
             return _once_more(message, receive)
         await self._write(source, event, send)
         return None
+
+    async def _first(self, receive: Receive, send: Send) -> MutableMapping[str, Any] | None:
+        """The first part of the body; None if it did not come in time, which the client has been told."""
+        seconds = self._services.limits.body_timeout_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await receive()
+        except TimeoutError:
+            await _refuse(send, too_slow(seconds))
+            return None
 
     async def _write(self, source: Source, event: IncomingEvent, send: Send) -> None:
         try:

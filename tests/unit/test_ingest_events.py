@@ -204,6 +204,11 @@ async def raw_status(relay, *, http_version="1.1", body=b"", more_body=False, he
     return sent[0]["status"]
 
 
+def test_an_old_client_is_served():
+    """Given HTTP/1.0 as granian names it, the event is accepted."""
+    assert asyncio.run(raw_status(make_relay(), http_version="1", body=orjson.dumps(EVENT))) == 202
+
+
 @pytest.mark.parametrize("length", ["ten", "-1", "1.5"])
 def test_a_length_that_is_no_number_is_refused(length):
     """Given a declared length that cannot be read, 400 and nothing is written."""

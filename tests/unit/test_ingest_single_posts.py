@@ -12,6 +12,7 @@ from falcon.testing import ASGIConductor, create_scope
 
 from pipeline.errors import LedgerUnavailable
 from pipeline.ingest import IngestLimits
+from pipeline.ingest.reading import Reader
 from tests.unit.ingest_fakes import EVENT, FakeAcceptor, make_relay
 
 JSON = {"Authorization": "Bearer key-web-forms", "Content-Type": "application/json"}
@@ -142,13 +143,19 @@ def test_a_body_that_ends_early_or_never_is_not_written(monkeypatch):
     assert relay.acceptor.groups == []
 
 
-def test_a_body_longer_than_it_said_is_not_cut(monkeypatch):
-    """Given a server that passes on more than the declared length, the event is refused by the framework and not read in part."""
-    relay = make_relay()
-    body = orjson.dumps(EVENT)
-    answer = asyncio.run(asked(relay, [body + b"x"], {**JSON, "Content-Length": str(len(body))}, monkeypatch))
-    assert answer.by_framework
-    assert len(relay.acceptor.groups) <= 1
+@pytest.mark.parametrize("options", [{}, {"path": "/v1/consent-events/batch"}, {"path": "/nowhere"}, {"path": "/health/live", "method": "GET"}])
+def test_no_body_is_waited_for_without_end(options, monkeypatch):
+    """Given a client that announces a body and never begins it, whoever it is and wherever it posts, it is told 408 when the time for bodies is over."""
+    relay = make_relay(limits=IngestLimits(body_timeout_seconds=0.05))
+    answer = asyncio.run(asyncio.wait_for(asked(relay, [], {"Content-Length": "5"}, monkeypatch, **options), 5))
+    assert (answer.status, answer.by_framework) == (408, False)
+
+
+def test_an_event_that_breaks_the_reader_is_the_frameworks(monkeypatch):
+    """Given a fault of ours in reading an event, the framework answers and logs it as it does any other."""
+    monkeypatch.setattr(Reader, "one", lambda *_: 1 / 0)
+    answer = asyncio.run(asked(make_relay(), [orjson.dumps(EVENT)], JSON, monkeypatch))
+    assert (answer.status, answer.by_framework) == (500, True)
 
 
 @pytest.mark.parametrize("length", ["", "0x10", "+5", "99999999999999999999", "-1"])
