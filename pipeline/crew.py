@@ -14,19 +14,21 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-MOST_HANDED = 2000
-"""Deliveries that wait in memory for a running task at the most: few enough to be told long before the ledger would bring them back."""
+MOST_HANDED = 5000
+"""Deliveries that wait in memory for a running task at the most: few enough to be told before the ledger would bring them back."""
 STAY_SECONDS = 5.0
 """How long a running task takes more along; then the next one takes over, so that none runs for ever."""
 HELD_SECONDS = 0.02
 """How soon a task that would end looks again while somebody holds room for what he brings."""
+LOOK_SECONDS = 0.5
+"""How soon a task that waits for another looks again without being told."""
 Item = TypeVar("Item")
 
 
 class Inbox(Generic[Item]):
     """What one running task is to tell next; others put in, it alone takes out. `settings` are those of its destination when it began.
 
-    `token` is the task's name in the ledger; `held` is the room that is kept for what `holders` are about to bring.
+    `token` is the task's name in the ledger; `held` is the room that is kept for what `holders` are about to bring; `is_waiting` until it is the task's turn.
     """
 
     def __init__(self, place: tuple[str, str], token: str, settings: object, items: Sequence[Item], closes_at: float) -> None:
@@ -35,6 +37,7 @@ class Inbox(Generic[Item]):
         self.closes_at = closes_at
         self.held = 0
         self.holders = 0
+        self.is_waiting = False
         self.brought = threading.Event()
 
 
@@ -49,6 +52,7 @@ class Crew(Generic[Item]):
     ) -> None:
         self._most_handed, self._stay_seconds, self._most_idle, self._clock = most_handed, stay_seconds, most_idle, clock
         self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
         self._running: dict[tuple[str, str], list[Inbox[Item]]] = {}
         self._process, self._tasks = secrets.token_hex(4), itertools.count()
         self.idle = 0
@@ -66,8 +70,33 @@ class Crew(Generic[Item]):
                 self._put(inbox, items)
                 return None
             mine = Inbox((destination, lane), self._next_token(), settings, items, self._clock() + self._stay_seconds)
+            mine.is_waiting = bool(self._before(mine))
             self._running.setdefault(mine.place, []).append(mine)
             return mine
+
+    def take_turn(self, inbox: Inbox[Item]) -> bool:
+        """Wait until nobody takes more along at the place of this new inbox but its own task; False if one that does had room for what is in it by then.
+
+        Two tasks at one place would share its connections, each with round trips of its own for half as many. Whoever takes no more along leaves what it has not leased to the next.
+        """
+        with self._lock:
+            while before := self._before(inbox):
+                now = self._clock()
+                open_ones = [other for other in before if not other.is_waiting and now < other.closes_at]
+                for other in open_ones:
+                    if len(other.items) + other.held + len(inbox.items) <= self._most_handed:
+                        self._put(other, inbox.items)
+                        inbox.items.clear()
+                        self._running[inbox.place].remove(inbox)
+                        self._room.notify_all()
+                        return False
+                if not open_ones and not any(other.is_waiting for other in before):
+                    self._inherit(inbox, before)
+                    break
+                self._room.wait(min([LOOK_SECONDS, *(other.closes_at - now for other in open_ones)]))
+            inbox.is_waiting = False
+            inbox.closes_at = self._clock() + self._stay_seconds
+            return True
 
     def reserve(self, destination: str, lane: str, count: int, settings: object = None) -> Inbox[Item] | None:
         """Room for so many at a task that runs with the same settings, which stays until `bring`; None if there is none."""
@@ -120,6 +149,7 @@ class Crew(Generic[Item]):
     def take(self, inbox: Inbox[Item], most: int) -> list[Item]:
         """The next deliveries to tell, up to `most`."""
         with self._lock:
+            self._room.notify_all()
             return [inbox.items.popleft() for _ in range(min(most, len(inbox.items)))]
 
     def leave_empty(self, inbox: Inbox[Item]) -> bool:
@@ -128,6 +158,7 @@ class Crew(Generic[Item]):
             if inbox.items or inbox.holders:
                 return False
             self._running[inbox.place].remove(inbox)
+            self._room.notify_all()
             return True
 
     def leave(self, inbox: Inbox[Item]) -> list[Item]:
@@ -136,12 +167,25 @@ class Crew(Generic[Item]):
             running = self._running[inbox.place]
             if inbox in running:
                 running.remove(inbox)
+                self._room.notify_all()
             return list(inbox.items)
+
+    def _before(self, inbox: Inbox[Item]) -> list[Inbox[Item]]:
+        """Those that came to the place of an inbox before it, with the same settings."""
+        running = self._running.get(inbox.place, [])
+        return [other for other in itertools.takewhile(lambda other: other is not inbox, running) if other.settings is inbox.settings]
+
+    @staticmethod
+    def _inherit(inbox: Inbox[Item], before: Sequence[Inbox[Item]]) -> None:
+        """Take over what others, which take no more along, have not leased: what was leased is leased for them."""
+        for other in before:
+            inbox.items.extend(item for item in other.items if isinstance(item, str))
+            other.items = deque(item for item in other.items if not isinstance(item, str))
 
     def _with_room(self, destination: str, lane: str, count: int, settings: object) -> Inbox[Item] | None:
         now = self._clock()
         for inbox in self._running.get((destination, lane), ()):
-            if inbox.settings is settings and now < inbox.closes_at and len(inbox.items) + inbox.held + count <= self._most_handed:
+            if inbox.settings is settings and not inbox.is_waiting and now < inbox.closes_at and len(inbox.items) + inbox.held + count <= self._most_handed:
                 return inbox
         return None
 

@@ -97,7 +97,8 @@ class Deliver:
             self._leave(inbox)
             return
         try:
-            self._work(destination, lane, inbox)
+            if self._crew.take_turn(inbox):
+                self._work(destination, lane, inbox)
         finally:
             self._crew.leave(inbox)
             self._bulkhead.leave(destination.name, lane, ticket)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from pipeline.crew import Crew
+from pipeline.crew import Crew, Inbox
 
 
 def test_what_another_task_brings_is_taken_along() -> None:
@@ -46,6 +46,100 @@ def test_a_full_inbox_starts_one_more_task() -> None:
     assert crew.join("mail", "given", ["e"]) is None
 
 
+def turn_of(crew: Crew[str], inbox: Inbox[str] | None) -> tuple[threading.Thread, list[bool]]:
+    """A task that waits for its turn, and what it is told."""
+    assert inbox is not None
+    said: list[bool] = []
+    waiting = threading.Thread(target=lambda: said.append(crew.take_turn(inbox)))
+    waiting.start()
+    return waiting, said
+
+
+def test_a_task_behind_a_full_inbox_waits_until_there_is_room_and_ends() -> None:
+    """Two at one place would share its connections: what it has goes to the one that is at work, as soon as that has room."""
+    crew = Crew[str](most_handed=3)
+    first, second = crew.join("mail", "given", ["a", "b"]), crew.join("mail", "given", ["c", "d"])
+    assert first is not None
+    assert crew.take_turn(first) is True
+    waiting, said = turn_of(crew, second)
+    waiting.join(0.05)
+    assert said == []
+    assert crew.take(first, 1) == ["a"]
+    waiting.join(10)
+    assert said == [False]
+    assert crew.take(first, 9) == ["b", "c", "d"]
+    assert crew.leave_empty(first) is True
+    assert crew.is_working is False
+
+
+def test_a_task_that_waits_is_brought_nothing() -> None:
+    """Neither by a message nor by fan-out: it may be long until it is its turn."""
+    crew = Crew[str](most_handed=2)
+    first, second = crew.join("mail", "given", ["a", "b"]), crew.join("mail", "given", ["c"])
+    assert second is not None
+    assert crew.reserve("mail", "given", 1) is None
+    third = crew.join("mail", "given", ["d"])
+    assert third is not None
+    assert list(second.items) == ["c"]
+    assert first is not None
+    crew.take(first, 2)
+    assert [crew.take_turn(second), crew.take_turn(third)] == [False, False]
+    assert crew.take(first, 9) == ["c", "d"]
+
+
+def test_the_next_task_inherits_what_is_not_leased() -> None:
+    """One that stayed long enough leaves what waits to the next, but for what is leased for itself; with its own time before it, that is brought more."""
+    now = [0.0]
+    crew = Crew[str | int](most_handed=4, stay_seconds=5, clock=lambda: now[0])
+    first = crew.join("mail", "given", ["a", 1, "b"])
+    assert first is not None
+    assert crew.take_turn(first) is True
+    now[0] = 5.0
+    second = crew.join("mail", "given", ["c"])
+    assert second is not None
+    now[0] = 9.0
+    assert crew.take_turn(second) is True
+    assert crew.take(first, 9) == [1]
+    now[0] = 13.0
+    assert crew.join("mail", "given", ["d"]) is None
+    assert crew.take(second, 9) == ["c", "a", "b", "d"]
+
+
+def test_the_next_task_begins_when_the_first_has_gone_or_its_time_is_over() -> None:
+    """However it ends, whoever waits for it is told at once, one after the other; one that hangs is waited for until its time is over."""
+    crew = Crew[str](most_handed=1)
+    first, second, third = (crew.join("mail", "given", [name]) for name in "abc")
+    assert first is not None
+    assert second is not None
+    waiting, said = turn_of(crew, second)
+    last, told = turn_of(crew, third)
+    assert crew.leave(first) == ["a"]
+    waiting.join(10)
+    assert said == [True]
+    last.join(0.05)
+    assert told == []
+    assert crew.take(second, 1) == ["b"]
+    last.join(10)
+    assert told == [False]
+    hanging = Crew[str](most_handed=1, stay_seconds=0.1)
+    stuck = hanging.join("mail", "given", ["a"])
+    waiting, said = turn_of(hanging, hanging.join("mail", "given", ["b"]))
+    waiting.join(10)
+    assert said == [True]
+    assert stuck is not None
+    assert hanging.take(stuck, 1) == []
+
+
+def test_a_task_with_other_settings_waits_for_none() -> None:
+    """What was read anew is told by it at once; the old one gives back what it has."""
+    crew, old, new = Crew[str](most_handed=1), object(), object()
+    assert crew.join("mail", "given", ["a"], old) is not None
+    fresh = crew.join("mail", "given", ["b"], new)
+    assert fresh is not None
+    assert crew.take_turn(fresh) is True
+    assert list(fresh.items) == ["b"]
+
+
 def test_a_task_that_stayed_long_takes_no_more_along() -> None:
     """It ends with what it has, and the next one takes over."""
     now = [0.0]
@@ -84,7 +178,7 @@ def test_many_threads_lose_and_double_nothing() -> None:
     def work(number: int) -> None:
         for turn in range(200):
             inbox = crew.join("mail", "given", [f"{number}.{turn}"])
-            if inbox is None:
+            if inbox is None or not crew.take_turn(inbox):
                 continue
             while True:
                 if event_ids := crew.take(inbox, 7):
