@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 MOST_HANDED = 5000
-"""Deliveries that wait in memory for a running task at the most: few enough to be told before the ledger would bring them back."""
+"""Deliveries that wait in memory for a running task at the most: few enough for a quick destination to be told of before the ledger would bring them back."""
 STAY_SECONDS = 5.0
 """How long a running task takes more along; then the next one takes over, so that none runs for ever."""
 HELD_SECONDS = 0.02
@@ -75,7 +75,7 @@ class Crew(Generic[Item]):
             return mine
 
     def take_turn(self, inbox: Inbox[Item]) -> bool:
-        """Wait until nobody takes more along at the place of this new inbox but its own task; False if one that does had room for what is in it by then.
+        """Wait until nobody takes more along at the place of this new inbox but its own task; False if one that does had room, bit by bit, for all that is in it.
 
         Two tasks at one place would share its connections, each with round trips of its own for half as many. Whoever takes no more along leaves what it has not leased to the next.
         """
@@ -84,14 +84,12 @@ class Crew(Generic[Item]):
                 now = self._clock()
                 open_ones = [other for other in before if not other.is_waiting and now < other.closes_at]
                 for other in open_ones:
-                    if len(other.items) + other.held + len(inbox.items) <= self._most_handed:
-                        self._put(other, inbox.items)
-                        inbox.items.clear()
-                        self._running[inbox.place].remove(inbox)
-                        self._room.notify_all()
-                        return False
+                    self._fill(other, inbox)
+                if not inbox.items and not inbox.holders:
+                    self._remove(inbox)
+                    return False
                 if not open_ones and not any(other.is_waiting for other in before):
-                    self._inherit(inbox, before)
+                    inbox.items = deque([*(item for other in before for item in self._unleased(other)), *inbox.items])
                     break
                 self._room.wait(min([LOOK_SECONDS, *(other.closes_at - now for other in open_ones)]))
             inbox.is_waiting = False
@@ -157,35 +155,53 @@ class Crew(Generic[Item]):
         with self._lock:
             if inbox.items or inbox.holders:
                 return False
-            self._running[inbox.place].remove(inbox)
-            self._room.notify_all()
+            self._remove(inbox)
             return True
 
     def leave(self, inbox: Inbox[Item]) -> list[Item]:
         """Take no more along, if that has not been said; returns what was brought and not taken."""
         with self._lock:
-            running = self._running[inbox.place]
-            if inbox in running:
-                running.remove(inbox)
-                self._room.notify_all()
+            self._remove(inbox)
             return list(inbox.items)
+
+    def hand_on(self, inbox: Inbox[Item]) -> None:
+        """The task of this inbox has failed: what it has not leased goes to another at its place, if there is one, and else back to the ledger by itself."""
+        with self._lock:
+            others = [other for other in self._running.get(inbox.place, ()) if other is not inbox and other.settings is inbox.settings]
+            if others:
+                self._put(max(others, key=lambda other: other.is_waiting), self._unleased(inbox))
+            self._remove(inbox)
+
+    def _remove(self, inbox: Inbox[Item]) -> None:
+        running = self._running[inbox.place]
+        if inbox in running:
+            running.remove(inbox)
+            self._room.notify_all()
 
     def _before(self, inbox: Inbox[Item]) -> list[Inbox[Item]]:
         """Those that came to the place of an inbox before it, with the same settings."""
         running = self._running.get(inbox.place, [])
         return [other for other in itertools.takewhile(lambda other: other is not inbox, running) if other.settings is inbox.settings]
 
+    def _fill(self, other: Inbox[Item], inbox: Inbox[Item]) -> None:
+        """As much from one inbox as there is room for in the other."""
+        room = self._most_handed - len(other.items) - other.held
+        if moved := [inbox.items.popleft() for _ in range(min(room, len(inbox.items)))]:
+            self._put(other, moved)
+
     @staticmethod
-    def _inherit(inbox: Inbox[Item], before: Sequence[Inbox[Item]]) -> None:
-        """Take over what others, which take no more along, have not leased: what was leased is leased for them."""
-        for other in before:
-            inbox.items.extend(item for item in other.items if isinstance(item, str))
-            other.items = deque(item for item in other.items if not isinstance(item, str))
+    def _unleased(inbox: Inbox[Item]) -> list[Item]:
+        """Takes out what is leased for nobody; the rest is leased for the task of this inbox."""
+        ids: list[Item] = [item for item in inbox.items if isinstance(item, str)]
+        inbox.items = deque(item for item in inbox.items if not isinstance(item, str))
+        return ids
 
     def _with_room(self, destination: str, lane: str, count: int, settings: object) -> Inbox[Item] | None:
+        """Behind the last that waits, so that nothing overtakes it; else with the one that is at work."""
         now = self._clock()
-        for inbox in self._running.get((destination, lane), ()):
-            if inbox.settings is settings and not inbox.is_waiting and now < inbox.closes_at and len(inbox.items) + inbox.held + count <= self._most_handed:
+        same = [inbox for inbox in self._running.get((destination, lane), ()) if inbox.settings is settings]
+        for inbox in [inbox for inbox in same if inbox.is_waiting][-1:] or [inbox for inbox in same if now < inbox.closes_at]:
+            if len(inbox.items) + inbox.held + count <= self._most_handed:
                 return inbox
         return None
 

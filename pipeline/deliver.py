@@ -99,6 +99,9 @@ class Deliver:
         try:
             if self._crew.take_turn(inbox):
                 self._work(destination, lane, inbox)
+        except BaseException:
+            self._crew.hand_on(inbox)
+            raise
         finally:
             self._crew.leave(inbox)
             self._bulkhead.leave(destination.name, lane, ticket)
@@ -146,9 +149,9 @@ class Deliver:
             try:
                 in_hand += self._ledger.lease(destination.name, lane, inbox.token, self._options.lease_ms, others) if others else []
             except LedgerUnavailable:
+                self._crew.put_back(inbox, [item for item in items if _event_id(item) not in fresh])
                 if not in_hand:
                     raise
-                self._crew.put_back(inbox, others)
             if in_hand:
                 return in_hand
         return []

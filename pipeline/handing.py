@@ -49,7 +49,7 @@ class Reservation:
         self._crew, self._inbox, self._count = crew, inbox, count
         self._fresh_until = time.monotonic() + min(FRESH_SECONDS, lease_ms / 3000)
         self._is_held = True
-        has_little = len(inbox.items) + inbox.held <= MOST_LEASED
+        has_little = len(inbox.items) + inbox.held <= MOST_LEASED and not inbox.is_waiting  # who waits may yet hand over what it has
         self.token, self.lease = inbox.token, (inbox.token, lease_ms) if has_little else None
 
     def bring(self, leased: Sequence[ConsentEvent], others: Sequence[str]) -> bool:

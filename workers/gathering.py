@@ -21,7 +21,7 @@ LONG_QUEUE: Final = 10
 LONGEST_WAIT_SECONDS: Final = 0.25
 KEPT_SECONDS: Final = 2.0
 """How long a hint is kept back at the most."""
-LOOK_AGAIN_SECONDS: Final = 0.05
+LOOK_AGAIN_SECONDS: Final = 0.02
 KNOWN_SECONDS: Final = 0.05
 """How long a queue that was short after a hint was sent counts as short for the next one: who sends now and then need not ask first."""
 MOST_EVENTS: Final = 250

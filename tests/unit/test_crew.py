@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+import pytest
+
 from pipeline.crew import Crew, Inbox
 
 
@@ -72,19 +74,65 @@ def test_a_task_behind_a_full_inbox_waits_until_there_is_room_and_ends() -> None
     assert crew.is_working is False
 
 
-def test_a_task_that_waits_is_brought_nothing() -> None:
-    """Neither by a message nor by fan-out: it may be long until it is its turn."""
+def test_what_comes_while_a_task_waits_stands_behind_it() -> None:
+    """Nothing overtakes what it has, and no more tasks wait than one for each full inbox; what one has goes over as there is room for it."""
+    crew = Crew[str](most_handed=3)
+    first, second = crew.join("mail", "given", ["a", "b"]), crew.join("mail", "given", ["c", "d"])
+    assert first is not None
+    assert second is not None
+    assert crew.take(first, 1) == ["a"]
+    assert crew.join("mail", "given", ["e"]) is None
+    third = crew.join("mail", "given", ["f"])
+    assert third is not None
+    waiting, said = turn_of(crew, second)
+    while len(second.items) > 1:
+        waiting.join(0.01)
+    assert crew.take(first, 9) == ["b", "c", "d"]
+    waiting.join(10)
+    assert said == [False]
+    assert crew.take_turn(third) is False
+    assert crew.take(first, 9) == ["e", "f"]
+
+
+def test_a_task_that_waits_does_not_end_while_room_is_held_at_it() -> None:
+    """Fan-out may bring it ids; it goes once they have come."""
     crew = Crew[str](most_handed=2)
     first, second = crew.join("mail", "given", ["a", "b"]), crew.join("mail", "given", ["c"])
-    assert second is not None
-    assert crew.reserve("mail", "given", 1) is None
-    third = crew.join("mail", "given", ["d"])
-    assert third is not None
-    assert list(second.items) == ["c"]
     assert first is not None
-    crew.take(first, 2)
-    assert [crew.take_turn(second), crew.take_turn(third)] == [False, False]
-    assert crew.take(first, 9) == ["c", "d"]
+    assert second is not None
+    assert crew.reserve("mail", "given", 1) is second
+    waiting, said = turn_of(crew, second)
+    assert crew.take(first, 2) == ["a", "b"]
+    waiting.join(0.05)
+    assert said == []
+    assert crew.bring(second, ["d"], 1) is True
+    crew.take(first, 9)
+    waiting.join(10)
+    assert said == [False]
+
+
+def test_what_a_failed_task_has_not_leased_goes_to_another_at_its_place() -> None:
+    """To one that waits, or to one that goes on beside it; to nobody of another place, or with other settings."""
+    now = [0.0]
+    crew = Crew[str | int](most_handed=3, stay_seconds=5, clock=lambda: now[0])
+    first = crew.join("mail", "given", ["a", 1, "b"])
+    assert first is not None
+    other, changed = crew.join("sms", "given", ["x"]), crew.join("mail", "given", ["y"], object())
+    waits = crew.join("mail", "given", ["c"])
+    crew.hand_on(first)
+    assert waits is not None
+    assert crew.take_turn(waits) is True
+    assert crew.take(waits, 9) == ["c", "a", "b"]
+    now[0] = 9.0
+    heir = crew.join("mail", "given", ["d"])
+    assert heir is not None
+    assert crew.take_turn(heir) is True
+    crew.hand_on(heir)
+    assert crew.take(waits, 9) == ["d"]
+    crew.hand_on(waits)
+    assert other is not None
+    assert changed is not None
+    assert (crew.take(other, 9), crew.take(changed, 9)) == (["x"], ["y"])
 
 
 def test_the_next_task_inherits_what_is_not_leased() -> None:
@@ -102,7 +150,7 @@ def test_the_next_task_inherits_what_is_not_leased() -> None:
     assert crew.take(first, 9) == [1]
     now[0] = 13.0
     assert crew.join("mail", "given", ["d"]) is None
-    assert crew.take(second, 9) == ["c", "a", "b", "d"]
+    assert crew.take(second, 9) == ["a", "b", "c", "d"]
 
 
 def test_the_next_task_begins_when_the_first_has_gone_or_its_time_is_over() -> None:
@@ -171,9 +219,10 @@ def test_who_leaves_early_hands_back_what_nobody_took() -> None:
     assert crew.join("mail", "given", ["d"]) is not None
 
 
-def test_many_threads_lose_and_double_nothing() -> None:
-    """Whatever the order of joining, taking and leaving, each delivery is taken exactly once."""
-    crew, taken = Crew[str](most_handed=20), Counter[str]()
+@pytest.mark.parametrize("stay_seconds", [5.0, 0.001])
+def test_many_threads_lose_and_double_nothing(stay_seconds: float) -> None:
+    """Whatever the order of joining, taking, waiting, inheriting and leaving, each delivery is taken exactly once."""
+    crew, taken = Crew[str](most_handed=20, stay_seconds=stay_seconds), Counter[str]()
 
     def work(number: int) -> None:
         for turn in range(200):

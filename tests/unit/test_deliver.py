@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import redis
 
 import pipeline.chunk
 import pipeline.patience
+from pipeline.crew import Crew
 from pipeline.domain import Outcome, State, VendorResult
 from pipeline.errors import LedgerUnavailable
 from pipeline.exchange import Work, WorkResult
@@ -845,6 +847,38 @@ def test_what_is_planned_by_a_new_routing_file_is_told_by_it(relay: Relay):
     task.join(timeout=30)
     assert [call["to"]["email"] for call in relay.vendors["mail"].calls] == [ANA]
     assert outcome(relay, later)[0] == "waiting"
+
+
+def test_an_outage_at_the_turn_of_a_task_loses_nothing_of_what_waits(client: redis.Redis, monkeypatch: pytest.MonkeyPatch):
+    """One that inherits what waits and cannot lease it hands it back to the task that holds on, which tells it without a rescue."""
+    relay = Relay(client, routing([destination("mail", rate=Rate(concurrent=1))]), seconds=30.0)
+    deliver = relay.worker(idle_seconds=0.05, most_idle=1)
+    deliver._crew = Crew(most_idle=1, most_handed=1, stay_seconds=3.0)
+    deliver.worker._exchange = waiting = Waiting(relay.exchange)  # type: ignore[assignment]
+    events = [relay.event("given", minute, email=f"p{minute}@example.org") for minute in range(4)]
+    relay.fan_out.run(events)
+
+    def task(event: str) -> threading.Thread:
+        thread = threading.Thread(target=run, args=(event,))
+        thread.start()
+        return thread
+
+    def run(event: str) -> None:
+        with suppress(LedgerUnavailable):
+            deliver.run("mail", "given", [event])
+
+    first = task(events[0])
+    wait_until(lambda: waiting.held == 1)
+    (inbox,) = deliver._crew._running["mail", "given"]
+    deliver.run("mail", "given", [events[1]])
+    wait_until(lambda: not inbox.items)  # it is pending behind the one under way
+    deliver.run("mail", "given", [events[2]])
+    away_for(relay, monkeypatch, 1, "claim")
+    task(events[3]).join(timeout=30)
+    assert list(inbox.items) == [events[2], events[3]]
+    waiting.let_go()
+    first.join(timeout=30)
+    assert {call["to"]["email"] for call in relay.vendors["mail"].calls} == {f"p{minute}@example.org" for minute in range(4)}
 
 
 def test_who_says_much_leaves_room_for_others(client: redis.Redis):

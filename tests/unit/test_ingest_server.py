@@ -19,6 +19,7 @@ import asyncio, signal, sys, time
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
+from pipeline.ingest import IngestLimits
 from tests.unit.ingest_fakes import FakeAcceptor, make_relay
 
 class Slow(FakeAcceptor):
@@ -28,7 +29,7 @@ class Slow(FakeAcceptor):
 
 async def main():
     settings = HTTP1Settings(header_read_timeout=500, max_buffer_size=32768)
-    application = make_relay(acceptor=Slow()).application
+    application = make_relay(acceptor=Slow(), limits=IngestLimits(body_timeout_seconds=1.0)).application
     server = Server(application, port=int(sys.argv[1]), interface=Interfaces.ASGI, websockets=False, http=HTTPModes.http1, http1_settings=settings, log_enabled=False)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
     await server.serve()
@@ -101,6 +102,16 @@ def test_events_behind_each_other_are_answered_in_order(server):
     _, port = server
     last = post(EVENT).replace(b"Host", b"Expect: 100-continue\r\nConnection: close\r\nHost")
     assert answers_of(port, post(EVENT) + post(b"{}") + b"HEAD /docs HTTP/1.1\r\nHost: x\r\n\r\n" + last) == [b"202", b"422", b"405", b"100", b"202"]
+
+
+def test_a_body_that_never_begins_is_not_waited_for(server):
+    """Given a head that announces a body, with a good key or none, for a single event or many, the client is told 408 in time, and the next one is served."""
+    _, port = server
+    for head in (HEAD % b"1.1", HEAD.replace(b"key-web-forms", b"nobody") % b"1.1", (HEAD % b"1.1").replace(b"consent-events", b"consent-events/batch")):
+        started = time.monotonic()
+        assert talk(port, head + b"Content-Length: 500\r\n\r\n").startswith(b"HTTP/1.1 408")
+        assert time.monotonic() - started < 5
+    assert talk(port, post(EVENT)) == b"HTTP/1.1 202 Accepted"
 
 
 def test_a_trailer_is_no_header(server):
