@@ -134,9 +134,9 @@ JOBS: Final = (
         chart=RATE,
         left_out=(ONE_PROCESS,),
         why_missed=(
-            "an event costs three to five times what an empty answer does: of the time with the interpreter's lock a seventh goes into reading and checking it, two fifths into the framework and the body, "
-            "three tenths into the group commit, and the rest into keys, hints and answers. Batches (D) spare what each request costs, the small groups, about ten events a write, and their way between two threads. "
-            "The peer neither checks nor seals what it takes, and still takes twice as much CPU for it"
+            "an event costs about three times what an empty answer does: of the time with the interpreter's lock a fifth goes into reading and checking it, a quarter into receiving its body and sending the answer, "
+            "a quarter into the group commit, and the rest into the server's tasks, heads, keys and hints. Batches (D) spare what each request costs, the small groups, about fifteen events a write, and their way between two threads. "
+            "The peer neither checks nor seals what it takes, and still takes four times as much CPU for it"
         ),
     ),
     Job(
