@@ -134,9 +134,9 @@ JOBS: Final = (
         chart=RATE,
         left_out=(ONE_PROCESS,),
         why_missed=(
-            "an event costs about three times what an empty answer does: of the time with the interpreter's lock a fifth goes into reading and checking it, a quarter into receiving its body and sending the answer, "
+            "an event costs three to four times what an empty answer does: of the time with the interpreter's lock a fifth goes into reading and checking it, a quarter into receiving its body and sending the answer, "
             "a quarter into the group commit, and the rest into the server's tasks, heads, keys and hints. Batches (D) spare what each request costs, the small groups, about fifteen events a write, and their way between two threads. "
-            "The peer neither checks nor seals what it takes, and still takes four times as much CPU for it"
+            "The peer neither checks nor seals what it takes, and still takes three times as much CPU for it"
         ),
     ),
     Job(
