@@ -6,7 +6,6 @@ Whatever is not evidently right takes the framework's way from its beginning, an
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
@@ -28,8 +27,6 @@ PATH: Final = "/v1/consent-events"
 PLAIN_JSON: Final = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 NOT_PLAIN: Final = frozenset({b"content-encoding", b"transfer-encoding", b"expect"})
 NO_HEADERS: Final[Mapping[str, str]] = {}
-
-logger = logging.getLogger(__name__)
 
 
 class SinglePosts:

@@ -27,10 +27,10 @@ class Answer:
     by_framework: bool
 
 
-async def asked(relay, parts, headers, monkeypatch, *, path="/v1/consent-events", method="POST", query="") -> Answer:
+async def asked(relay, parts, headers, monkeypatch, *, path="/v1/consent-events", method="POST") -> Answer:
     """The answer to a request whose body arrives in these parts; None at the end stands for a client that has gone."""
     total = sum(len(part) for part in parts if part is not None)
-    scope = create_scope(method=method, path=path, query_string=query, headers={"Content-Length": str(total), **headers}, include_server=False)
+    scope = create_scope(method=method, path=path, headers={"Content-Length": str(total), **headers}, include_server=False)
     messages = [{"type": "http.disconnect"} if part is None else {"type": "http.request", "body": part, "more_body": True} for part in parts]
     sent, seen, whole = [], [], App.__call__
 
