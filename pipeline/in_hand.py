@@ -33,6 +33,8 @@ MOST_GROUPS = 8
 """A vendor that takes several turns to answer is talked to in as many groups, so that its connections do not all wait for one turn."""
 LEAST_TAKEN = 100
 """So many more are taken in at once where there are that many: each time is a lease, with its sync."""
+LEAST_TRIED = 4
+"""Dialogues that a chunk asks for beyond those it may surely begin, once it was refused any; twice as many after each turn that gave it all. Of what is refused the ledger has been told in vain, and read in vain."""
 LOOK_SECONDS = 0.02
 """How soon to look again for what was brought, while there are connections free for it."""
 BUSY_WAIT_MS = 1000
@@ -51,7 +53,7 @@ class Brought:
 class Chunk:
     """A chunk while it is being worked on, by one thread: its deliveries are leased for `token`, permits and claims of its dialogues are those of `holder`.
 
-    `landing` is what was said of dialogues that ended, until it is answered, `is_drafted` whether its settlement was sent along; `goodbyes` are permits and claims under which nothing was sent, and
+    `tried` are the dialogues that are asked for beyond those that ended, None for all that could be under way. `landing` is what was said of dialogues that ended, until it is answered, `is_drafted` whether its settlement was sent along; `goodbyes` are permits and claims under which nothing was sent, and
     `corrections` what was told too late, until either is written down; `settlements` are to be made known.
     """
 
@@ -79,6 +81,7 @@ class Chunk:
     corrections: list[tuple[Sequence[Checked], Sequence[Word | None], Container[str]]] = field(default_factory=list)
     holder: str = field(default_factory=lambda: secrets.token_hex(6))
     next_permit: int = 0
+    tried: int | None = None
     flying: dict[int, Flight] = field(default_factory=dict)
     landed: SimpleQueue[tuple[Flight, WorkResult, float]] = field(default_factory=SimpleQueue)
 
@@ -151,7 +154,8 @@ class Chunk:
 
     def next_asked(self, landed: int) -> list[Task]:
         """Takes the pending deliveries to ask for: of one place, and no more than there may be room for, `landed` of those under way having ended."""
-        most = self.most - len(self.flying_tasks) + landed
+        most = self.most - len(self.flying_tasks)
+        most = landed + (most if self.tried is None else min(most, self.tried * self.traffic.batch_size))
         place = self.pending[0].place if self.pending else ""
         asked: list[Task] = []
         again: list[Task] = []
@@ -165,7 +169,8 @@ class Chunk:
 
     def sort(self, asked: Sequence[Task], verdicts: Sequence[int]) -> list[tuple[Task, int]]:
         """What was admitted, with the time until which a late write may come; the refused go back to pending, the busy to the ledger."""
-        ours = {key for task in self.flying_tasks for key in task.contact_keys}
+        is_any_busy = any(verdict < 0 for verdict in verdicts)
+        ours = {key for task in self.flying_tasks for key in task.contact_keys} if is_any_busy else set()
         admitted: list[tuple[Task, int]] = []
         refused: list[Task] = []
         for task, verdict in zip(asked, verdicts, strict=True):
@@ -177,6 +182,10 @@ class Chunk:
             else:
                 self.endings.append(task.ending(None, back_at_ms=-BUSY_WAIT_MS))
         self.pending.extendleft(reversed(refused))
+        if 0 not in verdicts:
+            self.tried = None if self.tried is None or self.tried >= self.most_dialogues else 2 * self.tried
+        elif self.lane == "given":  # all that a withdrawal found no room for is counted, and kept free for it
+            self.tried = LEAST_TRIED
         return admitted
 
     def wait(self) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from benchmarks import machine
 from benchmarks.bare.backlog import fill
@@ -93,10 +93,7 @@ def drained(context: Context, stub: Stub, relay: Relay, count: int, calls_per_ev
     """Have events accepted while no worker runs, then start the workers; figures from the first call to the last. Raises Failed if any is refused."""
     relay.start("serve")
     mark, base, wanted = stub.mark(), stub.count(), count * calls_per_event
-    producer = relay.load(count=count, run=context.run(), batch=BATCH, connections=4)
-    producer.begin()
-    if producer.report()["accepted"] != count:
-        raise Failed("the backlog was not accepted")
+    fill_relay(context, relay, count)
     relay.start("worker", "beat")
     while (first := stub.count() - base) == 0:
         relay.check()
@@ -105,6 +102,15 @@ def drained(context: Context, stub: Stub, relay: Relay, count: int, calls_per_ev
     complete = stub.wait_for(base + wanted, relay.check)
     seconds, used, told = time.time() - begun_at, meter.used(), stub.count() - base
     return {**rates(told - first, seconds, used), **oddities(wanted, told, complete, stub.repeats(base + wanted, mark))}
+
+
+def fill_relay(context: Context, relay: Relay, count: int, **order: Any) -> None:
+    """Have that many events accepted, in batches. Raises Failed if any is not."""
+    producer = relay.load(count=count, run=context.run(), batch=BATCH, connections=4, **order)
+    producer.begin()
+    report = producer.report()
+    if report["accepted"] != count:
+        raise Failed(f"{count - report['accepted']} of {count} events were not accepted: answers {report['statuses']}")
 
 
 def peer_end_to_end(context: Context, stub: Stub, name: str, *, everysec: bool = False) -> Mapping[str, float]:

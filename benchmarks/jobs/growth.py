@@ -10,10 +10,9 @@ from typing import Final
 
 from benchmarks.figures import Figure, Figures, Goal
 from benchmarks.invented import VENDORS
-from benchmarks.jobs.base import BATCH, Job, running_relay
+from benchmarks.jobs.base import BATCH, Job, fill_relay, running_relay
 from benchmarks.jobs.memory import planned
 from benchmarks.measure import Context, end_to_end, in_turn, warm_up
-from benchmarks.processes import Failed
 from benchmarks.relay import Relay, destination, routing
 from benchmarks.stub import Stub, running_stub
 
@@ -79,10 +78,7 @@ def _fill(context: Context, relay: Relay, size: int, until: float) -> int:
     while held < size and time.monotonic() < until:
         count = min(20_000, size - held)
         context.say(f"filling, {held:,} of {size:,} unfinished")
-        producer = relay.load(count=count, run=context.run(), batch=BATCH, connections=4, purpose="parked")
-        producer.begin()
-        if producer.report()["accepted"] != count:
-            raise Failed("the filling was not accepted")
+        fill_relay(context, relay, count, purpose="parked")
         held += count
     if held < size:
         context.note(f"H: after {FILL_SECONDS:.0f} s of filling there were {held:,} unfinished events of {size:,}")

@@ -8,7 +8,7 @@ from typing import Final
 
 from benchmarks.figures import Figure, Figures, Goal, add, quantile
 from benchmarks.invented import VENDORS
-from benchmarks.jobs.base import BATCH, Job, running_relay, three_vendors
+from benchmarks.jobs.base import Job, fill_relay, running_relay, three_vendors
 from benchmarks.measure import Context, Meter, in_turn, warm_up
 from benchmarks.peers.catalogue import PEERS, running_peer
 from benchmarks.processes import Failed, Process, Producer
@@ -52,9 +52,10 @@ def run_f(context: Context) -> Figures:
         accepted = 0
         for round_number in range(context.rounds):
             context.say(f"{OURS}, round {round_number + 1}")
-            accepted += _fill(context, relay, max(0, backlog - accepted + stub.count() // len(VENDORS)))
+            missing = max(0, backlog - accepted + stub.count() // len(VENDORS))
+            fill_relay(context, relay, missing)
             values, withdrawn = _behind(context, stub, relay)
-            accepted += withdrawn
+            accepted += missing + withdrawn
             add(figures, OURS, {**values, "backlog": backlog, "backlog_left": accepted - stub.count() / len(VENDORS)})
             relay.end("worker")
             relay.end("beat")
@@ -63,15 +64,6 @@ def run_f(context: Context) -> Figures:
     if min(figures[OURS]["backlog_left"]) <= 0:
         context.note("F: the backlog was told before the last withdrawal came; the figures are those of a shorter one")
     return figures
-
-
-def _fill(context: Context, relay: Relay, missing: int) -> int:
-    """Have that many `given` accepted; returns how many."""
-    producer = relay.load(count=missing, run=context.run(), batch=BATCH, connections=4)
-    producer.begin()
-    if producer.report()["accepted"] != missing:
-        raise Failed("the backlog was not accepted")
-    return missing
 
 
 def _behind(context: Context, stub: Stub, relay: Relay) -> tuple[dict[str, float], int]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from benchmarks import machine
 from benchmarks.figures import Figure, Figures, Goal, add
 from benchmarks.invented import VENDORS
-from benchmarks.jobs.base import BATCH, Job, running_relay
+from benchmarks.jobs.base import Job, fill_relay, running_relay
 from benchmarks.measure import Context
 from benchmarks.processes import Failed
 from benchmarks.relay import Relay, destination, routing
@@ -44,10 +44,7 @@ def run(context: Context) -> Figures:
         with relay.store.client() as client:
             empty, used = families(client), used_memory(client)
             context.say(f"{count:,} unfinished events")
-            producer = relay.load(count=count, run=context.run(), batch=BATCH, connections=4)
-            producer.begin()
-            if producer.report()["accepted"] != count:
-                raise Failed("the events were not accepted")
+            fill_relay(context, relay, count)
             _settle(relay, client, lambda: planned(client) >= count * len(VENDORS))
             grown = (used_memory(client) - used) / count
             add(figures, UNFINISHED, {**per_event(families(client), empty, count), "bytes_of_the_whole_server": grown})
