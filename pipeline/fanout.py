@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 
 from msgspec import Struct
@@ -21,11 +21,11 @@ from pipeline.hints import publish_chunks
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Place, Planned
 from pipeline.ledger.events import StoredEvent
-from pipeline.ledger.standings import Merge, Reach
+from pipeline.ledger.standings import Merge, Reach, Records, newest_of
 from pipeline.ports import Publisher
 from pipeline.revival import Revival
 from pipeline.routing import Routing
-from pipeline.subjects import COMPLETION_DEPTH, complete, merges_of, newest_by_event, spread
+from pipeline.subjects import COMPLETION_DEPTH, complete, is_merged, merges_of, spread
 from pipeline.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -72,17 +72,22 @@ class FanOut:
 
     def _learn(self, events: Sequence[ConsentEvent], routing: Routing) -> list[tuple[Word, Reach]]:
         """Merge words and links; returns for each event the newest word over everybody it may be about, and who that is."""
-        standings = self._ledger.standings
-        merges = [merge for event in events for merge in merges_of(event, standings, links=_links(event, routing))]
         subjects = [event.identifier_keys.values() for event in events]
-        merged, read = standings.merge_and_read(merges, dict.fromkeys(key for keys in subjects for key in keys))
-        reaches = standings.reach(subjects, depth=COMPLETION_DEPTH, read=read)
+        read, missed = self._merged(events, dict.fromkeys(key for keys in subjects for key in keys), routing)
+        reaches = self._ledger.standings.reach(subjects, depth=COMPLETION_DEPTH, read=read)
         self._merge_across(events, reaches, routing)
-        self._revival.by_identifiers({merge.identifier_key for merge, found in zip(merges, merged, strict=True) if found.missed})
-        return [
-            (max([word, *([newest] if (newest := reach.newest(event.purpose)) else [])], key=Word.encode), reach)
-            for event, word, reach in zip(events, newest_by_event(events, merged), reaches, strict=True)
-        ]
+        self._revival.by_identifiers(missed)
+        return [(newest_of([event.word, reach.newest(event.purpose)]) or event.word, reach) for event, reach in zip(events, reaches, strict=True)]
+
+    def _merged(self, events: Sequence[ConsentEvent], named: Collection[str], routing: Routing) -> tuple[Records, set[str]]:
+        """The records of their identifiers with all that the events say, and those for whose links deliveries wait. Who accepted the events has merged them, unless it ended in between."""
+        standings = self._ledger.standings
+        read, is_any_missed = standings.look(named)
+        if not is_any_missed and all(is_merged(event, read, standings, links=_links(event, routing)) for event in events):
+            return read, set()
+        merges = [merge for event in events for merge in merges_of(event, standings, links=_links(event, routing))]
+        merged, read = standings.merge_and_read(merges, named)
+        return read, {merge.identifier_key for merge, found in zip(merges, merged, strict=True) if found.missed}
 
     def _erased(self, events: Sequence[ConsentEvent], learned: Sequence[tuple[Word, Reach]]) -> set[str]:
         """Erase what was said before its person was erased and came later: a `given` is not told (its id is returned), a withdrawal goes when it is."""

@@ -6,12 +6,12 @@ with its own. A `given` never is.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import Struct, structs
 
 from pipeline.domain import IDENTIFIER_KINDS, ConsentEvent, State, Word
-from pipeline.ledger.standings import IdentifierRecord, Merge, Merged, Reach, Standings
+from pipeline.ledger.standings import IdentifierRecord, Merge, Reach, Records, Standings
 
 COMPLETION_DEPTH = 2
 """Links that a withdrawal follows to find an identifier: by phone to an e-mail named with it, and on to the account named with that."""
@@ -36,14 +36,17 @@ def merges_of(event: ConsentEvent, standings: Standings, *, links: bool) -> list
     ]
 
 
-def newest_by_event(events: Sequence[ConsentEvent], merged: Sequence[Merged]) -> list[Word]:
-    """The newest word that merging found for each event, over all its identifiers; `merged` lies flat, in order."""
-    newest, position = [], 0
-    for event in events:
-        found = merged[position : position + len(event.identifier_keys)]
-        position += len(event.identifier_keys)
-        newest.append(max([event.word, *(item.newest for item in found if item.newest)], key=Word.encode))
-    return newest
+def is_merged(event: ConsentEvent, records: Records, standings: Standings, *, links: bool) -> bool:
+    """Whether all that `merges_of` says stands in the records of its identifiers, so that merging would write nothing; where anything was erased, merging decides."""
+    keys, said = event.identifier_keys.values(), event.word
+    for key in keys:
+        record = records[key]
+        word = record.words.get(event.purpose)
+        if word is None or record.erased_us or (word != said and word.encode() < said.encode()):
+            return False
+        if links and not (standings.has_value(record) and all(other in record.links for other in keys if other != key)):
+            return False
+    return True
 
 
 class Completed(Struct, frozen=True, kw_only=True):

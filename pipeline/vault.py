@@ -53,6 +53,10 @@ class Vault:
         """The id of the key that sealed a value, whether that key is known here or not."""
         return sealed[:ID_BYTES].hex()
 
+    def is_newest(self, sealed: bytes) -> bool:
+        """Whether the key that seals has sealed this."""
+        return sealed.startswith(self._newest)
+
     def seal(self, plain: bytes, context: str) -> bytes:
         """Encrypt `plain` for one place, named by `context`."""
         nonce = os.urandom(_NONCE_BYTES)

@@ -129,6 +129,12 @@ class Standings:
         found = self.read_merge(merges, replies[: len(merging)])
         return [each for each in found if each is not None], self.read_records(named, replies[len(merging) :])
 
+    def look(self, named: Collection[str]) -> tuple[Records, bool]:
+        """Read the records of these identifiers, and whether deliveries wait for any of them to be linked, in one round trip."""
+        reading = self.read_commands(named)
+        replies = self._store.run([*reading, *(("EXISTS", *map(self._keys.missing, keys)) for keys in self._by_partition(named))])
+        return self.read_records(named, replies[: len(reading)]), any(replies[len(reading) :])
+
     def merge_commands(self, merges: Sequence[Merge], said_by: Sequence[Said] = ()) -> list[tuple[Any, ...]]:
         """What merges, for a round trip with other commands; `read_merge` reads the answers. With `said_by`, one for each merge, nothing is merged of an event that is not so in the ledger."""
         commands = []
@@ -198,6 +204,10 @@ class Standings:
             log.error("alert", extra={"alert": "identifier_unreadable", "identifier_key": record.key, "reason": str(error)})  # noqa: TRY400 (no traceback: it is no bug)
             return ""
 
+    def has_value(self, record: IdentifierRecord) -> bool:
+        """Whether an identifier's record has its value, sealed with the vault key that seals now."""
+        return record.value is not None and self._vault.is_newest(record.value)
+
     def seal_value(self, key: str, value: str) -> bytes:
         """An identifier sealed for its own record."""
         return self._vault.seal(value.encode(), key)
@@ -237,6 +247,10 @@ class Standings:
         names = list(keys)
         groups = self._keys.by_partition(names).values()
         return {names[n]: _record(names[n], reply) for places, answers in zip(groups, replies, strict=True) for n, reply in zip(places, answers, strict=True)}
+
+    def _by_partition(self, named: Collection[str]) -> list[list[str]]:
+        names = list(named)
+        return [[names[n] for n in places] for places in self._keys.by_partition(names).values()]
 
     def _fetch(self, wanted: set[str], known: dict[str, IdentifierRecord]) -> None:
         keys = sorted(wanted)

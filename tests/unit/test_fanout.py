@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline.domain import State, Subject
+from pipeline.domain import State, Subject, Word
 from pipeline.errors import LedgerUnavailable
 from pipeline.ledger.deliveries import Owed
 from pipeline.routing import Conditions, Source, Trigger
+from pipeline.vault import Vault
 from tests.support.relay import Relay, adapter, destination, routing
 
 ANA, BEN, PHONE = "ana@example.org", "ben@example.org", "+5511987654321"
@@ -72,6 +73,38 @@ def test_unknown_events_are_ignored(relay: Relay):
     """A message that names events nobody accepted does nothing."""
     assert relay.fan_out.run(["a" * 24, "b" * 24]) == 0
     assert relay.queue.messages == []
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda client, record: client.delete(record),
+        lambda client, record: client.hdel(record, "p:news"),
+        lambda client, record: client.hset(record, "p:news", Word(order_us=1, event_id="f" * 24, state=State.WITHDRAWN).encode()),
+        lambda client, record: client.hdel(record, "v"),
+        lambda client, record: client.hset(record, "v", Vault([b"o" * 32]).seal(b"x", "sealed by a key of before")),
+        lambda client, record: client.hdel(record, *[name for name in client.hkeys(record) if name.startswith(b"l:")]),
+    ],
+    ids=["nothing", "no word", "an older word", "no value", "a value of an older key", "no link"],
+)
+def test_what_the_commit_did_not_merge_is_merged(relay: Relay, client: redis.Redis, harm):
+    """Cut short after the commit, an identifier's record lacks what the event says of it."""
+    event = relay.event("given", 5, email=ANA, phone=PHONE)
+    key = relay.hasher.identifier_key("phone", PHONE)
+    record = relay.ledger.keys.identifier(key)
+    whole = client.hgetall(record)
+    harm(client, record)
+    assert client.hgetall(record) != whole
+    relay.fan_out.run([event])
+    healed = client.hgetall(record)
+    assert relay.vault.open(healed.pop(b"v"), key) == PHONE.encode()
+    assert healed == {name: value for name, value in whole.items() if name != b"v"}
+
+
+def test_what_the_commit_merged_is_not_merged_again(relay: Relay, monkeypatch: pytest.MonkeyPatch):
+    event = relay.event("given", 1, email=ANA, phone=PHONE)
+    monkeypatch.setattr(relay.ledger.standings, "merge_and_read", None)
+    assert relay.fan_out.run([event]) == 2
 
 
 def test_crash_between_plan_and_mark_heals(relay: Relay):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.domain import ConsentEvent, State, Subject, Word
-from pipeline.ledger.standings import IdentifierRecord, Merged, Reach, Standings
-from pipeline.subjects import complete, merges_of, newest_by_event, spread
+from pipeline.ledger.standings import IdentifierRecord, Reach, Standings
+from pipeline.subjects import complete, merges_of, spread
 from pipeline.vault import Vault
 from tests.support.parts import HASHER, VAULT, word
 from tests.support.relay import BASE_TIME
@@ -108,13 +108,6 @@ def test_merges_of_a_source_that_may_not_link():
     for merge in merges_of(event(email="ana@example.org", phone=PHONE), STANDINGS, links=False):
         assert (merge.links, merge.value) == ((), b"")
         assert merge.word == event().word.encode()
-
-
-def test_newest_by_event_reads_flat_answers():
-    """Answers lie flat over events with different numbers of identifiers."""
-    events = [event(email="a@example.org", phone=PHONE), event(email="b@example.org")]
-    found = [Merged(newest=each, new_links=0, missed=False) for each in (None, word(9), word(0))]
-    assert newest_by_event(events, found) == [word(9), events[1].word]
 
 
 def test_spread_brings_all_to_the_newest():
