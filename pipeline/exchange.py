@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final
 
 from msgspec import Struct, structs
@@ -64,6 +64,8 @@ class WorkResult(Struct, frozen=True, kw_only=True):
 
 
 OnDone = Callable[[Work, WorkResult], None]
+OnEnd = Callable[[object, VendorResult | None, int, Sequence[Sent]], None]
+"""Told of a dialogue's end: its value or failure, its calls, what was sent. One that knew its dialogue would keep it, and all that it tells, until Python looks for cycles."""
 
 
 class Exchange:
@@ -91,9 +93,9 @@ class Exchange:
     def start(self, work: Work, on_done: OnDone) -> None:
         """Begin a dialogue; `on_done` is called exactly once, on the exchange's thread, and must be quick. Callable from any thread."""
 
-        def on_end(value: object, failure: VendorResult | None, calls: int) -> None:
+        def on_end(value: object, failure: VendorResult | None, calls: int, sent: Sequence[Sent]) -> None:
             result = _result(work, value, failure, calls)
-            _hand_over(work, structs.replace(result, sent=tuple(talk.sent)) if talk.sent else result, on_done)
+            _hand_over(work, structs.replace(result, sent=tuple(sent)) if sent else result, on_done)
 
         talk = _Talk(self, work, work.dialogue, on_end, with_session=work.adapter.needs_session(), deadline=work.deadline)
         if not self._transport.post(talk.begin):
@@ -138,7 +140,7 @@ class Exchange:
         """The account's session token, by signing in if need be; for dialogues under way."""
 
         def sign_in(on_signed_in: Callable[[SignIn, int], None]) -> None:
-            def on_end(value: object, failure: VendorResult | None, calls: int) -> None:
+            def on_end(value: object, failure: VendorResult | None, calls: int, _sent: Sequence[Sent]) -> None:
                 on_signed_in(value if isinstance(value, SignIn) else SignIn(refusal=failure), calls)
 
             # Not bound to the deadline of the work that came first: others wait for the same token, and it is about no subject.
@@ -160,11 +162,11 @@ class _Talk:
         "_on_end",
         "_renewed",
         "_request",
+        "_sent",
         "_token",
         "_with_session",
         "_work",
         "_written",
-        "sent",
     )
 
     def __init__(
@@ -172,19 +174,18 @@ class _Talk:
         exchange: Exchange,
         work: Work,
         dialogue: Generator[VendorRequest, VendorResponse, object],
-        on_end: Callable[[object, VendorResult | None, int], None],
+        on_end: OnEnd,
         *,
         with_session: bool,
         deadline: float,
     ) -> None:
         self._exchange, self._work, self._dialogue, self._on_end = exchange, work, dialogue, on_end
-        self._with_session, self._deadline = with_session, deadline
-        self._calls = 0
+        self._with_session, self._deadline, self._calls = with_session, deadline, 0
         self._token: str | None = None
         self._renewed = self._ended = False
         self._request: VendorRequest | None = None
         self._written: tuple[int, str, str] | None = None
-        self.sent: list[Sent] = []
+        self._sent: list[Sent] = []
 
     def begin(self) -> None:
         self._guarded(self._advance, None)
@@ -195,7 +196,7 @@ class _Talk:
             self._ended = True
             self._note_answer(0)
             self._close_dialogue()
-            self._on_end(None, failure, self._calls)
+            self._on_end(None, failure, self._calls, self._sent)
 
     def _on_token(self, signed: SignedIn) -> None:
         self._calls += signed.calls
@@ -211,7 +212,7 @@ class _Talk:
             self._request = self._dialogue.send(response)  # type: ignore[arg-type]  # None starts a generator
         except StopIteration as end:
             self._ended = True
-            self._on_end(end.value, None, self._calls)
+            self._on_end(end.value, None, self._calls, self._sent)
         else:
             self._send()
 
@@ -239,7 +240,7 @@ class _Talk:
             self._guarded(self._read, answer.response)
 
     def _note_answer(self, status_code: int) -> None:
-        self.sent += [(*self._written, status_code)] if self._written else []
+        self._sent += [(*self._written, status_code)] if self._written else []
         self._written = None
 
     def _read(self, response: VendorResponse) -> None:

@@ -214,7 +214,7 @@ class _Lane:
             transfer.arm_again()
             self._multi.add_handle(transfer.curl)
             return
-        answer, on_answer = transfer.answer(code), transfer.on_answer
+        answer, on_answer = transfer.answer(code), transfer.let_go()
         self._multi.remove_handle(transfer.curl)
         self._active.discard(transfer)
         self._idle.append(transfer)

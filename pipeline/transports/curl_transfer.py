@@ -36,7 +36,7 @@ IDLE_SECONDS: Final = 30
 class Transfer:
     """An easy handle with its buffers, used for one call after another."""
 
-    __slots__ = ("_allow_private", "_begun", "_chunks", "_dialled", "_headers", "_is_fresh", "_last", "_limit", "_refused", "_size", "curl", "on_answer")
+    __slots__ = ("_allow_private", "_begun", "_chunks", "_dialled", "_headers", "_is_fresh", "_last", "_limit", "_on_answer", "_refused", "_size", "curl")
 
     def __init__(self, ca_file: str, *, allow_private: bool) -> None:
         self._allow_private = allow_private
@@ -45,7 +45,7 @@ class Transfer:
         self._last = _NO_CALL
         self._size = self._limit = 0
         self._dialled = self._refused = self._begun = self._is_fresh = False
-        self.on_answer: OnAnswer = _nobody
+        self._on_answer: OnAnswer = _nobody
         self.curl: Any = pycurl.Curl()
         self.curl.transfer = self
         for option, value in self._fixed_options(ca_file):
@@ -73,9 +73,7 @@ class Transfer:
         ]
 
     def arm(self, call: Call, on_answer: OnAnswer) -> None:
-        self.on_answer = on_answer
-        self._headers.clear()
-        self._chunks.clear()
+        self._on_answer = on_answer
         self._size, self._limit = 0, call.max_response_bytes
         self._dialled = self._refused = self._begun = False
         if self._is_fresh:
@@ -108,7 +106,7 @@ class Transfer:
 
     def arm_again(self) -> None:
         """Prepare the same call once more, on a connection of its own."""
-        self.arm(self._last, self.on_answer)
+        self.arm(self._last, self._on_answer)
         self.curl.setopt(pycurl.FRESH_CONNECT, 1)
         self._is_fresh = True
 
@@ -128,6 +126,13 @@ class Transfer:
         if sent and failure is not Failure.TIMED_OUT:
             failure = Failure.CONNECTION_LOST
         return Answer(None, failure, may_have_arrived=sent)
+
+    def let_go(self) -> OnAnswer:
+        """Who waits for the answer, of whom and of which nothing is kept here while the handle is idle."""
+        on_answer, self._on_answer = self._on_answer, _nobody
+        self._headers.clear()
+        self._chunks.clear()
+        return on_answer
 
     def _begin(self, *_addresses: Any) -> int:
         """Stop a repeat: libcurl sends a request again by itself when a kept connection breaks off before an answer, but the first may have arrived."""

@@ -1,9 +1,11 @@
 """The driver of dialogues, over both transports and real local servers."""
 
+import gc
 import socket
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from pipeline.exchange import Exchange, Work
 from pipeline.transports.curl import CurlTransport
 from pipeline.transports.portable import PortableTransport
 from pipeline.vendors.base import Adapter, Held, SignIn, VendorRequest, unreadable
+from tests.support.stack import wait_until
 
 APPLIED = VendorResult(outcome=Outcome.APPLIED)
 REFUSED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
@@ -134,6 +137,24 @@ def test_a_dialogue_is_signed_sent_and_answered(exchange):
         assert (result.results, result.calls, result.definite, result.failure) == ((APPLIED,) * 3, 1, True, None)
         assert f"Authorization: {SECRET} None\r\n".encode() in server.received.requests[0]
         assert server.received.requests[0].startswith(b"POST /tell HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    "adapter_class,answer", [(Plain, OK), (Signing, OK), (Plain, RESET), (Plain, b"no HTTP")], ids=["told", "signed in", "lost", "unreadable"]
+)
+def test_what_was_told_is_freed_at_once(exchange, adapter_class, answer):
+    """A dialogue that ended is held by nobody, without Python having to look for cycles: each would keep its events in memory until then."""
+    with Server(lambda _: answer) as server:
+        exchange.run(work(server, adapter_class))  # what is made once for all
+        gc.disable()
+        try:
+            told = work(server, adapter_class)
+            dialogue = weakref.ref(told.dialogue)
+            exchange.run(told)
+            del told
+            wait_until(lambda: dialogue() is None, 5.0)
+        finally:
+            gc.enable()
 
 
 def test_an_ask_returns_what_the_vendor_holds(exchange):
