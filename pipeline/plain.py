@@ -6,6 +6,7 @@ The schema costs many times as much, because it prepares to explain every field.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from datetime import datetime
 from types import GenericAlias
 from typing import Annotated, Any, Final, Literal
@@ -32,7 +33,10 @@ def plain_type(texts: Mapping[str, Collection[str]], lengths: Mapping[str, int])
         ("evidence", evidence | None, None),
         ("metadata", Annotated[entries, Meta(max_length=MAX_METADATA_ENTRIES)] | None, None),
     ]
-    return defstruct("event", fields, **STRICT)
+    plain = defstruct("event", fields, **STRICT)
+    with suppress(ValidationError):
+        convert({}, plain)  # what msgspec knows of a type it finds out at the first use, and crashes if two threads are the first at once
+    return plain
 
 
 def plain_event(item: Any, plain: type[Struct], read_time: Callable[[str], datetime]) -> dict[str, Any] | None:
