@@ -7,8 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
 
+from pipeline.arrivals import Arrivals
 from pipeline.domain import Word
 from pipeline.exchange import Work, WorkResult
 from pipeline.judging import Checked
@@ -83,7 +83,7 @@ class Chunk:
     next_permit: int = 0
     tried: int | None = None
     flying: dict[int, Flight] = field(default_factory=dict)
-    landed: SimpleQueue[tuple[Flight, WorkResult, float]] = field(default_factory=SimpleQueue)
+    landed: Arrivals[tuple[Flight, WorkResult, float]] = field(default_factory=Arrivals)
 
     @property
     def has_work(self) -> bool:
@@ -193,23 +193,24 @@ class Chunk:
 
         Each group costs round trips.
         """
-        landed = self.arrived
-        in_groups, most = self.groups > 1, -(-len(self.flying) // self.groups)
+        most = -(-len(self.flying) // self.groups)
         until = time.monotonic() + (LOOK_SECONDS if not self.pending and len(self.flying) < self.most_dialogues else 1.0)
         until = min(until, self.settle_at) if self.endings else until
-        latest = time.monotonic() + GATHER_SECONDS
-        until = min(until, latest) if landed else until  # left from a turn that failed
-        try:
-            while len(landed) < most:
-                flight, result, at = self.landed.get(timeout=max(0.0, until - time.monotonic()))
-                if not landed:
-                    until = latest = time.monotonic() + GATHER_SECONDS
-                if in_groups:
-                    until = min(latest, time.monotonic() + GAP_SECONDS)
-                self.flight_seconds = at - flight.started_at
-                landed.append((flight, result))
-        except Empty:
-            pass
+        if self.arrived:  # left from a turn that failed
+            self._gather(most - len(self.arrived), min(until, time.monotonic() + GATHER_SECONDS))
+        elif self.landed.wait(1, until):
+            self._gather(most, time.monotonic() + GATHER_SECONDS)
+
+    def _gather(self, most: int, latest: float) -> None:
+        """Take what lands until then, up to `most`; where there are groups, only as long as one comes soon after the other."""
+        before, has_gaps = len(self.landed), self.groups > 1
+        while (count := self.landed.wait(most, min(latest, time.monotonic() + GAP_SECONDS) if has_gaps else latest)) < most:
+            if not has_gaps or count == before or time.monotonic() >= latest:
+                break
+            before = count
+        for flight, result, at in self.landed.take(most):
+            self.flight_seconds = at - flight.started_at
+            self.arrived.append((flight, result))
 
     def put_back(self, tasks: Sequence[Task], permits: Iterable[int]) -> None:
         """Nothing was sent for these: they are pending again, and what the ledger may have given for them is returned when it is there."""
