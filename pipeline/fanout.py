@@ -1,6 +1,6 @@
 """Plans which destinations are told of accepted events; may be repeated at any time without harm.
 
-Merges the standings again (healing a crash after the commit), learns links and merges across them in both directions, completes withdrawals,
+Merges what is not merged yet (healing a crash after the commit), learns links and merges across them in both directions, completes withdrawals,
 routes, plans the deliveries in each destination's slot, notes the plan in the event's record, and only then has them told: by tasks of this process, or by hints.
 """
 
