@@ -58,7 +58,7 @@ class ChunkWorker:
         chunk.add(tasks, endings)
         while chunk.has_work:
             try:
-                if chunk.flying and chunk.landing is None and not self._refill(chunk):
+                if chunk.flying and chunk.landing is None and not chunk.is_growing and not self._refill(chunk):
                     chunk.wait()
                 began = time.monotonic()
                 self._turn(chunk)
@@ -137,7 +137,8 @@ class ChunkWorker:
         if not (landing.leaving or asked):
             return
         first, under_way = chunk.next_permit, len(chunk.flying) - (len(landing.leaving.permits) if landing.leaving else 0)
-        asking = Asking(first_permit=first, contacts=[task.contact_keys for task in asked], under_way=under_way) if asked else None
+        wants_more = chunk.tried is not None and bool(chunk.pending)
+        asking = Asking(first_permit=first, contacts=[task.contact_keys for task in asked], under_way=under_way, wants_more=wants_more) if asked else None
         checks = [check for each in landing.checked for check in each.checks]
         named = dict.fromkeys(key for task in asked for key in task.event.identifier_keys.values())
         settling = draft.settling if draft else None
@@ -192,6 +193,8 @@ class ChunkWorker:
         if admitted:
             chunk.moved, chunk.patience = True, self._patience
         self._launch(chunk, admitted, first, read, started_at)
+        if chunk.is_growing and not admitted:
+            return  # those few are being talked about elsewhere, others have not been asked for
         if chunk.pending and not chunk.flying and not admitted and not self._waits_for_connection(chunk, admission):
             self._compact(chunk)
             self._return_pending(chunk, admission.retry_at_ms)

@@ -21,7 +21,7 @@ from pipeline.hints import publish_chunks
 from pipeline.ledger import Ledger
 from pipeline.ledger.deliveries import Place, Planned
 from pipeline.ledger.events import StoredEvent
-from pipeline.ledger.standings import Merge, Reach, Records, newest_of
+from pipeline.ledger.standings import Merge, Reach, Records
 from pipeline.ports import Publisher
 from pipeline.revival import Revival
 from pipeline.routing import Routing
@@ -77,7 +77,7 @@ class FanOut:
         reaches = self._ledger.standings.reach(subjects, depth=COMPLETION_DEPTH, read=read)
         self._merge_across(events, reaches, routing)
         self._revival.by_identifiers(missed)
-        return [(newest_of([event.word, reach.newest(event.purpose)]) or event.word, reach) for event, reach in zip(events, reaches, strict=True)]
+        return [(max(event.word, reach.newest(event.purpose) or event.word, key=Word.encode), reach) for event, reach in zip(events, reaches, strict=True)]
 
     def _merged(self, events: Sequence[ConsentEvent], named: Collection[str], routing: Routing) -> tuple[Records, set[str]]:
         """The records of their identifiers with all that the events say, and those for whose links deliveries wait. Who accepted the events has merged them, unless it ended in between."""

@@ -152,6 +152,11 @@ class Chunk:
         if self.destination.options_by_purpose:
             self.pending = deque(sorted(self.pending, key=lambda task: task.place))
 
+    @property
+    def is_growing(self) -> bool:
+        """Whether it had all that it tried, and may well have more at once."""
+        return self.tried is not None and self.tried > LEAST_TRIED and len(self.pending) > 0 and len(self.flying) < self.most_dialogues
+
     def next_asked(self, landed: int) -> list[Task]:
         """Takes the pending deliveries to ask for: of one place, and no more than there may be room for, `landed` of those under way having ended."""
         most = self.most - len(self.flying_tasks)

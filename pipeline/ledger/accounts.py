@@ -59,11 +59,14 @@ class Farewell(Struct, frozen=True, kw_only=True):
 
 
 class Asking(Struct, frozen=True, kw_only=True):
-    """A wish to start dialogues for instructions, each given by the identifier keys it will name; permits are numbered from `first_permit`, `under_way` are held already."""
+    """A wish to start dialogues for instructions, each given by the identifier keys it will name; permits are numbered from `first_permit`, `under_way` are held already, and
+    `wants_more` says that others are only not asked for because few are to be expected.
+    """
 
     first_permit: int
     contacts: Sequence[Sequence[str]]
     under_way: int = 0
+    wants_more: bool = False
 
 
 class Leaving(Struct, frozen=True, kw_only=True):
@@ -91,7 +94,13 @@ class Accounts:
         names = self._names(traffic.account, "gate", "window", "flight", "wants", f"hungry:{lane}")
         arguments: list[Any] = [token, lane, traffic.concurrent, traffic.calls, traffic.per_ms, traffic.calls_per_dialogue, traffic.batch_size]
         arguments += [traffic.claim_ms, traffic.late_write_ms, traffic.reserved_calls, traffic.reserved_dialogues]
-        arguments += [*self._names(traffic.account, "c:", "m:"), asking.first_permit, traffic.hold_ms or traffic.claim_ms, asking.under_way]
+        arguments += [
+            *self._names(traffic.account, "c:", "m:"),
+            asking.first_permit,
+            traffic.hold_ms or traffic.claim_ms,
+            asking.under_way,
+            int(asking.wants_more),
+        ]
         for contact in asking.contacts:
             arguments += [len(contact), *contact]
         return self._store.script("admit", names, arguments)

@@ -4,7 +4,7 @@
 -- KEYS  gate, window, flight, what each chunk of withdrawals found no room for ("number until"), chunks that found too few connections
 -- ARGV  1 token   2 lane (`ask` writes nothing: as `given`, but without a mark)   3 concurrent   4 calls (0: no limit)   5 per in ms   6 calls a dialogue may make   7 batch size
 --       8 longest dialogue in ms   9 late-write time in ms   10 share kept for withdrawals, in calls   11 the same in dialogues   12 key prefix of claims
---       13 key prefix of marks   14 first permit number   15 claim in ms, renewed while its holder lives   16 dialogues of its own under way   then for each instruction: number of identifier keys, the keys
+--       13 key prefix of marks   14 first permit number   15 claim in ms, renewed while its holder lives   16 dialogues of its own under way   17 1 if it wants more than it asks for   then for each instruction: number of identifier keys, the keys
 -- Returns {dialogues admitted, when to come back in ms, why, then for each instruction: 1 admitted, n > 1 admitted but a late write may come until n,
 --       0 no room, -n its contact is claimed until n}
 -- Also while memory is full
@@ -70,7 +70,7 @@ elseif gate[2] then
   if gate[3] and tonumber(gate[3]) > now then narrow(0, tonumber(gate[3]), gate[4] or 'breaker') else narrow(1, now + 1000, gate[4] or 'breaker') end
 end
 
-local answer, dialogues, in_dialogue, a = {0, 0, ''}, 0, 0, 17
+local answer, dialogues, in_dialogue, a = {0, 0, ''}, 0, 0, 18
 local function claim(from, to)
   -- All keys of a contact or none; one that is taken gives back what was taken before it.
   for k = from, to do
@@ -154,6 +154,6 @@ if lane == 'withdrawn' then
     redis.call('HDEL', KEYS[4], token)
   end
 end
-if refused > 0 and why == 'concurrency' then redis.call('ZADD', KEYS[5], now + HUNGRY_MS, token) else redis.call('ZREM', KEYS[5], token) end
+if refused > 0 and why == 'concurrency' or refused == 0 and ARGV[17] == '1' then redis.call('ZADD', KEYS[5], now + HUNGRY_MS, token) else redis.call('ZREM', KEYS[5], token) end
 answer[1], answer[2], answer[3] = dialogues, retry_at, why
 return answer

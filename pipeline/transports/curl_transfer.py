@@ -128,7 +128,7 @@ class Transfer:
         return Answer(None, failure, may_have_arrived=sent)
 
     def let_go(self) -> OnAnswer:
-        """Who waits for the answer, of whom and of which nothing is kept here while the handle is idle."""
+        """Who waits for the answer; neither is kept here while the handle is idle, only what the call was."""
         on_answer, self._on_answer = self._on_answer, _nobody
         self._headers.clear()
         self._chunks.clear()

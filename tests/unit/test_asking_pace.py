@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline.chunk import ChunkWorker
 from pipeline.in_hand import LEAST_TRIED, Chunk
+from pipeline.ledger.accounts import Admission
 
 
 def chunk_of(waiting: int, *, concurrent: int, lane: str = "given", batch_size: int = 1) -> Chunk:
@@ -57,6 +59,33 @@ def test_connections_that_become_free_are_all_had_soon():
     assert [turn(chunk, 64) for _ in range(5)] == [LEAST_TRIED, 2 * LEAST_TRIED, 4 * LEAST_TRIED, 64 - 8 - 7 * LEAST_TRIED, 0]
     assert len(chunk.flying) == 64
     assert turn(chunk, 64, 64) == 64
+
+
+def test_who_had_all_that_it_tried_tries_again_at_once():
+    """Not when the next dialogue has landed: a slow vendor would have many connections idle until then."""
+    chunk = chunk_of(1000, concurrent=64)
+    turn(chunk, 8)
+    assert not chunk.is_growing
+    for _ in range(4):
+        turn(chunk, 64)
+        growing, full = chunk.is_growing, len(chunk.flying) == 64
+        assert growing is not full
+    turn(chunk, 0, 10)
+    assert not chunk.is_growing
+
+
+def test_others_are_tried_where_a_few_are_talked_about_elsewhere():
+    """What was not asked for does not go back to the ledger with those few."""
+    chunk = chunk_of(10, concurrent=64)
+    for task in chunk.pending:
+        task.ending = lambda *_args, **_options: "busy"
+    chunk.tried = LEAST_TRIED
+    asked = chunk.next_asked(0)
+    admission = Admission(dialogues=0, retry_at_ms=0, why="", verdicts=(-1,) * len(asked))
+    worker = ChunkWorker(None, None, None, None, None, SimpleNamespace(patience_seconds=0))
+    worker._launch = lambda *_args: None
+    worker._start(chunk, asked, admission, {}, 0.0)
+    assert (len(chunk.pending), chunk.endings) == (10 - LEAST_TRIED, ["busy"] * LEAST_TRIED)
 
 
 def test_calls_for_many_stay_full():

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from pipeline.ledger import Ledger
-from pipeline.ledger.accounts import Admission, Farewell, Traffic
+from pipeline.ledger.accounts import Admission, Asking, Farewell, Traffic, read_admission
 from tests.support.parts import open_ledger, traffic
 
 ANNA, BEN, CARL = "e" + "a" * 24, "e" + "b" * 24, "e" + "c" * 24
@@ -314,6 +314,23 @@ def test_two_that_want_more_than_there_is_share(ledger: Ledger):
     leave(ledger, limits, *contacts[8:10], permits=((6, 1), (7, 1)))
     time.sleep(0.15)  # nobody has asked in vain for a while
     assert ask("w1", contacts[10:12], permit=8) == 2
+
+
+@pytest.mark.parametrize("wants_more,had", [(True, 1), (False, 2)])
+def test_who_asks_for_less_than_it_wants_is_left_its_part(ledger: Ledger, wants_more: bool, had: int):
+    """Of four connections one chunk had all; another that asks for one, and has it, still wants the second."""
+    limits, contacts = traffic(concurrent=4), people(12)
+
+    def ask(token: str, names: Sequence[str], permit: int, *, under_way: int = 0, wants_more: bool = False) -> int:
+        asking = Asking(first_permit=permit, contacts=[[name] for name in names], under_way=under_way, wants_more=wants_more)
+        (reply,) = ledger.store.run([ledger.accounts.admit_command(limits, GIVEN, token, asking)])
+        return read_admission(reply).dialogues
+
+    assert ask("w1", contacts[:4], 0) == 4
+    assert ask("w2", contacts[4:8], 0) == 0
+    leave(ledger, limits, *contacts[:3], permits=((0, 1), (1, 1), (2, 1)))
+    assert ask("w2", contacts[4:5], 0, wants_more=wants_more) == 1
+    assert ask("w1", contacts[8:10], 4, under_way=1) == had
 
 
 def test_three_that_share_leave_the_reserve_alone(ledger: Ledger):
