@@ -104,7 +104,7 @@ JOBS: Final = (
         columns=(METRIC, "cpu_ms"),
         why_missed=(
             "a call for 500 events costs next to nothing, so what is left is what each event costs the ledger and Python: accepting, planning, claiming, judging and settling it. "
-            "That is about half of what a call for each delivery costs (A), and the other half is all that there is to spare"
+            "That is three to five sixths of what a call for each delivery costs (A), by the run, since the machine changes its pace; the rest is all that there is to spare"
         ),
     ),
 )
