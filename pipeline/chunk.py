@@ -137,8 +137,8 @@ class ChunkWorker:
         if not (landing.leaving or asked):
             return
         first, under_way = chunk.next_permit, len(chunk.flying) - (len(landing.leaving.permits) if landing.leaving else 0)
-        wants_more = chunk.tried is not None and bool(chunk.pending)
-        asking = Asking(first_permit=first, contacts=[task.contact_keys for task in asked], under_way=under_way, wants_more=wants_more) if asked else None
+        contacts = [task.contact_keys for task in asked]
+        asking = Asking(first_permit=first, contacts=contacts, under_way=under_way, wants_more=chunk.wants_more) if asked else None
         checks = [check for each in landing.checked for check in each.checks]
         named = dict.fromkeys(key for task in asked for key in task.event.identifier_keys.values())
         settling = draft.settling if draft else None
@@ -193,9 +193,10 @@ class ChunkWorker:
         if admitted:
             chunk.moved, chunk.patience = True, self._patience
         self._launch(chunk, admitted, first, read, started_at)
-        if chunk.is_growing and not admitted:
-            return  # those few are being talked about elsewhere, others have not been asked for
-        if chunk.pending and not chunk.flying and not admitted and not self._waits_for_connection(chunk, admission):
+        is_idle = (
+            chunk.pending and not chunk.flying and not admitted and not chunk.is_growing
+        )  # growing: a few are talked about elsewhere, the others were not asked for
+        if is_idle and not self._waits_for_connection(chunk, admission):
             self._compact(chunk)
             self._return_pending(chunk, admission.retry_at_ms)
 

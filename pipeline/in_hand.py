@@ -115,6 +115,16 @@ class Chunk:
         """How many more to take in at the most while others are under way; None where it does not matter. Connections in groups would wait while hundreds are opened."""
         return None if self.groups == 1 else max(LEAST_TAKEN, 2 * self.most)
 
+    @property
+    def is_growing(self) -> bool:
+        """Whether it had all that it tried, and may well have more at once."""
+        return self.tried is not None and self.tried > LEAST_TRIED and len(self.pending) > 0 and len(self.flying) < self.most_dialogues
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether others are pending that are only not asked for because few are tried."""
+        return self.tried is not None and len(self.pending) > 0
+
     def lander(self, flight: Flight) -> Callable[[Work, WorkResult], None]:
         """What the exchange calls, on its own thread, when a dialogue has ended."""
         return lambda _, result: self.landed.put((flight, result, time.monotonic()))
@@ -151,11 +161,6 @@ class Chunk:
                 self.pending.append(task)
         if self.destination.options_by_purpose:
             self.pending = deque(sorted(self.pending, key=lambda task: task.place))
-
-    @property
-    def is_growing(self) -> bool:
-        """Whether it had all that it tried, and may well have more at once."""
-        return self.tried is not None and self.tried > LEAST_TRIED and len(self.pending) > 0 and len(self.flying) < self.most_dialogues
 
     def next_asked(self, landed: int) -> list[Task]:
         """Takes the pending deliveries to ask for: of one place, and no more than there may be room for, `landed` of those under way having ended."""

@@ -238,9 +238,7 @@ class Standings:
 
     def read_commands(self, keys: Collection[str]) -> list[tuple[Any, ...]]:
         """What reads the records of some identifiers, for a round trip with other commands; `read_records` reads the answers."""
-        names = list(keys)
-        groups = self._keys.by_partition(names)
-        return [self._store.script("read", [self._keys.identifier(names[n]) for n in places], [len(places)]) for places in groups.values()]
+        return [self._store.script("read", [self._keys.identifier(name) for name in names], [len(names)]) for names in self._by_partition(keys)]
 
     def read_records(self, keys: Collection[str], replies: Sequence[Any]) -> Records:
         """The records, from the answers to `read_commands` of the same keys."""
