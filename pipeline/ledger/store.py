@@ -41,6 +41,8 @@ _MOVING: Sequence[tuple[type[Exception], str]] = (
 
 _READING = frozenset({"count", "newer", "read"})
 """Scripts that write nothing."""
+_READING_COMMANDS = frozenset({"EXISTS"})
+"""Commands that only read, of those that are sent in one round trip with scripts whose answers they follow."""
 _SHARED = ("many", "evidence")
 """Files that are no scripts: what others say that they use (`-- Uses many.lua`) is prepended to them."""
 ALLOW_OOM = "#!lua flags=allow-oom\n"
@@ -127,9 +129,9 @@ class Store:
         again = [n for n, answer in enumerate(answers) if isinstance(answer, exceptions.NoScriptError | exceptions.MovedError)]
         if again:
             self._prepare([answers[n] for n in again])
-            if whole:  # what was read before that which it was to follow is read again
-                again += [n for n in range(again[0], len(commands)) if n not in again and self._reads(commands[n])]
-                again.sort()
+            # What was read before that which it was to follow is read again.
+            again += [n for n in range(again[0], len(commands)) if n not in again and self._reads(commands[n])]
+            again.sort()
             for n, answer in zip(again, self._send([commands[n] for n in again], durability, replicated, whole), strict=True):
                 answers[n] = answer
         for answer in answers:
@@ -138,7 +140,7 @@ class Store:
         return answers
 
     def _reads(self, command: Command) -> bool:
-        return command[0] == "EVALSHA" and command[1] not in self._writing
+        return command[0] in _READING_COMMANDS or (command[0] == "EVALSHA" and command[1] not in self._writing)
 
     def look(self, *, now: bool = False) -> None:
         """Have the ledger checked if it is time to, or `now`; raises what the check raises."""

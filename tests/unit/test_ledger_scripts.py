@@ -39,3 +39,18 @@ def test_forgotten_scripts_come_back_in_one_step(client: redis.Redis):
     ledger.events.counts()
     assert client.info("commandstats")["cmdstat_exec"]["calls"] == before + 1
     assert all(client.script_exists(*(script.sha for script in ledger.store._scripts.values())))
+
+
+def test_whether_deliveries_wait_for_a_link_is_asked_after_the_records_are_read_although_the_scripts_were_forgotten(client: redis.Redis):
+    """One that begins to wait in between was not seen among the records, so it is seen afterwards."""
+    ledger = open_ledger(client)
+    client.script_flush()
+    prepare = ledger.store._prepare
+
+    def meanwhile(errors):
+        prepare(errors)
+        ledger.standings.note_missing([KEY], "d1")
+
+    ledger.store._prepare = meanwhile
+    _, is_any_missed = ledger.standings.look([KEY])
+    assert is_any_missed
