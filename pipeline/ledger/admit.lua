@@ -13,7 +13,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token, lane = ARGV[1], ARGV[2]
 local concurrent, calls, per, cost, batch = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local dialogue_ms, late_ms, hold_ms = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[15])
-local WANTED_MS, HUNGRY_MS, TURN_MS = 3000, 100, 200 -- a turn is shorter than the patience of who waits for the next
+local WANTED_MS, HUNGRY_MS, LOOK_MS, TURN_MS = 3000, 100, 1000, 200 -- the last: a turn is shorter than the patience of who waits for the next
 local wanted = 0
 for _, value in ipairs(lane ~= 'withdrawn' and redis.call('HVALS', KEYS[4]) or {}) do
   local number, until_ms = string.match(value, '^(%d+) (%d+)$')
@@ -34,7 +34,9 @@ if calls > 0 then
   local at = now + 100
   if left < cost then
     local oldest = redis.call('ZRANGE', KEYS[2], cost - left - 1, cost - left - 1, 'WITHSCORES')
-    if oldest[2] then at = math.max(at, tonumber(oldest[2])) end
+    -- A call under way stands at the latest time that it may end: what room it leaves is known when it does, which is mostly soon.
+    local free_at = tonumber(oldest[2]) or at
+    at = math.max(at, free_at > now + per and now + math.min(per, LOOK_MS) or free_at)
   end
   narrow(math.floor(left / cost), at, 'rate')
 end
