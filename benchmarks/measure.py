@@ -17,9 +17,9 @@ from benchmarks.processes import Failed, Process, Producer
 from benchmarks.stub import Stub
 
 WARM_UP_EVENTS: Final = 100
-MOST_EVENTS: Final = 60_000
+MOST_EVENTS: Final = 150_000
 LEAST_EVENTS: Final = 200
-FIRST_GUESS: Final = 800.0
+FIRST_GUESS: Final = 2000.0
 """Events a second that the product is first taken to do; sets the length of the first round only."""
 
 
@@ -33,7 +33,6 @@ class Context:
     is_quick: bool
     say: Callable[[str], None]
     paces: dict[str, float] = field(default_factory=dict)
-    peaks: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _runs: Iterable[int] = field(default_factory=itertools.count)
 
@@ -54,17 +53,18 @@ class Context:
 
 
 def in_turn(context: Context, contenders: Iterable[str], measure: Callable[[str], Mapping[str, float]], *, rounds: int | None = None) -> Figures:
-    """Every contender once in each round, so that a slow hour of the machine meets them all."""
-    figures: Figures = {}
+    """Every contender once in each round, so that a slow hour of the machine meets them all; each round begins with another one."""
     names = list(contenders)
+    figures: Figures = {name: {} for name in names}
     for round_number in range(rounds or context.rounds):
-        for name in names:
+        first = round_number % len(names)
+        for name in names[first:] + names[:first]:
             context.say(f"{name}, round {round_number + 1}")
             try:
                 add(figures, name, measure(name))
             except (Failed, OSError, TimeoutError) as error:
                 context.note(f"{name}: a round failed ({type(error).__name__}: {str(error)[:300]})")
-    return figures
+    return {name: values for name, values in figures.items() if values}
 
 
 @dataclass(slots=True)
@@ -101,14 +101,16 @@ def warm_up(stub: Stub, producer: Producer, still_runs: Callable[[], None], even
 
 
 def end_to_end(stub: Stub, producer: Producer, processes: Mapping[str, Process], events: int, still_runs: Callable[[], None]) -> dict[str, float]:
-    """From the first event of the producer to the last of 3 calls for each, and what is found when looking again."""
+    """From the first event of the producer to the last of 3 calls for each, and what is found when looking again. `producing_share`: of this time, how long events still came."""
     mark, base, wanted = stub.mark(), stub.count(), events * len(VENDORS)
     meter = Meter({**processes, "producer": producer.process, "stub": stub.process})
     producer.begin()
     complete = stub.wait_for(base + wanted, still_runs)
     ended_at, used, told = time.time(), meter.used(), stub.count() - base
     report = producer.report()
-    return {**rates(told, ended_at - report["begun_at"], used), **oddities(wanted, told, complete, stub.repeats(base + wanted, mark))}
+    seconds = ended_at - report["begun_at"]
+    producing = {"producing_share": min(1.0, (report["ended_at"] - report["begun_at"]) / seconds)}
+    return {**rates(told, seconds, used), **producing, **oddities(wanted, told, complete, stub.repeats(base + wanted, mark))}
 
 
 def rates(told: int, seconds: float, used: Mapping[str, float]) -> dict[str, float]:

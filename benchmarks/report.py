@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from benchmarks.processes import ROOT
 RESULTS: Final = ROOT / "benchmarks" / "results" / "latest.json"
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
 PLOT: Final = ROOT / "docs" / "benchmarks.svg"
-HIDDEN: Final = ("seconds", "missing", "repeats", "others_cores", "backlog", "unfinished", "cpu_ms_producer", "cpu_ms_loop-1", "cpu_ms_loop-2")
+HIDDEN: Final = ("seconds", "missing", "repeats", "others_cores", "backlog")
 """Metrics of the JSON that the page says in other words or not at all."""
 CALM_CORES: Final = 0.15
 """Strangers that use more than this share of a core make a figure noise."""
@@ -28,11 +28,11 @@ the peers, from locked requirements. nginx is used as the vendor where it is ins
 
 
 def finish(results: dict[str, Any]) -> dict[str, Any]:
-    """The results with the verdicts on every goal of the jobs that were run."""
+    """The results with the verdicts on every goal of the jobs that were run; figures of two runs are not held against each other."""
     jobs = results["jobs"]
     for letter, found in jobs.items():
-        job = JOBS[letter]
-        found["goals"] = judge_all(job.goals, jobs, job.left_out if results["quick"] else ())
+        job, same_run = JOBS[letter], {name: other for name, other in jobs.items() if other["run"] == found["run"]}
+        found["goals"] = judge_all(job.goals, same_run, job.left_out if results["quick"] else ())
     return results
 
 
@@ -58,8 +58,8 @@ def plot(results: Mapping[str, Any]) -> str:
 def page(results: Mapping[str, Any]) -> str:
     """The page as Markdown."""
     parts = [_head(results), _goals(results["jobs"]), "![The figures of every job that compares, on logarithmic scales](benchmarks.svg)\n"]
-    parts += [_job(letter, found) for letter, found in sorted(results["jobs"].items())]
-    return "\n".join([*parts, _who(results), _notes(results), FOOT])
+    parts += [_job(letter, found, results) for letter, found in sorted(results["jobs"].items())]
+    return "\n".join([*parts, _who(results), _notes(results["notes"]), FOOT])
 
 
 def _head(results: Mapping[str, Any]) -> str:
@@ -70,16 +70,28 @@ def _head(results: Mapping[str, Any]) -> str:
 Written by `make bench`; do not edit. Ours and the peers take turns on one machine, with the same events, the same vendor stub in each job and the same server settings
 (Valkey, `appendonly yes`, `appendfsync always`). **Quote ratios of one run, not absolute figures.**{quick}
 
-{results["date"]}, {machine["cores"]} cores ({machine["processor"]}), {machine["memory_gib"]} GiB, Linux {machine["kernel"]}, Python {machine["python"]}; {results["rounds"]} rounds{_length(results)};
-vendor stub: {results["stub"]["kind"]}, which alone answers {results["stub"]["ceiling_per_second"]:,.0f} posts/s at {results["stub"]["cpu_us_per_call"]:.0f} µs of CPU each
-(B and G: one of the suite's own, which counts the events in a body and waits as long as it is told);
-the server allocates by {machine["server_allocator"]}; load of the machine before the run {machine["load_before"]}. {_versions(versions)}
+{results["date"]}{_code(results)}, {machine["cores"]} cores ({machine["processor"]}), {machine["memory_gib"]} GiB, Linux {machine["kernel"]}, Python {machine["python"]}; {results["rounds"]} rounds{_length(results)};
+vendor stub: {_stubs(results["stubs"])};
+the server allocates by {machine["server_allocator"]}, and a small write takes {machine["sync_ms"]:g} ms until the disk has it; load of the machine before the run {machine["load_before"]}. {_versions(versions)}
 """
 
 
+def _code(results: Mapping[str, Any]) -> str:
+    return f", code of {results['code']}" if results["code"] else ""
+
+
 def _length(results: Mapping[str, Any]) -> str:
-    """How long rounds were, where that is stored."""
-    return f" of about {results['seconds']:g} s where rates are measured, {results['took_minutes']:.0f} minutes in all" if "took_minutes" in results else ""
+    """How long rounds were meant to be and the shortest was, since they are paced by guesses at first, and all of them together."""
+    lows = [values["seconds"]["low"] for found in results["jobs"].values() for values in found["figures"].values() if "seconds" in values]
+    shortest = f" (the shortest took {min(lows):.1f})" if lows else ""
+    return f" of about {results['seconds']:g} s{shortest} where rates are measured, {results['took_minutes']:.0f} minutes in all"
+
+
+def _stubs(stubs: Sequence[Mapping[str, Any]]) -> str:
+    first, *others = (
+        f"{stub['kind']}, which alone answers {stub['ceiling_per_second']:,.0f} posts/s at {stub['cpu_us_per_call']:.0f} µs of CPU each" for stub in stubs
+    )
+    return first + "".join(f" (B and G: the suite's {text}; it counts the events in a body and waits as long as it is told)" for text in others)
 
 
 def _versions(versions: Mapping[str, str]) -> str:
@@ -103,15 +115,18 @@ def _goals(jobs: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _job(letter: str, found: Mapping[str, Any]) -> str:
+def _job(letter: str, found: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     job = JOBS[letter]
+    if not found["figures"]:
+        return f"## {letter}: {job.title}\n\nNothing was measured.\n{_listed(found['notes'])}"
     metrics = job.columns or _metrics(found["figures"])
     lines = [f"## {letter}: {job.title}\n", f"Measured: {job.measured}. Median (lowest to highest).\n"]
     lines += ["| | " + " | ".join(metric.replace("_", " ") for metric in metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
     for name, values in found["figures"].items():
         lines.append(f"| {name}{_mark(values)} | " + " | ".join(_cell(values.get(metric)) for metric in metrics) + " |")
     remark = [f"\nTo read this: {job.remark}."] if job.remark else []
-    return "\n".join([*lines, *remark, *_oddities(found["figures"])]) + "\n"
+    earlier = [f"\nMeasured in an earlier run, {found['run']}."] if found["run"] != results["date"] else []
+    return "\n".join([*lines, *remark, *earlier, *_oddities(found["figures"])]) + "\n" + _listed(found["notes"])
 
 
 def _metrics(figures: Mapping[str, Any]) -> list[str]:
@@ -135,8 +150,8 @@ def _shown(value: float | None) -> str:
 
 
 def _mark(values: Mapping[str, Any]) -> str:
-    """A mark beside figures that were taken while strangers used the machine."""
-    return " ¹" if values.get("others_cores", {}).get("median", 0.0) > CALM_CORES else ""
+    """A mark beside figures of which one was taken while strangers used the machine."""
+    return " ¹" if values.get("others_cores", {}).get("high", 0.0) > CALM_CORES else ""
 
 
 def _oddities(figures: Mapping[str, Any]) -> list[str]:
@@ -148,7 +163,7 @@ def _oddities(figures: Mapping[str, Any]) -> list[str]:
             if values.get(metric, {}).get("high", 0) > 0:
                 lines.append(f"\n{name}: up to {_shown(values[metric]['high'])} {words} in a round.")
     if any(_mark(values) for values in figures.values()):
-        lines.append(f"\n¹ Other programs used more than {CALM_CORES} of a core meanwhile: noise.")
+        lines.append(f"\n¹ In a round other programs used more than {CALM_CORES} of a core: noise.")
     return lines
 
 
@@ -162,10 +177,12 @@ def _who(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _notes(results: Mapping[str, Any]) -> str:
-    if not results["notes"]:
-        return ""
-    return "\n".join(["## Of this run\n", *(f"- {note}" for note in results["notes"])]) + "\n"
+def _notes(notes: Sequence[str]) -> str:
+    return f"## Of this run\n{_listed(notes)}" if notes else ""
+
+
+def _listed(notes: Sequence[str]) -> str:
+    return "\n" + "".join(f"- {note}\n" for note in notes) if notes else ""
 
 
 def stored(path: Path = RESULTS) -> dict[str, Any]:

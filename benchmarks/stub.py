@@ -123,12 +123,17 @@ def running_stub(folder: Path, *, own: bool = False) -> Iterator[Stub]:
     """nginx if there is one and `own` does not ask for ours, which can count events in batches and answer slowly."""
     place = folder / f"stub-{time.monotonic_ns()}"
     place.mkdir(parents=True)
-    program = None if own else shutil.which("nginx", path="/usr/local/sbin:/usr/sbin:/usr/local/bin:/usr/bin")
+    program = None if own else nginx_program()
     with running(_nginx(program, place) if program else _own(place)) as process:
         port = int((place / "port").read_text()) if program else int(process.hear())
         stub = Stub(process, port, place / "arrivals.log" if program else None)
         _await_answer(stub)
         yield stub
+
+
+def nginx_program() -> str | None:
+    """Where nginx is, if it is installed."""
+    return shutil.which("nginx", path="/usr/local/sbin:/usr/sbin:/usr/local/bin:/usr/bin")
 
 
 def _nginx(program: str, place: Path) -> Process:

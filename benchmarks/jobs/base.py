@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks import machine
 from benchmarks.bare.backlog import fill
 from benchmarks.figures import Figures, Goal
 from benchmarks.invented import VENDORS, event
@@ -74,9 +73,6 @@ def relay_end_to_end(context: Context, stub: Stub, name: str, *, batch: int = 1,
         values = end_to_end(
             stub, relay.load(count=count, run=context.run(), batch=batch, connections=4 if batch > 1 else 32), relay.processes, count, relay.check
         )
-        context.peaks["relay"] = {
-            f"{part} {pid}": peak for part, process in relay.processes.items() for pid, peak in machine.peak_megabytes(process.pid).items()
-        }
     context.paces[name] = values["deliveries_per_second"] / len(VENDORS)
     return total_cpu(dict(values), OURS_PARTS)
 

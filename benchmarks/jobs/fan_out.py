@@ -23,12 +23,12 @@ METRIC: Final = "deliveries_per_second"
 
 
 def run_a(context: Context) -> Figures:
-    """Everybody in turn on one stub, then once the queues on a server that syncs every second only."""
+    """Everybody in turn on one stub, then the queues on a server that syncs every second only."""
     with running_stub(context.folder) as stub:
         names = [name for name in JOBS[0].names(is_quick=context.is_quick) if not name.endswith(EVERYSEC)]
         figures = in_turn(context, names, lambda name: measure_a(context, stub, name))
         if not context.is_quick:
-            figures |= in_turn(context, [name + EVERYSEC for name in QUEUES], lambda name: measure_a(context, stub, name), rounds=1)
+            figures |= in_turn(context, [name + EVERYSEC for name in QUEUES], lambda name: measure_a(context, stub, name))
     return figures
 
 
@@ -78,7 +78,11 @@ JOBS: Final = (
             Goal(text="at least 0.3 x the bare libcurl loop, both draining a ready backlog", ours=_a(BACKLOG), against=(_a(LOOPS[1]),), factor=0.3),
         ),
         run=run_a,
-        columns=(METRIC, "cpu_ms"),
+        columns=(METRIC, "cpu_ms", "producing_share"),
+        remark=(
+            "of a round, events still came in for the producing share. `everysec`: the queues on a server that syncs every second only (`appendfsync everysec`), so that a crash of it loses up to a second; "
+            "no goal is held against them"
+        ),
         left_out=("dramatiq", "saq", *(name + EVERYSEC for name in QUEUES)),
         why_missed=(
             "an event costs ours a third of the CPU that it costs the best queue, and a twelfth of Celery's: five and twenty times as many would take a fifth and a twentieth. The bare loops pop an event and post it: "

@@ -61,7 +61,7 @@ def _turn(context: Context, stub: Stub, ledgers: Mapping[str, Ledger], name: str
         relay.start()
         warm_up(stub, relay.load(count=100, run=context.run()), relay.check)
         if still := _rest(relay, [each.relay for each in ledgers.values()]):
-            context.note(f"H: with {held:,} events, {still} when A was measured")
+            context.note(f"with {held:,} events, {still} when A was measured")
         time.sleep(REST_SECONDS)
         values = end_to_end(stub, relay.load(count=count, run=context.run(), batch=BATCH, connections=4), relay.processes, count, relay.check)
     finally:
@@ -81,7 +81,7 @@ def _fill(context: Context, relay: Relay, size: int, until: float) -> int:
         fill_relay(context, relay, count, purpose="parked")
         held += count
     if held < size:
-        context.note(f"H: after {FILL_SECONDS:.0f} s of filling there were {held:,} unfinished events of {size:,}")
+        context.note(f"after {FILL_SECONDS:.0f} s of filling there were {held:,} unfinished events of {size:,}")
     if held:
         _rest(relay, [relay])
     relay.stop()

@@ -25,7 +25,7 @@ PROCESSES: Final = 2
 CONNECTIONS: Final = 32
 BATCH_CONNECTIONS: Final = 4
 RATE: Final = "requests_per_second"
-FIRST_GUESSES: Final = {OURS: 2500.0, ONE_PROCESS: 2500.0, CELERY: 1800.0, EMPTY: 12_000.0, "batches": 5000.0}
+FIRST_GUESSES: Final = {OURS: 5000.0, ONE_PROCESS: 5000.0, CELERY: 2000.0, EMPTY: 25_000.0, "batches": 13_000.0}
 NOBODY: Final = routing(
     {
         "newsletter": [
@@ -78,8 +78,9 @@ def _timed(context: Context, name: str, loader: Callable[..., Producer], process
             raise Failed(f"{events - report['accepted']} of {events} events were not accepted: answers {report['statuses']}, warming up: {warming}")
     used, seconds = report["used"], report["ended_at"] - report["begun_at"]
     context.paces[f"ingest {name}"] = count / seconds
-    cpu = {f"cpu_ms_{part}": value * 1e6 / count for part, value in used.items() if part in processes}
-    return {RATE: count / seconds, "seconds": seconds, **cpu, "others_cores": max(0.0, used["others"]) / seconds}
+    others = used.pop("others")
+    cpu = {f"cpu_ms_{part}": value * 1e6 / count for part, value in used.items()}
+    return {RATE: count / seconds, "seconds": seconds, **cpu, "cores_busy": sum(used.values()) / seconds, "others_cores": others / seconds}
 
 
 @contextlib.contextmanager

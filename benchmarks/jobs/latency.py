@@ -21,6 +21,7 @@ EVENTS_PER_SECOND: Final = 100.0
 WITHDRAWALS_PER_SECOND: Final = 20.0
 BACKLOG: Final = 100_000
 QUICK_BACKLOG: Final = 10_000
+LOOK_SECONDS: Final = 0.1
 PERCENTILES: Final = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 
 
@@ -60,9 +61,9 @@ def run_f(context: Context) -> Figures:
             relay.end("worker")
             relay.end("beat")
     if context.is_quick:
-        context.note(f"F: the quick form's backlog was {backlog:,}")
+        context.note(f"the quick form's backlog was {backlog:,}")
     if min(figures[OURS]["backlog_left"]) <= 0:
-        context.note("F: the backlog was told before the last withdrawal came; the figures are those of a shorter one")
+        context.note("the backlog was told before the last withdrawal came; the figures are those of a shorter one")
     return figures
 
 
@@ -91,6 +92,7 @@ def _paced(stub: Stub, producer: Producer, count: int, processes: Mapping[str, P
         delays = waits(arrivals, posted)
         if len(delays) == count * len(VENDORS) or time.monotonic() > until:
             break
+        time.sleep(LOOK_SECONDS)
     if not delays:
         raise Failed("nothing was told in time")
     figures = {name: quantile(delays, share) * 1000 for name, share in PERCENTILES.items()}
@@ -147,7 +149,7 @@ JOBS: Final = (
         contenders=(OURS,),
         goals=(
             Goal(text="p99 at most 1 s", ours=Figure(job="F", contender=OURS, metric="p99_ms"), limit=1000, lower_is_better=True),
-            Goal(text="none untold", ours=Figure(job="F", contender=OURS, metric="told_share"), limit=1.0),
+            Goal(text="none untold in any round", ours=Figure(job="F", contender=OURS, metric="told_share", of="low"), limit=1.0),
         ),
         why_missed="a withdrawal goes first everywhere, and still stands behind what is under way: chunks of 500 that the server and the workers have begun",
         run=run_f,

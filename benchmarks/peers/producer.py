@@ -1,4 +1,4 @@
-"""Drives a peer's producer: gets everything ready, waits for the word, enqueues one event after the other and reports when.
+"""Drives a peer's producer: gets everything ready, waits for the word, enqueues events and reports when.
 
 The order of lines is the same as for the product's load: an order as JSON on standard input, `ready`, an empty line, the report as JSON.
 """
@@ -10,17 +10,19 @@ import json
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from benchmarks.invented import Event, event
 
 REDIS_URL: Final = os.environ.get("BENCH_REDIS_URL", "redis://127.0.0.1:1/0")
 STUB_URL: Final = os.environ.get("BENCH_STUB_URL", "http://127.0.0.1:1")
+AT_ONCE: Final = 32
+"""Events that a coroutine enqueues at once where no pace is asked for: as many as ours is posted. One after the other they would wait for the disk, each for itself."""
 
 
 def produce(enqueue: Callable[[Event], Any]) -> None:
-    """Enqueue with a blocking call."""
+    """Enqueue with a blocking call, one after the other; its callers are done long before their workers."""
     order = json.loads(sys.stdin.readline())
     events = _events(order)
     _await_word()
@@ -34,17 +36,24 @@ def produce(enqueue: Callable[[Event], Any]) -> None:
 
 
 async def produce_async(enqueue: Callable[[Event], Awaitable[Any]]) -> None:
-    """Enqueue with a coroutine, one at a time."""
+    """Enqueue with a coroutine: at the pace that is asked for, or `AT_ONCE` at a time."""
     order = json.loads(sys.stdin.readline())
     events = _events(order)
     _await_word()
     begun_at, begun_at_by_id = time.time(), {}
-    for number, one in enumerate(events):
-        if order["rate"]:
-            await asyncio.sleep(max(0.0, begun_at + number / order["rate"] - time.time()))
-            begun_at_by_id[one["idempotency_key"]] = time.time()
+    if not order["rate"]:
+        left = iter(events)
+        await asyncio.gather(*(_one_by_one(left, enqueue) for _ in range(AT_ONCE)))
+    for number, one in enumerate(events if order["rate"] else ()):
+        await asyncio.sleep(max(0.0, begun_at + number / order["rate"] - time.time()))
+        begun_at_by_id[one["idempotency_key"]] = time.time()
         await enqueue(one)
     _report(begun_at, len(events), begun_at_by_id)
+
+
+async def _one_by_one(events: Iterable[Event], enqueue: Callable[[Event], Awaitable[Any]]) -> None:
+    for one in events:
+        await enqueue(one)
 
 
 def _events(order: dict[str, Any]) -> list[Event]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
+import io
+import json
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -18,8 +21,9 @@ from benchmarks.invented import VENDORS, batch_call, call, event
 from benchmarks.jobs import JOBS, growth
 from benchmarks.jobs.latency import of_events, waits
 from benchmarks.jobs.memory import family, per_event
-from benchmarks.measure import Context
+from benchmarks.measure import Context, in_turn
 from benchmarks.peers.catalogue import LIMITS, PEERS, described
+from benchmarks.peers.producer import AT_ONCE, produce_async
 from benchmarks.processes import Failed
 from benchmarks.relay import WEBHOOK_SECRET, destination, routing
 from benchmarks.stub import Arrival, repeated
@@ -37,8 +41,8 @@ def example() -> dict:
     """Results as a run stores them, of one job with two rounds."""
     figures: dict = {}
     for ours, celery in ((4000.0, 300.0), (4200.0, 290.0)):
-        add(figures, "ours, single posts", {"deliveries_per_second": ours, "cpu_ms": 250.0, "others_cores": 0.0, "repeats": 0})
-        add(figures, "celery", {"deliveries_per_second": celery, "cpu_ms": 3600.0, "others_cores": 0.4, "repeats": 2})
+        add(figures, "ours, single posts", {"deliveries_per_second": ours, "cpu_ms": 250.0, "others_cores": 0.0, "repeats": 0, "seconds": 3.9})
+        add(figures, "celery", {"deliveries_per_second": celery, "cpu_ms": 3600.0, "others_cores": 0.4 if celery < 300 else 0.0, "repeats": 2, "seconds": 2.9})
     return report.finish(
         {
             "date": "2026-01-05 13:00 UTC",
@@ -50,7 +54,9 @@ def example() -> dict:
                 "python": "3.11.7",
                 "load_before": 0.1,
                 "server_allocator": "jemalloc",
+                "sync_ms": 0.8,
             },
+            "code": "abcdef012",
             "versions": {"celery": "5.7.0"},
             "quick": False,
             "rounds": 2,
@@ -58,9 +64,15 @@ def example() -> dict:
             "took_minutes": 19.6,
             "ours": "as users run it.",
             "contenders": described(),
-            "stub": {"kind": "nginx", "ceiling_per_second": 70_000, "cpu_us_per_call": 10.0},
-            "jobs": {"A": {"figures": summary(figures)}},
-            "notes": ["A: a note."],
+            "stubs": [
+                {"kind": "nginx", "ceiling_per_second": 70_000, "cpu_us_per_call": 10.0},
+                {"kind": "own", "ceiling_per_second": 9_000, "cpu_us_per_call": 80.0},
+            ],
+            "jobs": {
+                "A": {"run": "2026-01-05 13:00 UTC", "figures": summary(figures), "notes": ["celery: a note."]},
+                "G": {"run": "2026-01-05 13:00 UTC", "figures": {}, "notes": ["the job failed."]},
+            },
+            "notes": ["Not measured: B."],
         }
     )
 
@@ -127,16 +139,19 @@ def test_the_report_renders_a_stored_example():
     """Machine, configuration, figures with their spread, ratios, noise, repeats and goals that were not measured are told."""
     text = report.page(example())
     assert (
-        "2026-01-05 13:00 UTC, 2 cores (Example), 24.0 GiB, Linux 6.1, Python 3.11.7; 2 rounds of about 4 s where rates are measured, 20 minutes in all;"
+        "2026-01-05 13:00 UTC, code of abcdef012, 2 cores (Example), 24.0 GiB, Linux 6.1, Python 3.11.7; 2 rounds of about 4 s (the shortest took 2.9) where rates are measured, 20 minutes in all;"
         in text
     )
+    assert "nginx, which alone answers 70,000 posts/s at 10 µs of CPU each (B and G: the suite's own, which alone answers 9,000 posts/s" in text
     assert "| A | at least 20 x plain Celery with events, both taking events one by one | 4,100 | 295 | 13.90 | **no** |" in text
     assert "| A | at least 5 x the best Python queue, both taking events one by one | 4,100 | not measured | - | **no** |" in text
     assert "| ours, single posts | 4,100 (4,000 to 4,200) | 250 (250 to 250) |" in text
     assert "| celery ¹ | 295 (290 to 300) |" in text
     assert "celery: up to 2 deliveries more than wanted in a round." in text
     assert "- **celery**: a fan-out task for each event" in text
-    assert "- A: a note." in text
+    assert "- celery: a note." in text
+    assert "Nothing was measured.\n\n- the job failed." in text
+    assert "## Of this run\n\n- Not measured: B." in text
     assert "make bench-quick" in text
 
 
@@ -151,10 +166,70 @@ def test_the_plot_is_a_picture_with_a_bar_for_each_contender():
 
 def test_figures_that_are_kept_say_of_when_they_are():
     """Jobs that are run again are not kept, and a quick run keeps nothing of a full one."""
-    before = {"quick": False, "date": "2026-01-05 13:00 UTC", "notes": ["a"], "jobs": {"A": {"figures": {}}, "E": {"figures": {}}}}
-    assert kept(before, "E", is_quick=False) == {"jobs": {"A": {"figures": {}}}, "notes": ["a", "A: measured in an earlier run, 2026-01-05 13:00 UTC"]}
+    kept_a = {"run": "2026-01-05 13:00 UTC", "figures": {}, "notes": []}
+    before = {"quick": False, "jobs": {"A": kept_a, "E": {**kept_a, "notes": ["a"]}}}
+    assert kept(before, "E", is_quick=False) == {"A": kept_a}
     with pytest.raises(Failed, match="of the other form"):
         kept(before, "E", is_quick=True)
+    results = example()
+    results["jobs"]["A"]["run"] = "2026-01-04 13:00 UTC"
+    assert "Measured in an earlier run, 2026-01-04 13:00 UTC." in report.page(report.finish(results))
+
+
+def test_figures_of_two_runs_are_not_held_against_each_other():
+    """The machine was another then, and the code may have been."""
+    results = example()
+    results["jobs"]["C"] = {"run": "2026-01-05 13:00 UTC", "figures": {"ours": {"requests_per_second": spread([1000.0])}}, "notes": []}
+    results["jobs"]["D"] = {"run": "2026-01-05 13:00 UTC", "figures": {"ours": {"events_per_second": spread([3000.0])}}, "notes": []}
+    assert report.finish(results)["jobs"]["D"]["goals"][0]["ratio"] == 3.0
+    results["jobs"]["D"]["run"] = "2026-01-06 13:00 UTC"
+    assert report.finish(results)["jobs"]["D"]["goals"][0]["ratio"] is None
+
+
+def test_what_must_hold_in_every_round_is_judged_by_the_worst():
+    """One withdrawal that is not told in one of three rounds."""
+    (goal,) = (goal for goal in JOBS["F"].goals if goal.ours.metric == "told_share")
+    for worst, is_met in ((1.0, True), (0.999, False)):
+        assert goal.judge({"F": {"figures": {"ours": {"told_share": spread([1.0, worst, 1.0])}}}}).is_met is is_met
+
+
+def test_contenders_take_turns_and_each_round_begins_with_another(tmp_path):
+    """A round that fails is told of, and its contender keeps the figures of the others."""
+    context, order = Context(folder=tmp_path, rounds=3, seconds=1.0, is_quick=False, say=lambda _: None), []
+
+    def measure(name):
+        order.append(name)
+        if order.count("b") == 2 and name == "b":
+            raise Failed("it fell over")
+        return {"rate": float(len(order))}
+
+    figures = in_turn(context, ("a", "b"), measure)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert figures == {"a": {"rate": [1.0, 4.0, 5.0]}, "b": {"rate": [2.0, 6.0]}}
+    assert context.notes == ["b: a round failed (Failed: it fell over)"]
+
+
+@pytest.mark.parametrize("rate", [0, 1000])
+def test_a_producer_enqueues_all_at_once_unless_a_pace_is_asked_for(monkeypatch, capsys, rate):
+    """What is enqueued one after the other waits for the disk each time; everything is enqueued once."""
+    order = io.StringIO(json.dumps({"count": 100, "run": "r", "rate": rate}) + "\n\n")
+    monkeypatch.setattr("sys.stdin", order)
+    under_way, most, seen = 0, 0, []
+
+    async def enqueue(one):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.0005)
+        under_way -= 1
+        seen.append(one["idempotency_key"])
+
+    asyncio.run(produce_async(enqueue))
+    ready, said = capsys.readouterr().out.splitlines()
+    report_of = json.loads(said)
+    assert (ready, len(set(seen)), len(seen), report_of["accepted"]) == ("ready", 100, 100, 100)
+    assert most == (1 if rate else AT_ONCE)
+    assert len(report_of["posted_at"]) == (100 if rate else 0)
 
 
 def test_what_is_published_is_what_is_stored():
@@ -218,7 +293,7 @@ class SilentRelay:
 def test_ledgers_of_all_sizes_are_filled_once_and_take_turns(monkeypatch, tmp_path):
     """Job H: only the one whose turn it is has processes beside its server, and those of a round that failed are stopped as well."""
     steps: list[str] = []
-    numbers, rounds = iter(range(2)), iter([100.0, 90.0, Failed("worker ended"), 91.0])
+    numbers, rounds = iter(range(2)), iter([100.0, 90.0, 91.0, Failed("worker ended")])
 
     def measured(*_: object) -> dict[str, float]:
         steps.append("measure")
@@ -240,7 +315,8 @@ def test_ledgers_of_all_sizes_are_filled_once_and_take_turns(monkeypatch, tmp_pa
     context = Context(folder=tmp_path, rounds=2, seconds=1.5, is_quick=True, say=lambda _: None)
     empty, full = (growth.named(size) for size in growth.QUICK_SIZES)
     assert growth.run(context) == {empty: {growth.METRIC: [100.0], "unfinished": [0]}, full: {growth.METRIC: [90.0, 91.0], "unfinished": [5000, 5000]}}
-    assert steps == ["stop 0", "start 1", "fill 1 with 5000", "stop 1", *["start 0", "measure", "stop 0", "start 1", "measure", "stop 1"] * 2]
+    turns = [step for number in (0, 1, 1, 0) for step in (f"start {number}", "measure", f"stop {number}")]
+    assert steps == ["stop 0", "start 1", "fill 1 with 5000", "stop 1", *turns]
     assert context.notes == [f"{empty}: a round failed (Failed: worker ended)"]
 
 

@@ -264,7 +264,7 @@ def test_says_when_to_come_back(ledger: Ledger):
     assert 200 < refused.retry_at_ms - ledger.now_ms() <= 300
 
 
-@pytest.mark.parametrize(("per_ms", "soon_ms"), [(200, 200), (60_000, 1000)])
+@pytest.mark.parametrize("per_ms, soon_ms", [(200, 200), (60_000, 1000)])
 def test_a_call_under_way_is_not_waited_for_as_long_as_it_might_take(ledger: Ledger, per_ms: int, soon_ms: int):
     """Its dialogue may take half a minute and mostly takes milliseconds, and gives back the calls that it has not made."""
     limits = traffic(calls=3, per_ms=per_ms, calls_per_dialogue=3, claim_ms=30_000)
