@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from pipeline.errors import LedgerUnavailable
@@ -44,12 +44,21 @@ class ChunkWorker:
     """Works through chunks; safe to share between threads, one chunk a thread.
 
     While the ledger is away nothing is started, and what was told is kept until it can be written down. Raises LedgerUnavailable if that takes too long:
-    leases then run out, the deliveries are rescued, and told again.
+    leases then run out, the deliveries are rescued, and told again. Once `is_stopping`, nothing more is started either.
     """
 
-    def __init__(self, ledger: Ledger, exchange: Exchange, judge: Judge, settler: Settler, limits: LimitOptions, options: DeliverOptions) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        exchange: Exchange,
+        judge: Judge,
+        settler: Settler,
+        limits: LimitOptions,
+        options: DeliverOptions,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._ledger, self._exchange, self._judge, self._settler = ledger, exchange, judge, settler
-        self._limits, self._options = limits, options
+        self._limits, self._options, self._is_stopping = limits, options, is_stopping
         self._doze = threading.Event()
 
     def work(self, destination: Destination, lane: str, token: str, tasks: Sequence[Task], endings: Sequence[Ending], more: Brought) -> bool:
@@ -92,7 +101,7 @@ class ChunkWorker:
 
     def _refill(self, chunk: Chunk) -> bool:
         """Take in more before the last dialogues end, so that no connection waits for the next lease; whether there is more to start."""
-        if len(chunk.pending) >= chunk.most or time.monotonic() >= chunk.stop_at:
+        if len(chunk.pending) >= chunk.most or time.monotonic() >= chunk.stop_at or self._is_stopping():
             return False
         before = len(chunk.pending)
         chunk.add(*chunk.more.take(chunk.most_taken))
@@ -128,7 +137,7 @@ class ChunkWorker:
 
     def _turn(self, chunk: Chunk) -> None:
         """End what has landed, write it down if it is time to, and start as many pending deliveries as there is room for, in one round trip."""
-        if time.monotonic() >= chunk.stop_at or self._ledger.holds(chunk.lane):
+        if time.monotonic() >= chunk.stop_at or self._ledger.holds(chunk.lane) or self._is_stopping():
             self._return_pending(chunk, -1)
         self._say_goodbye(chunk)
         landing = self._landing(chunk)

@@ -205,10 +205,11 @@ class Crew(Generic[Item]):
                 return inbox
         return None
 
-    @staticmethod
-    def _put(inbox: Inbox[Item], items: Sequence[Item]) -> None:
+    def _put(self, inbox: Inbox[Item], items: Sequence[Item]) -> None:
         inbox.items.extend(items)
         inbox.brought.set()
+        if inbox.is_waiting:
+            self._room.notify_all()  # whoever takes more along before it takes these at once
 
     def _next_token(self) -> str:
         return f"{self._process}.{next(self._tasks)}"

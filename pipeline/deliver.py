@@ -44,7 +44,7 @@ InHand = tuple[Leased, StoredEvent | ConsentEvent | None]
 class Deliver:
     """Works through chunks of deliveries; safe to share between threads, one chunk a thread.
 
-    `routing` gives the current reading of the routing file. Raises LedgerUnavailable if the ledger goes away: leases then run out and the deliveries are rescued.
+    `routing` gives the current reading of the routing file. Once this process `is_stopping`, what is under way ends and all else goes back. Raises LedgerUnavailable if the ledger goes away: leases then run out and the deliveries are rescued.
     """
 
     def __init__(
@@ -57,10 +57,12 @@ class Deliver:
         bulkhead: Bulkhead,
         limits: LimitOptions,
         options: DeliverOptions,
+        *,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._ledger, self._preparer, self._settler, self._routing = ledger, preparer, settler, routing
-        self._bulkhead, self._options = bulkhead, options
-        self.worker = ChunkWorker(ledger, exchange, Judge(ledger, preparer, routing), settler, limits, options)
+        self._bulkhead, self._options, self._is_stopping = bulkhead, options, is_stopping
+        self.worker = ChunkWorker(ledger, exchange, Judge(ledger, preparer, routing), settler, limits, options, is_stopping)
         self._crew = Crew[Item](most_idle=options.most_idle)
 
     @property
@@ -127,8 +129,8 @@ class Deliver:
         self._leave(inbox)
 
     def _goes_on(self, destination: Destination, lane: str) -> bool:
-        """Whether the routing file has not been read anew since (what is brought now is for other settings), and the ledger has not been quarantined."""
-        return self._routing().destinations.get(destination.name) is destination and not self._ledger.holds(lane)
+        """Whether the routing file has not been read anew since (what is brought now is for other settings), the ledger has not been quarantined, and this process is not about to stop."""
+        return self._routing().destinations.get(destination.name) is destination and not self._ledger.holds(lane) and not self._is_stopping()
 
     def _most(self, destination: Destination, lane: str) -> int:
         return max(MOST_AT_ONCE, self._options.chunk_size, destination.adapter.batch_size(State(lane)))

@@ -280,7 +280,7 @@ def _result(work: Work, value: object, failure: VendorResult | None, calls: int)
         return WorkResult(results=value, calls=calls, definite=True)
     if work.size == 0 and isinstance(value, VendorResult):
         failure = value
-    if failure is None and work.size and isinstance(value, list | tuple) and len(value) == work.size:
+    if failure is None and work.size and isinstance(value, list | tuple) and len(value) == work.size and all(isinstance(each, VendorResult) for each in value):
         return WorkResult(results=tuple(value), calls=calls, definite=all(result.definite for result in value))
     if failure is None:
         logger.error(ADAPTER_ERROR, extra={"vendor": _vendor(work.adapter), "error": "WrongResult"})

@@ -163,14 +163,14 @@ class Chunk:
             self.pending = deque(sorted(self.pending, key=lambda task: task.place))
 
     def next_asked(self, landed: int) -> list[Task]:
-        """Takes the pending deliveries to ask for: of one place, and no more than there may be room for, `landed` of those under way having ended."""
+        """Takes the pending deliveries to ask for: of one place where they share a call, and no more than there may be room for, `landed` of those under way having ended."""
         most = self.most - len(self.flying_tasks)
         most = landed + (most if self.tried is None else min(most, self.tried * self.traffic.batch_size))
-        place = self.pending[0].place if self.pending else ""
+        shares_calls, place = self.traffic.batch_size > 1, self.pending[0].place if self.pending else ""
         asked: list[Task] = []
         again: list[Task] = []
         contacts: set[str] = set()
-        while self.pending and len(asked) < most and self.pending[0].place == place:
+        while self.pending and len(asked) < most and (not shares_calls or self.pending[0].place == place):
             task = self.pending.popleft()
             (asked if contacts.isdisjoint(task.contact_keys) else again).append(task)  # one talk about a person at a time
             contacts.update(task.contact_keys)

@@ -46,7 +46,7 @@ class GatheringPublisher(CeleryPublisher):
             if not self._pending[lane]:
                 self._since[lane] = time.monotonic()
             self._pending[lane] += event_ids
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="hints", daemon=True)
                 self._thread.start()
             self._changed.notify()

@@ -252,6 +252,7 @@ class Parts:
     def _build_deliver(self) -> Deliver:
         from pipeline.deliver import Deliver
         from pipeline.prepare import Preparer
+        from workers.attending import is_stopping
 
         return Deliver(
             self.ledger,
@@ -262,6 +263,7 @@ class Parts:
             bulkhead(self),
             self.limits,
             deliver_options(self.settings),
+            is_stopping=is_stopping,
         )
 
     def _build_listen(self) -> Listen:

@@ -39,6 +39,9 @@ _MOVING: Sequence[tuple[type[Exception], str]] = (
     (exceptions.ClusterDownError, "the cluster is down or a failover is under way"),
 )
 
+_TORN = "attempted to access a non local key"
+"""What a script is told that meets a key of a slot of which a part has moved."""
+
 _READING = frozenset({"count", "newer", "read"})
 """Scripts that write nothing."""
 _READING_COMMANDS = frozenset({"EXISTS"})
@@ -247,6 +250,8 @@ class Store:
             )
         if words := next((words for kind, words in _MOVING if isinstance(error, kind)), ""):
             return LedgerUnavailable(f"the ledger cannot be reached or written: {words}")
+        if _TORN in str(error).lower():
+            return LedgerUnavailable("the ledger cannot be reached or written: a slot is moving to another node")
         if isinstance(error, exceptions.ResponseError) and str(error).startswith(_REFUSING):
             return LedgerUnavailable(f"the ledger cannot be written: {str(error).split()[0]}")
         return error

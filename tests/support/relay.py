@@ -275,7 +275,7 @@ class Relay:
         self.audit = Audit(self.ledger, self.vault, lambda: self.rules, self.settler)
         self._serial = itertools.count()
 
-    def worker(self, **options: Any) -> Deliver:
+    def worker(self, is_stopping: Callable[[], bool] = lambda: False, **options: Any) -> Deliver:
         """The delivering part of one more worker process, with these options of delivering."""
         return Deliver(
             self.ledger,
@@ -286,6 +286,7 @@ class Relay:
             Bulkhead(16, 4),
             self.limits,
             DeliverOptions(chunk_seconds=5.0, lease_seconds=self.lease_seconds, **options),
+            is_stopping=is_stopping,
         )
 
     def now(self) -> datetime:

@@ -88,6 +88,15 @@ def test_others_are_tried_where_a_few_are_talked_about_elsewhere():
     assert (len(chunk.pending), chunk.endings) == (10 - LEAST_TRIED, ["busy"] * LEAST_TRIED)
 
 
+@pytest.mark.parametrize("batch_size, at_once", [(1, 6), (2, 1)])
+def test_deliveries_of_several_places_go_together_unless_they_would_share_a_call(batch_size, at_once):
+    """A withdrawal that is asked about has a place of its own; one after the other they would hold up those behind them."""
+    chunk = chunk_of(6, concurrent=8, batch_size=batch_size)
+    for number, task in enumerate(chunk.pending):
+        task.place = f"ask {number}"
+    assert len(chunk.next_asked(0)) == at_once
+
+
 def test_calls_for_many_stay_full():
     """What is tried is counted in dialogues: a call for five hundred does not become one for four."""
     chunk = chunk_of(20_000, concurrent=20, batch_size=500)

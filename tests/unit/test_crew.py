@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -55,6 +56,26 @@ def turn_of(crew: Crew[str], inbox: Inbox[str] | None) -> tuple[threading.Thread
     waiting = threading.Thread(target=lambda: said.append(crew.take_turn(inbox)))
     waiting.start()
     return waiting, said
+
+
+def test_what_is_brought_to_a_task_that_waits_goes_at_once_to_the_one_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is about to bring something keeps a task waiting behind another; what it brings waits for nobody to look again."""
+    monkeypatch.setattr("pipeline.crew.LOOK_SECONDS", 60.0)
+    crew = Crew[str](most_handed=2, stay_seconds=60.0)
+    at_work = crew.join("mail", "given", ["a", "b"])
+    behind = crew.join("mail", "given", ["c"])
+    assert at_work is not None
+    assert crew.reserve("mail", "given", 1) is behind
+    waiting, said = turn_of(crew, behind)
+    assert crew.take(at_work, 2) == ["a", "b"]
+    while not crew.waiting(at_work):
+        waiting.join(0.001)
+    assert crew.take(at_work, 2) == ["c"]
+    time.sleep(0.05)  # the task behind waits once more, since somebody still holds room there
+    assert behind is not None
+    assert crew.bring(behind, ["d"], 1)
+    waiting.join(5.0)
+    assert (said, crew.waiting(at_work)) == ([False], ["d"])
 
 
 def test_a_task_behind_a_full_inbox_waits_until_there_is_room_and_ends() -> None:

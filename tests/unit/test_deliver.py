@@ -51,6 +51,24 @@ def sound(relay: Relay) -> bool:
     return relay.figures().unaccounted == 0
 
 
+def test_who_is_told_to_stop_ends_what_is_under_way_and_gives_back_the_rest(relay: Relay):
+    """What waits in memory takes longer than a worker is given to stop; another one tells it, and needs no rescue for that."""
+    events = [relay.event("given", 1, email=f"p{number}@example.org") for number in range(30)]
+    for _ in events:
+        relay.step()
+    relay.queue.messages.clear()
+    vendor = relay.vendors["mail"]
+    stopping = relay.worker(is_stopping=lambda: bool(vendor.calls))
+    stopping.run("mail", "given", events)
+    told = len(vendor.calls)
+    assert 0 < told < len(events)
+    stopping.run("mail", "given", events)
+    assert len(vendor.calls) == told
+    relay.again()
+    assert len(vendor.calls) == len(events)
+    assert relay.figures().rescued_total == 0
+
+
 # The fence
 
 

@@ -251,10 +251,20 @@ def too_few():
     return []
 
 
+def no_result():
+    yield VendorRequest(operation="tell", path="/tell")
+    return [None]
+
+
 @pytest.mark.parametrize(
     "dialogue,definite,calls",
-    [(lambda: raising("someone@example.com"), False, 1), (lambda: raising_at_once("someone@example.com"), True, 0), (too_few, False, 1)],
-    ids=["after a request", "at once", "too few results"],
+    [
+        (lambda: raising("someone@example.com"), False, 1),
+        (lambda: raising_at_once("someone@example.com"), True, 0),
+        (too_few, False, 1),
+        (no_result, False, 1),
+    ],
+    ids=["after a request", "at once", "too few results", "something else for a result"],
 )
 def test_a_bug_in_a_vendor_file_ends_its_dialogue_only(exchange, caplog, dialogue, definite, calls):
     """The result says adapter_error; the log names the type of the error and nothing it quotes."""

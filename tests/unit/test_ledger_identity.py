@@ -326,6 +326,7 @@ def test_clock_follows_the_server(client: redis.Redis):
         (redis.exceptions.AuthenticationError("hush"), "it refuses our password"),
         (redis.exceptions.BusyLoadingError("hush"), "it is still loading its data"),
         (redis.exceptions.TimeoutError("hush"), "no answer in time"),
+        (redis.exceptions.ResponseError("Script attempted to access a non local key in a cluster node, hush"), "a slot is moving to another node"),
     ],
 )
 def test_a_ledger_that_is_away_is_told_in_words(error: Exception, words: str):
