@@ -38,7 +38,7 @@ _UNSAFE: Final = VendorResult(outcome=Outcome.REJECTED, reason=UNSAFE_REQUEST)
 class Work(Struct, frozen=True, kw_only=True):
     """One dialogue to run: a tell of `size` instructions, a poll (`size` 0), or an ask (`size` 0, or 1 where an ask stands in for a tell: its failure is then that of the instruction).
 
-    `account` names whose session is used. No request starts after `deadline` (time.monotonic()); one begun before may end after it.
+    `account` and the login of `adapter` name whose session is used. No request starts after `deadline` (time.monotonic()); one begun before may end after it.
     """
 
     adapter: Adapter
@@ -81,10 +81,10 @@ class Exchange:
         max_response_bytes: int = 1_048_576,
         clock: Callable[[], float] = time.time,
         fingerprint: Fingerprint | None = None,
+        session_key: Callable[[bytes], str] | None = None,
     ) -> None:
-        """`clock` gives the seconds since 1970 that signed requests name; it must not wait for anything."""
-        self._transport = transport
-        self._tokens = Tokens(sessions, transport.post)
+        """`clock` gives the seconds since 1970 that signed requests name; it must not wait for anything. `session_key` is as `Tokens` needs it."""
+        self._transport, self._tokens = transport, Tokens(sessions, transport.post, session_key)
         self._total_timeout_seconds = total_timeout_seconds
         self._connect_timeout_seconds = connect_timeout_seconds
         self._max_response_bytes = max_response_bytes
@@ -147,7 +147,7 @@ class Exchange:
             talk = _Talk(self, work, work.adapter.sign_in(), on_end, with_session=False, deadline=float("inf"))
             talk.begin()
 
-        self._tokens.request(work.account, stale, sign_in, on_token)
+        self._tokens.request(work.account, work.adapter.login_digest(), stale, sign_in, on_token)
 
 
 class _Talk:

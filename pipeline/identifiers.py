@@ -101,6 +101,10 @@ class Hasher:
         """What stands for a request as it was sent, headers apart: they carry credentials and times, and change with each attempt."""
         return self._hash(b"request\0%b\0%b\0%b" % (method.encode(), url.encode(), body))
 
+    def session_key(self, login_digest: bytes) -> str:
+        """What stands for where and as whom a vendor is signed in to."""
+        return self._hash(b"session\0" + login_digest)
+
     def fingerprint(self) -> str:
         """What tells one pepper from another without giving it away."""
         return self._hash(b"fingerprint\0")

@@ -6,6 +6,7 @@ The store may be slow (it is the ledger), so it is asked on a thread of its own;
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
 from pipeline.domain import Outcome, VendorResult
+from pipeline.identifiers import Hasher
 from pipeline.vendors.base import SignIn
 
 logger = logging.getLogger(__name__)
@@ -21,28 +23,28 @@ _CLOSED: Final = VendorResult(outcome=Outcome.UNAVAILABLE, reason="connection_lo
 
 
 class Sessions(Protocol):
-    """Where tokens are kept for all processes, by account."""
+    """Where tokens are kept for all processes, by the name of the session."""
 
-    def get(self, account: str) -> str | None:
+    def get(self, session: str) -> str | None:
         """The token kept, if there is one."""
 
-    def put(self, account: str, token: str, ttl_seconds: float | None) -> None:
+    def put(self, session: str, token: str, ttl_seconds: float | None) -> None:
         """Keep a token, for so long if the vendor said how long."""
 
-    def drop(self, account: str, token: str) -> None:
+    def drop(self, session: str, token: str) -> None:
         """Forget this token, but not a newer one that another process has put there."""
 
 
 class Unshared:
     """Keeps no token: for a command that works without the ledger and signs in for itself."""
 
-    def get(self, account: str) -> str | None:  # noqa: ARG002 (as `Sessions`)
+    def get(self, session: str) -> str | None:  # noqa: ARG002 (as `Sessions`)
         return None
 
-    def put(self, account: str, token: str, ttl_seconds: float | None) -> None:
+    def put(self, session: str, token: str, ttl_seconds: float | None) -> None:
         """Keep nothing."""
 
-    def drop(self, account: str, token: str) -> None:
+    def drop(self, session: str, token: str) -> None:
         """There is nothing to forget."""
 
 
@@ -61,60 +63,66 @@ SignInNow = Callable[[Callable[[SignIn, int], None]], None]
 
 
 class Tokens:
-    """The tokens of this process; `post` runs something on the exchange's thread, the only one to call `request`."""
+    """The tokens of this process; `post` runs something on the exchange's thread, the only one to call `request`.
 
-    def __init__(self, sessions: Sessions, post: Callable[[Callable[[], None]], bool]) -> None:
+    A session is named by its account and by what `session_key` makes of the login, so that no other login ever finds it; it has to be a keyed hash, since the name
+    is stored. Without one, no other process finds the sessions of this one.
+    """
+
+    def __init__(self, sessions: Sessions, post: Callable[[Callable[[], None]], bool], session_key: Callable[[bytes], str] | None = None) -> None:
         self._sessions = sessions
         self._post = post
+        self._session_key = session_key or Hasher(os.urandom(32)).session_key
         self._held: dict[str, tuple[str, float]] = {}
         self._waiting: dict[str, list[OnToken]] = {}
         self._helper: ThreadPoolExecutor | None = None
 
-    def request(self, account: str, stale: str | None, sign_in: SignInNow, on_token: OnToken) -> None:
+    def request(self, account: str, login_digest: bytes, stale: str | None, sign_in: SignInNow, on_token: OnToken) -> None:
         """Hand over a token other than `stale`: the one held, one that another process stored, or a new one."""
-        token, expires_at = self._held.get(account, (None, 0.0))
+        session = f"{account}:{self._session_key(login_digest)}"
+        token, expires_at = self._held.get(session, (None, 0.0))
         if token is not None and token != stale and time.monotonic() < expires_at:
             on_token(SignedIn(token))
-        elif account in self._waiting:
-            self._waiting[account].append(on_token)
+        elif session in self._waiting:
+            self._waiting[session].append(on_token)
         else:
-            self._waiting[account] = [on_token]
-            refused = stale or self._held.pop(account, (None, 0.0))[0]
-            self._aside(lambda: self._look(account, refused, sign_in))
+            self._waiting[session] = [on_token]
+            refused = stale or self._held.pop(session, (None, 0.0))[0]
+            self._aside(lambda: self._look(session, refused, sign_in))
 
     def close(self) -> None:
         """Let everything that still waits go without a token; the exchange's thread must have ended."""
         if self._helper is not None:
             self._helper.shutdown(wait=True)
-        for account in list(self._waiting):
-            self._settle(account, SignedIn(refusal=_CLOSED))
+        for session in list(self._waiting):
+            self._settle(session, SignedIn(refusal=_CLOSED))
 
-    def _look(self, account: str, stale: str | None, sign_in: SignInNow) -> None:
+    def _look(self, session: str, stale: str | None, sign_in: SignInNow) -> None:
         if stale is not None:
-            self._stored(lambda: self._sessions.drop(account, stale))
-        token = self._stored(lambda: self._sessions.get(account))
-        self._post(lambda: self._found(account, None if token == stale else token, sign_in))
+            self._stored(lambda: self._sessions.drop(session, stale))
+        token = self._stored(lambda: self._sessions.get(session))
+        self._post(lambda: self._found(session, None if token == stale else token, sign_in))
 
-    def _found(self, account: str, token: str | None, sign_in: SignInNow) -> None:
+    def _found(self, session: str, token: str | None, sign_in: SignInNow) -> None:
         if token is not None:
-            self._held[account] = (token, float("inf"))
-            self._settle(account, SignedIn(token))
+            self._held[session] = (token, float("inf"))
+            self._settle(session, SignedIn(token))
             return
         try:
-            sign_in(lambda signed, calls: self._signed_in(account, signed, calls))
+            sign_in(lambda signed, calls: self._signed_in(session, signed, calls))
         except Exception as error:  # noqa: BLE001  # a vendor file's bug
             logger.warning("adapter_error", extra={"error": type(error).__name__})
-            self._settle(account, SignedIn())
+            self._settle(session, SignedIn())
 
-    def _signed_in(self, account: str, signed: SignIn, calls: int) -> None:
+    def _signed_in(self, session: str, signed: SignIn, calls: int) -> None:
         token, seconds = signed.token, signed.expires_in_seconds
         if token is not None:
-            self._held[account] = (token, time.monotonic() + seconds if seconds is not None else float("inf"))
-            self._aside(lambda: self._stored(lambda: self._sessions.put(account, token, seconds)))
-        self._settle(account, SignedIn(token, signed.refusal, calls))
+            self._held[session] = (token, time.monotonic() + seconds if seconds is not None else float("inf"))
+            self._aside(lambda: self._stored(lambda: self._sessions.put(session, token, seconds)))
+        self._settle(session, SignedIn(token, signed.refusal, calls))
 
-    def _settle(self, account: str, signed: SignedIn) -> None:
-        first, *others = self._waiting.pop(account)
+    def _settle(self, session: str, signed: SignedIn) -> None:
+        first, *others = self._waiting.pop(session)
         first(signed)
         for on_token in others:
             on_token(SignedIn(signed.token, signed.refusal))

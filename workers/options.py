@@ -20,7 +20,7 @@ from workers.marks import MarksFile
 
 if TYPE_CHECKING:
     from pipeline.exchange import Exchange, Sessions
-    from pipeline.outgoing import Fingerprint
+    from pipeline.identifiers import Hasher
     from pipeline.transports.base import Transport
 
 PATIENCE_SECONDS = 0.25
@@ -119,8 +119,8 @@ def alert_options(settings: Settings) -> AlertOptions:
     return AlertOptions(url=section.url, secret=section.secret, repeat_seconds=section.repeat_seconds)
 
 
-def exchange(settings: Settings, sessions: Sessions, clock: Callable[[], float] = time.time, fingerprint: Fingerprint | None = None) -> Exchange:
-    """An exchange with these settings; `sessions` keeps the tokens of vendors that are signed in to, `clock` says the seconds since 1970, `fingerprint` hashes requests where evidence is kept."""
+def exchange(settings: Settings, sessions: Sessions, clock: Callable[[], float] = time.time, hasher: Hasher | None = None) -> Exchange:
+    """An exchange with these settings; `sessions` keeps the tokens of vendors that are signed in to, `clock` says the seconds since 1970, `hasher` names the sessions, and hashes requests where evidence is kept."""
     from pipeline.exchange import Exchange
 
     section = settings.exchange
@@ -131,7 +131,8 @@ def exchange(settings: Settings, sessions: Sessions, clock: Callable[[], float] 
         connect_timeout_seconds=section.connect_timeout_seconds,
         max_response_bytes=section.max_response_bytes,
         clock=clock,
-        fingerprint=fingerprint if settings.evidence_url() else None,
+        fingerprint=hasher.request_hmac if hasher and settings.evidence_url() else None,
+        session_key=hasher.session_key if hasher else None,
     )
 
 

@@ -240,7 +240,7 @@ class Parts:
         return Acceptor(self.ledger, self.hasher, self.vault, self.gatherer, self.ledger.now, echo_seconds=echo_seconds, on_heard_again=again)
 
     def _build_exchange(self) -> Exchange:
-        return exchange(self.settings, self.ledger.accounts, lambda: self.ledger.clock.carried_ms() / 1000, self.hasher.request_hmac)
+        return exchange(self.settings, self.ledger.accounts, lambda: self.ledger.clock.carried_ms() / 1000, self.hasher)
 
     def _build_settler(self) -> Settler:
         from pipeline.settle import SettleOptions

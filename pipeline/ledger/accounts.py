@@ -165,23 +165,23 @@ class Accounts:
         is_open, reason = self._store.run([("HMGET", self._keys.account(account, "gate"), "open", "reason")])[0]
         return text(reason or "breaker") if is_open else ""
 
-    def get(self, account: str) -> str | None:
-        """The session token of an account, if one is kept; one sealed with a vault key that was retired counts as none."""
-        sealed = self._store.run([("GET", self._keys.account(account, "session"))])[0]
+    def get(self, session: str) -> str | None:
+        """The token of a session, if one is kept; one sealed with a vault key that was retired counts as none."""
+        sealed = self._store.run([("GET", self._keys.account(session, "session"))])[0]
         try:
-            return self._vault.open(sealed, f"session {account}").decode() if sealed else None
+            return self._vault.open(sealed, f"session {session}").decode() if sealed else None
         except PayloadUnreadable:
             return None
 
-    def put(self, account: str, token: str, ttl_seconds: float | None) -> None:
+    def put(self, session: str, token: str, ttl_seconds: float | None) -> None:
         """Keep a session token, sealed, for all workers."""
         lifetime_ms = int((ttl_seconds or 24 * 3600) * 1000)
-        self._store.run([("SET", self._keys.account(account, "session"), self._vault.seal(token.encode(), f"session {account}"), "PX", max(1, lifetime_ms))])
+        self._store.run([("SET", self._keys.account(session, "session"), self._vault.seal(token.encode(), f"session {session}"), "PX", max(1, lifetime_ms))])
 
-    def drop(self, account: str, token: str) -> None:
+    def drop(self, session: str, token: str) -> None:
         """Forget a session token that was refused, unless another worker has already replaced it."""
-        if self.get(account) == token:
-            self._store.run([("DEL", self._keys.account(account, "session"))])
+        if self.get(session) == token:
+            self._store.run([("DEL", self._keys.account(session, "session"))])
 
     def _names(self, account: str, *suffixes: str) -> list[str]:
         return [self._keys.account(account, suffix) for suffix in suffixes]

@@ -3,7 +3,7 @@
 cr:{e<n>}:…       events of partition n: record `e:<id>`, sealed payload `p:<id>`, index of unfinished ones `open`, counters `n`, outbox `evidence`, on a cluster the ledger's `id`
 cr:{i<n>}:…       identifiers of partition n: record `i:<key>` (standings, links, sealed value), deliveries that miss it `m:<key>`, outbox `evidence`, on a cluster the ledger's `id`
 cr:{d:<name>}:…   one destination: due and out indexes by lane, leases, rows, dead letters, results, counters, what was seen there, how far it was compared, outbox
-cr:{a:<name>}:…   one vendor account: gate, rate window, dialogues under way, claims, late-write marks, session
+cr:{a:<name>}:…   one vendor account: gate, rate window, dialogues under way, claims, late-write marks; as `<name>:<hash>`, the session of one login
 cr:{s:<name>}:…   one polled source: whose turn it is, how far it was heard
 cr:{meta}:…       identity of the ledger, known destinations, beat, processes that live, counters `n`, ids of the vault keys in use, `tray:<lane>` and who attends it
 """

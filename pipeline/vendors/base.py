@@ -239,6 +239,10 @@ class Adapter:
         """What tells whether two destinations have one credential in common, for comparing only: never shown, stored or logged."""
         return hashlib.sha256(str(self._secrets[name]).encode()).hexdigest()
 
+    def login_digest(self) -> bytes:
+        """What tells whose session it is: another vendor, address or credential makes another one. As secret as `credential_digest`."""
+        return hashlib.sha256(repr((self.title, self.address, self._secrets)).encode()).digest()
+
     def _read(self, given: Mapping[str, Any], declared: Mapping[str, Option], what: str) -> dict[str, Any]:
         for name in given:
             if name not in declared:

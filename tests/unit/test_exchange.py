@@ -6,7 +6,9 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from msgspec import structs
@@ -14,16 +16,22 @@ from msgspec import structs
 sys.path.insert(0, str(Path(__file__).parent))
 from exchange_servers import HANG, OK, RESET, Server, SlowServer
 
+from config.settings import load_settings
 from pipeline.domain import Outcome, VendorResult
 from pipeline.exchange import Exchange, Work
+from pipeline.identifiers import Hasher
 from pipeline.transports.curl import CurlTransport
 from pipeline.transports.portable import PortableTransport
-from pipeline.vendors.base import Adapter, Held, SignIn, VendorRequest, unreadable
+from pipeline.vendors.base import Adapter, Held, Option, SignIn, VendorRequest, unreadable
+from tests.support.parts import HASHER
 from tests.support.stack import wait_until
+from workers import options
 
 APPLIED = VendorResult(outcome=Outcome.APPLIED)
 REFUSED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
 SECRET = "hush-hush"
+SESSION = "main:login"
+"""The session of every vendor here, where a test does not look at who signs in."""
 
 
 class Memory:
@@ -32,18 +40,18 @@ class Memory:
     def __init__(self, **held):
         self.held, self.log = held, []
 
-    def get(self, account):
-        self.log.append(("get", account))
-        return self.held.get(account)
+    def get(self, session):
+        self.log.append(("get", session))
+        return self.held.get(session)
 
-    def put(self, account, token, ttl_seconds):
-        self.log.append(("put", account, token, ttl_seconds))
-        self.held[account] = token
+    def put(self, session, token, ttl_seconds):
+        self.log.append(("put", session, token, ttl_seconds))
+        self.held[session] = token
 
-    def drop(self, account, token):
-        self.log.append(("drop", account, token))
-        if self.held.get(account) == token:
-            del self.held[account]
+    def drop(self, session, token):
+        self.log.append(("drop", session, token))
+        if self.held.get(session) == token:
+            del self.held[session]
 
 
 class Plain(Adapter):
@@ -83,6 +91,12 @@ class Signing(Plain):
         return SignIn(token=response.body.decode(), expires_in_seconds=60.0)
 
 
+class Login(Signing):
+    """The same, signed in to with a password."""
+
+    credentials: ClassVar = {"password": Option(description="with which we sign in", required=True)}
+
+
 class SessionVendor:
     """The other side of Signing: every sign-in makes the tokens before it invalid."""
 
@@ -106,7 +120,7 @@ def sessions():
 
 @pytest.fixture(params=[CurlTransport, PortableTransport], ids=["curl", "portable"])
 def exchange(request, sessions):
-    made = Exchange(request.param(), sessions, total_timeout_seconds=2.0, connect_timeout_seconds=1.0, max_response_bytes=10_000)
+    made = Exchange(request.param(), sessions, total_timeout_seconds=2.0, connect_timeout_seconds=1.0, max_response_bytes=10_000, session_key=lambda _: "login")
     yield made
     made.close()
 
@@ -324,13 +338,13 @@ def test_a_session_is_opened_once_for_all_that_wait(exchange, sessions):
         assert [result.results for result in results] == [(APPLIED,)] * 20
         assert (vendor.sign_ins, sum(result.calls for result in results)) == (1, 21)
     exchange.close()
-    assert sessions.log == [("get", "main"), ("put", "main", "t1", 60.0)]
+    assert sessions.log == [("get", SESSION), ("put", SESSION, "t1", 60.0)]
 
 
 def test_a_stored_session_is_used(exchange, sessions):
     """A token that another process stored saves the sign-in."""
     vendor = SessionVendor()
-    vendor.sign_ins, sessions.held["main"] = 7, "t7"
+    vendor.sign_ins, sessions.held[SESSION] = 7, "t7"
     with Server(vendor) as server:
         assert exchange.run(work(server, Signing)).calls == 1
     assert vendor.sign_ins == 7
@@ -339,7 +353,7 @@ def test_a_stored_session_is_used(exchange, sessions):
 def test_an_expired_session_is_renewed_once(exchange, sessions):
     """A signed-out answer drops the token, signs in and repeats the refused request: three calls, one renewal for all."""
     vendor = SessionVendor()
-    vendor.sign_ins, sessions.held["main"] = 7, "t3"
+    vendor.sign_ins, sessions.held[SESSION] = 7, "t3"
     with Server(vendor) as server:
         result = exchange.run(work(server, Signing))
         assert (result.results, result.calls, result.definite) == ((APPLIED,), 3, True)
@@ -347,18 +361,44 @@ def test_an_expired_session_is_renewed_once(exchange, sessions):
         assert sum(result.calls for result in results) == 10
     exchange.close()
     assert vendor.sign_ins == 8
-    assert sessions.log == [("get", "main"), ("drop", "main", "t3"), ("get", "main"), ("put", "main", "t8", 60.0)]
+    assert sessions.log == [("get", SESSION), ("drop", SESSION, "t3"), ("get", SESSION), ("put", SESSION, "t8", 60.0)]
 
 
 def test_a_session_renewed_elsewhere_is_taken_over(exchange, sessions):
     """Signed out because another process signed in: its newer token is used, no sign-in of our own."""
     vendor = SessionVendor()
-    vendor.sign_ins, sessions.held["main"] = 1, "t1"
+    vendor.sign_ins, sessions.held[SESSION] = 1, "t1"
     with Server(vendor) as server:
         assert exchange.run(work(server, Signing)).calls == 1
-        vendor.sign_ins, sessions.held["main"] = 2, "t2"
+        vendor.sign_ins, sessions.held[SESSION] = 2, "t2"
         assert exchange.run(work(server, Signing)).calls == 2
     assert vendor.sign_ins == 2
+
+
+def test_another_login_never_finds_a_session(sessions):
+    """Other credentials or another address under the same name are signed in for, in this process and after a restart; the same ones share a session."""
+    made = [options.exchange(load_settings({}), sessions, hasher=HASHER) for _ in range(2)]
+    with Server(SessionVendor()) as server, Server(SessionVendor()) as other:
+        for login, (url, password) in enumerate(((server.url, "first"), (server.url, "second"), (other.url, "second")), 1):
+            adapter = Login(base_url=url, credentials={"password": password})
+            for exchange, calls in zip(made, (2, 1), strict=True):
+                result = exchange.run(structs.replace(work(server), adapter=adapter, dialogue=adapter.tell([None])))
+                assert (result.results, result.calls) == ((APPLIED,), calls)
+                wait_for(lambda login=login: len(sessions.held) == login)
+        for exchange in made:
+            exchange.close()
+    assert sorted(sessions.held.values()) == ["t1", "t1", "t2"]
+
+
+def test_the_name_of_a_session_gives_no_credential_away(sessions):
+    """It takes the pepper to make it, and without one an exchange makes names that no other finds."""
+    digest = Login(base_url="https://vendor.example", credentials={"password": "first"}).login_digest()
+    assert HASHER.session_key(digest) == Hasher(b"pepper-for-tests").session_key(digest) != Hasher(b"another-pepper").session_key(digest)
+    with Server(SessionVendor()) as server:
+        for _ in range(2):
+            with closing(Exchange(CurlTransport(), sessions)) as exchange:
+                assert exchange.run(work(server, Signing)).calls == 2
+    assert len(sessions.held) == 2
 
 
 def test_a_second_refusal_is_misconfigured(exchange):

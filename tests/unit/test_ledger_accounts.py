@@ -537,6 +537,13 @@ def test_session_is_sealed_and_dropped_once(ledger: Ledger):
     assert accounts.get("shop") is None
 
 
+def test_a_token_opens_for_its_own_session_only(ledger: Ledger):
+    """A token copied to another login's session counts as none."""
+    ledger.accounts.put("shop:ana", "token-1", 60)
+    ledger.store.client.copy(ledger.keys.account("shop:ana", "session"), ledger.keys.account("shop:ben", "session"))
+    assert ledger.accounts.get("shop:ben") is None
+
+
 def test_session_sealed_with_a_retired_key_is_no_session(client: redis.Redis):
     """After a vault key was retired a token sealed with it counts as none, so that workers sign in anew."""
     from pipeline.ledger import LedgerOptions

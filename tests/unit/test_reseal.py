@@ -29,7 +29,7 @@ def relay(client: redis.Redis) -> Relay:
     whole.event("withdrawn", 1, email="ana@example.org", external_id="C-1")
     whole.drain()
     whole.event("withdrawn", 2, email="bo@example.org")
-    whole.ledger.accounts.put("mail", "session-token", 600)
+    whole.ledger.accounts.put("mail:login", "session-token", 600)
     return whole
 
 
@@ -52,7 +52,7 @@ def test_everything_the_old_key_sealed_opens_and_new_things_use_the_new_one(clie
     rotated = Relay(client, relay.rules, vault=Vault([NEW, OLD]))
     rotated.hurry(pushed=True)
     rotated.again(2)
-    assert rotated.ledger.accounts.get("mail") == "session-token"
+    assert rotated.ledger.accounts.get("mail:login") == "session-token"
     event_id = rotated.event("given", 3, key="cy", email="cy@example.org")
     rotated.drain()
     assert rotated.deliveries(event_id) == {"mail": ("delivered", None)}
@@ -79,7 +79,7 @@ def test_resealing_frees_the_old_key_without_touching_lifetimes(client: redis.Re
     ids = [name.decode().rpartition(":")[2] for name in client.scan_iter(match="cr:{e*}:p:*")]
     assert sorted(open_event(stored, Vault([NEW])).subject.email for stored in alone.events.load(ids)) == ["ana@example.org", "bo@example.org"]
     assert sorted(alone.standings.open_value(record) for record in alone.standings.scan()) == ["C-1", "ana@example.org", "bo@example.org"]
-    assert alone.accounts.get("mail") == "session-token"
+    assert alone.accounts.get("mail:login") == "session-token"
     assert reseal(client, NEW) == ResealReport()
 
 
@@ -140,12 +140,12 @@ def test_a_value_that_changes_meanwhile_is_not_overwritten(client: redis.Redis, 
             if ":p:" in old.name:
                 client.delete(old.name)
             if old.name.endswith("session"):
-                relay.ledger.accounts.put("mail", "fresh-token", 600)
+                relay.ledger.accounts.put("mail:login", "fresh-token", 600)
         return replace(seals, pairs)
 
     monkeypatch.setattr(seals_module.Seals, "replace", late)
     report = reseal(client, NEW, OLD)
-    assert (list(client.scan_iter(match="cr:{e*}:p:*")), relay.ledger.accounts.get("mail")) == ([], "fresh-token")
+    assert (list(client.scan_iter(match="cr:{e*}:p:*")), relay.ledger.accounts.get("mail:login")) == ([], "fresh-token")
     assert (report.resealed, report.removable, report.busy) == (3, (), (OLD_ID,))
 
 
