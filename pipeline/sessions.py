@@ -19,17 +19,20 @@ from pipeline.vendors.base import SignIn
 
 logger = logging.getLogger(__name__)
 
+LIFE_SECONDS: Final = 24 * 3600.0
+"""How long a token is used whose vendor does not say how long it lives."""
+
 _CLOSED: Final = VendorResult(outcome=Outcome.UNAVAILABLE, reason="connection_lost")
 
 
 class Sessions(Protocol):
     """Where tokens are kept for all processes, by the name of the session."""
 
-    def get(self, session: str) -> str | None:
-        """The token kept, if there is one."""
+    def get(self, session: str) -> tuple[str, float] | None:
+        """The token kept, if there is one, and how many seconds are left of it."""
 
-    def put(self, session: str, token: str, ttl_seconds: float | None) -> None:
-        """Keep a token, for so long if the vendor said how long."""
+    def put(self, session: str, token: str, ttl_seconds: float) -> None:
+        """Keep a token for so long."""
 
     def drop(self, session: str, token: str) -> None:
         """Forget this token, but not a newer one that another process has put there."""
@@ -38,10 +41,10 @@ class Sessions(Protocol):
 class Unshared:
     """Keeps no token: for a command that works without the ledger and signs in for itself."""
 
-    def get(self, session: str) -> str | None:  # noqa: ARG002 (as `Sessions`)
+    def get(self, session: str) -> tuple[str, float] | None:  # noqa: ARG002 (as `Sessions`)
         return None
 
-    def put(self, session: str, token: str, ttl_seconds: float | None) -> None:
+    def put(self, session: str, token: str, ttl_seconds: float) -> None:
         """Keep nothing."""
 
     def drop(self, session: str, token: str) -> None:
@@ -100,12 +103,13 @@ class Tokens:
     def _look(self, session: str, stale: str | None, sign_in: SignInNow) -> None:
         if stale is not None:
             self._stored(lambda: self._sessions.drop(session, stale))
-        token = self._stored(lambda: self._sessions.get(session))
-        self._post(lambda: self._found(session, None if token == stale else token, sign_in))
+        asked_at = time.monotonic()
+        token, seconds_left = self._stored(lambda: self._sessions.get(session)) or (None, 0.0)
+        self._post(lambda: self._found(session, None if token == stale else token, asked_at + seconds_left, sign_in))
 
-    def _found(self, session: str, token: str | None, sign_in: SignInNow) -> None:
+    def _found(self, session: str, token: str | None, expires_at: float, sign_in: SignInNow) -> None:
         if token is not None:
-            self._held[session] = (token, float("inf"))
+            self._held[session] = (token, expires_at)
             self._settle(session, SignedIn(token))
             return
         try:
@@ -115,9 +119,9 @@ class Tokens:
             self._settle(session, SignedIn())
 
     def _signed_in(self, session: str, signed: SignIn, calls: int) -> None:
-        token, seconds = signed.token, signed.expires_in_seconds
+        token, seconds = signed.token, LIFE_SECONDS if signed.expires_in_seconds is None else signed.expires_in_seconds
         if token is not None:
-            self._held[session] = (token, time.monotonic() + seconds if seconds is not None else float("inf"))
+            self._held[session] = (token, time.monotonic() + seconds)
             self._aside(lambda: self._stored(lambda: self._sessions.put(session, token, seconds)))
         self._settle(session, SignedIn(token, signed.refusal, calls))
 

@@ -165,22 +165,24 @@ class Accounts:
         is_open, reason = self._store.run([("HMGET", self._keys.account(account, "gate"), "open", "reason")])[0]
         return text(reason or "breaker") if is_open else ""
 
-    def get(self, session: str) -> str | None:
-        """The token of a session, if one is kept; one sealed with a vault key that was retired counts as none."""
-        sealed = self._store.run([("GET", self._keys.account(session, "session"))])[0]
+    def get(self, session: str) -> tuple[str, float] | None:
+        """The token of a session and how many seconds are left of it, if one is kept; one without an end, or sealed with a vault key that was retired, counts as none."""
+        name = self._keys.account(session, "session")
+        left_ms, sealed = self._store.run([("PTTL", name), ("GET", name)])
         try:
-            return self._vault.open(sealed, f"session {session}").decode() if sealed else None
+            return (self._vault.open(sealed, f"session {session}").decode(), left_ms / 1000) if sealed and left_ms > 0 else None
         except PayloadUnreadable:
             return None
 
-    def put(self, session: str, token: str, ttl_seconds: float | None) -> None:
+    def put(self, session: str, token: str, ttl_seconds: float) -> None:
         """Keep a session token, sealed, for all workers."""
-        lifetime_ms = int((ttl_seconds or 24 * 3600) * 1000)
-        self._store.run([("SET", self._keys.account(session, "session"), self._vault.seal(token.encode(), f"session {session}"), "PX", max(1, lifetime_ms))])
+        sealed = self._vault.seal(token.encode(), f"session {session}")
+        self._store.run([("SET", self._keys.account(session, "session"), sealed, "PX", max(1, int(ttl_seconds * 1000)))])
 
     def drop(self, session: str, token: str) -> None:
         """Forget a session token that was refused, unless another worker has already replaced it."""
-        if self.get(session) == token:
+        kept = self.get(session)
+        if kept is not None and kept[0] == token:
             self._store.run([("DEL", self._keys.account(session, "session"))])
 
     def _names(self, account: str, *suffixes: str) -> list[str]:

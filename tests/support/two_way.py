@@ -139,15 +139,15 @@ class Sessions:
     def __init__(self) -> None:
         self._tokens: dict[str, str] = {}
 
-    def get(self, account: str) -> str | None:
-        return self._tokens.get(account)
+    def get(self, session: str) -> tuple[str, float] | None:
+        return (self._tokens[session], 3600.0) if session in self._tokens else None
 
-    def put(self, account: str, token: str, _ttl_seconds: float | None) -> None:
-        self._tokens[account] = token
+    def put(self, session: str, token: str, _ttl_seconds: float) -> None:
+        self._tokens[session] = token
 
-    def drop(self, account: str, token: str) -> None:
-        if self._tokens.get(account) == token:
-            del self._tokens[account]
+    def drop(self, session: str, token: str) -> None:
+        if self._tokens.get(session) == token:
+            del self._tokens[session]
 
 
 @contextmanager

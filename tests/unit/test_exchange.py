@@ -35,14 +35,16 @@ SESSION = "main:login"
 
 
 class Memory:
-    """Sessions kept in a dict, counting how they are used."""
+    """Sessions kept in a dict, counting how they are used; all have as long left."""
+
+    seconds_left = 60.0
 
     def __init__(self, **held):
         self.held, self.log = held, []
 
     def get(self, session):
         self.log.append(("get", session))
-        return self.held.get(session)
+        return (self.held[session], self.seconds_left) if session in self.held else None
 
     def put(self, session, token, ttl_seconds):
         self.log.append(("put", session, token, ttl_seconds))
@@ -77,6 +79,7 @@ class Signing(Plain):
     """A vendor with session tokens `t1`, `t2`, ..."""
 
     refusal = None
+    life_seconds = 60.0
 
     def needs_session(self):
         return True
@@ -88,7 +91,7 @@ class Signing(Plain):
         response = yield VendorRequest(operation="sign_in", path="/sign-in")
         if self.refusal:
             return SignIn(refusal=self.refusal)
-        return SignIn(token=response.body.decode(), expires_in_seconds=60.0)
+        return SignIn(token=response.body.decode(), expires_in_seconds=self.life_seconds)
 
 
 class Login(Signing):
@@ -348,6 +351,32 @@ def test_a_stored_session_is_used(exchange, sessions):
     with Server(vendor) as server:
         assert exchange.run(work(server, Signing)).calls == 1
     assert vendor.sign_ins == 7
+
+
+def test_a_stored_session_is_held_no_longer_than_the_store_keeps_it(exchange, sessions):
+    """Once it has ended, it is not used any more, even where the vendor would not say that it has."""
+    vendor = SessionVendor()
+    vendor.sign_ins, sessions.held[SESSION], sessions.seconds_left = 7, "t7", 0.3
+    with Server(vendor) as server:
+        assert exchange.run(work(server, Signing)).calls == 1
+        time.sleep(0.3)
+        assert [exchange.run(work(server, Signing)).calls for _ in range(2)] == [2, 1]
+    assert vendor.sign_ins == 8
+
+
+def test_a_session_of_unsaid_length_ends_for_all_at_once(exchange, sessions, monkeypatch):
+    """Where the vendor does not say how long a token lives, who signed in holds it as long as the store does."""
+
+    class Unsaid(Signing):
+        life_seconds = None
+
+    monkeypatch.setattr("pipeline.sessions.LIFE_SECONDS", 0.3)
+    with Server(SessionVendor()) as server:
+        assert exchange.run(work(server, Unsaid)).calls == 2
+        time.sleep(0.3)
+        assert exchange.run(work(server, Unsaid)).calls == 2
+    exchange.close()
+    assert [entry for entry in sessions.log if entry[0] == "put"] == [("put", SESSION, "t1", 0.3), ("put", SESSION, "t2", 0.3)]
 
 
 def test_an_expired_session_is_renewed_once(exchange, sessions):

@@ -37,6 +37,11 @@ def leave(
     return ledger.accounts.leave(limits, token, list(permits), farewells, gate=gate, pause_ms=pause)
 
 
+def token_of(ledger: Ledger) -> str | None:
+    kept = ledger.accounts.get("shop")
+    return kept[0] if kept else None
+
+
 def people(count: int) -> list[str]:
     return [f"e{n:024d}" for n in range(count)]
 
@@ -525,16 +530,26 @@ def test_session_is_sealed_and_dropped_once(ledger: Ledger):
     accounts = ledger.accounts
     assert accounts.get("shop") is None
     accounts.put("shop", "token-1", 60)
-    assert accounts.get("shop") == "token-1"
+    assert token_of(ledger) == "token-1"
     assert b"token-1" not in ledger.store.client.get(ledger.keys.account("shop", "session"))
-    accounts.put("shop", "token-2", None)
+    accounts.put("shop", "token-2", 60)
     accounts.drop("shop", "token-1")
-    assert accounts.get("shop") == "token-2"
+    assert token_of(ledger) == "token-2"
     accounts.drop("shop", "token-2")
     assert accounts.get("shop") is None
     accounts.put("shop", "token-3", 0.02)
     time.sleep(0.03)
     assert accounts.get("shop") is None
+
+
+def test_a_token_is_read_with_what_is_left_of_it(ledger: Ledger, client: redis.Redis):
+    """Who reads it learns when it ends, to the millisecond; one without an end counts as gone."""
+    ledger.accounts.put("shop", "token-1", 60)
+    client.pexpire(ledger.keys.account("shop", "session"), 1500)
+    token, seconds_left = ledger.accounts.get("shop")
+    assert (token, 0.5 < seconds_left <= 1.5) == ("token-1", True)
+    client.persist(ledger.keys.account("shop", "session"))
+    assert ledger.accounts.get("shop") is None
 
 
 def test_a_token_opens_for_its_own_session_only(ledger: Ledger):
@@ -555,7 +570,7 @@ def test_session_sealed_with_a_retired_key_is_no_session(client: redis.Redis):
     assert other.accounts.get("shop") is None
     other.accounts.drop("shop", "token-1")
     other.accounts.put("shop", "token-2", 60)
-    assert other.accounts.get("shop") == "token-2"
+    assert token_of(other) == "token-2"
 
 
 def test_who_only_asks_takes_no_more_than_a_given_and_leaves_no_mark(ledger: Ledger):

@@ -34,13 +34,13 @@ def exchange() -> Iterator[Exchange]:
     made: list[Exchange] = []
 
     class Tokens:
-        def get(self, account: str) -> str | None:
+        def get(self, session: str) -> tuple[str, float] | None:
             return None
 
-        def put(self, account: str, token: str, ttl_seconds: float | None) -> None:
+        def put(self, session: str, token: str, ttl_seconds: float) -> None:
             """Not kept: each dialogue signs in."""
 
-        def drop(self, account: str, token: str) -> None:
+        def drop(self, session: str, token: str) -> None:
             """Nothing to drop."""
 
     made.append(Exchange(PortableTransport(), Tokens(), total_timeout_seconds=2.0, connect_timeout_seconds=2.0))

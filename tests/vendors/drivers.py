@@ -105,21 +105,21 @@ class DirectDriver:
 
 @dataclass
 class MemorySessions:
-    """Session tokens of a test, by account."""
+    """Session tokens of a test, by the name of the session."""
 
     tokens: dict[str, str] = field(default_factory=dict, repr=False)
     puts: int = 0
 
-    def get(self, account: str) -> str | None:
-        return self.tokens.get(account)
+    def get(self, session: str) -> tuple[str, float] | None:
+        return (self.tokens[session], 3600.0) if session in self.tokens else None
 
-    def put(self, account: str, token: str, ttl_seconds: float | None) -> None:
+    def put(self, session: str, token: str, ttl_seconds: float) -> None:
         self.puts += 1
-        self.tokens[account] = token
+        self.tokens[session] = token
 
-    def drop(self, account: str, token: str) -> None:
-        if self.tokens.get(account) == token:
-            del self.tokens[account]
+    def drop(self, session: str, token: str) -> None:
+        if self.tokens.get(session) == token:
+            del self.tokens[session]
 
 
 class ExchangeDriver:
