@@ -94,7 +94,7 @@ def first_facts(context: Context, code: str, before: dict[str, Any]) -> dict[str
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "code": code,
-        "machine": machine.describe(context.folder),
+        "machine": {**machine.describe(), "sync_ms": machine.sync_ms(context.folder)},
         "versions": machine.versions(pythons, PACKAGES),
         "quick": context.is_quick,
         "rounds": context.rounds,

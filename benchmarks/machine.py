@@ -31,8 +31,8 @@ def code() -> str:
     return ""
 
 
-def describe(folder: Path) -> dict[str, Any]:
-    """Processor, memory, kernel and Python, how busy the machine was before anything began, and what a durable write costs in the folder where the servers keep their files."""
+def describe() -> dict[str, Any]:
+    """Processor, memory, kernel and Python, and how busy the machine was before anything began."""
     return {
         "cores": os.cpu_count(),
         "processor": _line("/proc/cpuinfo", "model name") or platform.processor(),
@@ -41,12 +41,11 @@ def describe(folder: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "server_allocator": "jemalloc" if server_environment() else "that of the C library",
         "load_before": round(os.getloadavg()[0], 2),
-        "sync_ms": round(_sync_seconds(folder) * 1000, 2),
     }
 
 
-def _sync_seconds(folder: Path, times: int = 50) -> float:
-    """The median time of a small write until the disk has it."""
+def sync_ms(folder: Path, times: int = 50) -> float:
+    """What a small write takes until the disk has it, in the folder where servers keep their files: the median."""
     took = []
     with tempfile.NamedTemporaryFile(dir=folder) as file:
         for _ in range(times):
@@ -55,7 +54,7 @@ def _sync_seconds(folder: Path, times: int = 50) -> float:
             file.flush()
             os.fdatasync(file.fileno())
             took.append(time.perf_counter() - began)
-    return statistics.median(took)
+    return round(statistics.median(took) * 1000, 2)
 
 
 def versions(pythons: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
