@@ -33,6 +33,9 @@ from pipeline.routing import Routing
 BATCH_THREADS = 2
 """Batches written at a time; more would only compete for the same processor."""
 
+UNPROVEN_PLACES = 2
+"""Bodies larger than a single event's that are in memory before their signature can be looked at: anybody can send such, and whoever is in earnest sends few."""
+
 
 class Application(falcon.asgi.App[Any, Any]):
     """Falcon's application for every HTTP/1 client, and the short way around it: granian calls HTTP/1.0, which older proxies speak, `1`, and falcon knows only `1.0`."""
@@ -95,6 +98,8 @@ def build_application(
         committer=GroupCommitter(acceptor, limits),
         reads=BlockingCalls("reads", threads=limits.blocking_threads, places=limits.blocking_threads, queue=limits.max_queued),
         batches=BlockingCalls("batches", threads=BATCH_THREADS, places=limits.max_concurrent_batches, queue=limits.max_queued),
+        unproven=BlockingCalls("unproven", threads=1, places=UNPROVEN_PLACES, queue=limits.max_queued),
+        probes=BlockingCalls("probes", threads=2, places=2, queue=0),
         limits=limits,
         now=now,
         readiness=readiness,

@@ -24,6 +24,7 @@ class BlockingCalls:
         self._inside = 0
         self._called = 0
         self._gate = asyncio.Semaphore(places)
+        self._shared: dict[Callable[[], Any], asyncio.Future[Any]] = {}
         self._pool: ThreadPoolExecutor | None = None
 
     def start(self) -> None:
@@ -31,6 +32,7 @@ class BlockingCalls:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix=self._name)
             self._gate = asyncio.Semaphore(self._places)
+            self._shared = {}
 
     def close(self) -> None:
         """Wait for the calls under way and stop the threads."""
@@ -61,3 +63,11 @@ class BlockingCalls:
             return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
         finally:
             self._called -= 1
+
+    async def shared(self, call: Callable[[], Result]) -> Result:
+        """The result of one call for all who ask while it goes on: it takes one thread, however many they are, and goes on if any of them has gone."""
+        underway = self._shared.get(call)
+        if underway is None or underway.done():
+            underway = self._shared[call] = asyncio.ensure_future(self.run(call))
+        result: Result = await asyncio.shield(underway)
+        return result

@@ -13,6 +13,7 @@ import orjson
 
 from pipeline.domain import IncomingEvent
 from pipeline.errors import InvalidInput
+from pipeline.ingest.blocking import BlockingCalls
 from pipeline.ingest.body import declared_length, read_body
 from pipeline.ingest.committer import Outcome, commit
 from pipeline.ingest.outcomes import batch_answer, single_answer
@@ -43,21 +44,28 @@ class Intake:
         (outcome,) = await self._services.committer.submit([(source, event)])
         answer_json(response, 202, single_answer(outcome))
 
-    async def many(self, request: falcon.asgi.Request, response: falcon.Response, read: Callable[[bytes], tuple[Source, Reading]]) -> None:
-        """Read, parse, write and answer a body that may hold many events; a large one waits for its place before it is read."""
+    async def many(
+        self, request: falcon.asgi.Request, response: falcon.Response, read: Callable[[bytes], tuple[Source, Reading]], *, is_proven: bool = True
+    ) -> None:
+        """Read, parse, write and answer a body that may hold many events; a large one waits for its place before it is read.
+
+        Before its signature was looked at (`is_proven` is false) a body holds nothing that a key pays for: its places and thread are others', and one in
+        chunks, of which nobody knows how large it will be, has no more room than a single event, and needs no place.
+        """
         limits = self._services.limits
+        calls = self._services.batches if is_proven else self._services.unproven
         declared = declared_length(request)
-        if declared is not None and declared <= limits.max_body_bytes:
-            await self._take(response, await self.small_body(request), read)
+        if (not is_proven) if declared is None else declared <= limits.max_body_bytes:
+            await self._take(response, await self.small_body(request), read, calls)
             return
         if declared is not None and declared > limits.max_batch_bytes:
             await read_body(request, cap_bytes=limits.max_batch_bytes, timeout_seconds=limits.body_timeout_seconds)
-        async with self._services.batches.place():
+        async with calls.place():
             body = await read_body(request, cap_bytes=limits.max_batch_bytes, timeout_seconds=limits.body_timeout_seconds)
-            await self._take(response, body, read)
+            await self._take(response, body, read, calls)
 
-    async def _take(self, response: falcon.Response, body: bytes, read: Callable[[bytes], tuple[Source, Reading]]) -> None:
-        source, reading = read(body) if len(body) <= INLINE_BYTES else await self._services.batches.run(read, body)
+    async def _take(self, response: falcon.Response, body: bytes, read: Callable[[bytes], tuple[Source, Reading]], calls: BlockingCalls) -> None:
+        source, reading = read(body) if len(body) <= INLINE_BYTES else await calls.run(read, body)
         if reading.is_single and len(reading.items) == 1:
             item = reading.items[0]
             if isinstance(item, InvalidInput):

@@ -144,7 +144,7 @@ def _source_paths() -> dict[str, dict[str, Json]]:
     }
     own = _operation("postSource", "Sources", "Post a source's own body", [INGEST, SIGNED], answers)
     own |= {"parameters": [_in_path("source", "The source's name.")], "requestBody": body}
-    own["description"] = "A body of one event is answered as one event, a list as a batch."
+    own["description"] = "A body of one event is answered as one event, a list as a batch. A signed list of more than 1 MiB must declare its length."
     keyed = _operation("postSourceAddress", "Sources", "Post to an address that carries its key", [], answers)
     keyed |= {
         "requestBody": body,

@@ -37,7 +37,7 @@ class Ready:
         self._services = services
 
     async def on_get(self, _request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
-        readiness = await self._services.reads.run(self._services.readiness)
+        readiness = await self._services.probes.shared(self._services.readiness)
         notices = {"notices": readiness.notices} if readiness.notices else {}
         answer_json(response, 200 if readiness.ready else 503, {"ready": readiness.ready, "problems": readiness.problems, **notices})
 
@@ -51,7 +51,7 @@ class Metrics:
         self._services = services
 
     async def on_get(self, _request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
-        answer_bytes(response, 200, await self._services.reads.run(self._render), CONTENT_TYPE)
+        answer_bytes(response, 200, await self._services.probes.shared(self._render), CONTENT_TYPE)
 
     def _render(self) -> bytes:
         gauges = self._services.ledger.gauges()

@@ -29,7 +29,7 @@ class SourceEvents:
             known = sender or self._services.doorkeeper.signed(request, source, body)
             return known, read_notification(self._services, known, request, media_type, body)
 
-        await self._intake.many(request, response, read)
+        await self._intake.many(request, response, read, is_proven=sender is not None)
 
 
 class SourceAddress:

@@ -19,7 +19,7 @@ from pipeline.routing import Routing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """The parts of one application; `reads` and `batches` are separate, so that large batches never keep a status page waiting."""
+    """The parts of one application; its threads are apart, so that large batches never keep a status page waiting, and who has no key (`unproven`, `probes`) nobody who has."""
 
     routing: Callable[[], Routing]
     reader: Reader
@@ -29,21 +29,23 @@ class Services:
     committer: GroupCommitter
     reads: BlockingCalls
     batches: BlockingCalls
+    unproven: BlockingCalls
+    probes: BlockingCalls
     limits: IngestLimits
     now: Callable[[], datetime]
     readiness: Callable[[], Readiness]
     prover: Prover | None
 
     def start(self) -> None:
-        self.reads.start()
-        self.batches.start()
+        for calls in (self.reads, self.batches, self.unproven, self.probes):
+            calls.start()
         self.committer.start()
 
     def close(self) -> None:
         """Write what was taken, finish what is under way."""
         self.committer.close()
-        self.batches.close()
-        self.reads.close()
+        for calls in (self.unproven, self.batches, self.reads, self.probes):
+            calls.close()
 
 
 def answer_json(response: falcon.Response, status: int, body: object) -> None:
