@@ -99,10 +99,12 @@ def _texts(*names: str) -> type[Schema]:
 class SubjectSchema(Schema):
     """A person, by at least one identifier; blank ones count as absent."""
 
-    external_id = _identifier("The producer's own id of the person; case matters.")
+    external_id = _identifier("Names one person in all sources: a producer's own id needs a prefix where others count too, as in `shop-a:42`. Case matters.")
     email = _identifier("One e-mail address.")
     phone = _identifier("E.164, or as dialled in `country`.")
-    national_id = _identifier("Leading zeros count; separators do not.")
+    national_id = _identifier(
+        "Names one person in all countries: put the country's code in front where two may be alike. Leading zeros count, separators do not."
+    )
     country = Text(max_length=2, allow_none=True, metadata={"description": "ISO 3166-1 alpha-2.", "example": "BR"})
 
 

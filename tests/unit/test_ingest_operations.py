@@ -14,6 +14,7 @@ from openapi_spec_validator import validate
 from pipeline import VERSION
 from pipeline.answers import AcceptedSchema, BatchSchema
 from pipeline.errors import LedgerUnavailable
+from pipeline.identifiers import Hasher, normalise_subject
 from pipeline.ingest import Readiness, examples
 from pipeline.ingest.openapi import build_document
 from pipeline.metrics import LatencyHistogram, MetricsSnapshot, render_metrics
@@ -255,6 +256,15 @@ def test_the_openapi_document_is_valid_and_served():
     validate(document)
     assert make_relay().get("/openapi.json", key=None).json == document
     assert document["openapi"] == "3.1.0"
+
+
+@pytest.mark.parametrize("kind, alike, apart", [("external_id", "42", "shop-a:42"), ("national_id", "12345678", "DE-12345678")])
+def test_the_document_says_that_an_identifier_names_one_person_everywhere(kind, alike, apart):
+    """Whoever reads it learns to put a prefix before ids that are counted anew elsewhere; the country beside an id keeps nobody apart, the prefix does."""
+    assert build_document()["components"]["schemas"]["Subject"]["properties"][kind]["description"].startswith("Names one person in all ")
+    hasher = Hasher(b"pepper")
+    keys = [hasher.subject_key(normalise_subject({kind: value, "country": country})) for value, country in ((alike, "BR"), (alike, "DE"), (apart, "DE"))]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_every_example_fits_its_schema():
