@@ -69,6 +69,7 @@ local gate = redis.call('HMGET', KEYS[1], 'until', 'open', 'probe', 'reason')
 if gate[1] and tonumber(gate[1]) > now then
   narrow(0, tonumber(gate[1]), gate[4] or 'paused')
 elseif gate[2] then
+  if gate[4] == 'misconfigured' then batch = 1 end -- a probe is about one person: in a batch the one who is refused for himself would speak for all
   if gate[3] and tonumber(gate[3]) > now then narrow(0, tonumber(gate[3]), gate[4] or 'breaker') else narrow(1, now + 1000, gate[4] or 'breaker') end
 end
 

@@ -525,6 +525,16 @@ def test_misconfigured_account_is_probed_and_resumes(ledger: Ledger):
     assert admit(ledger, limits, *people(3), token="w3").dialogues == 3
 
 
+def test_a_probe_of_bad_credentials_is_about_one_person(ledger: Ledger):
+    """At a vendor that takes many at once the probe names one, so that somebody whom it refuses for himself does not speak for the others; then batches are whole again."""
+    limits = traffic(batch_size=50)
+    leave(ledger, limits, gate="misconfigured", pause=10)
+    time.sleep(0.02)
+    assert admit(ledger, limits, *people(3)).verdicts == (1, 0, 0)
+    leave(ledger, limits, people(1)[0], gate="ok")
+    assert admit(ledger, limits, *people(3), token="w2").verdicts == (1, 1, 1)
+
+
 def test_session_is_sealed_and_dropped_once(ledger: Ledger):
     """A token is kept sealed for all workers; dropping a refused one does not drop its successor; it expires."""
     accounts = ledger.accounts
