@@ -153,7 +153,7 @@ class ChunkWorker:
         settling = draft.settling if draft else None
         try:
             turn = self._ledger.turns.take(
-                chunk.traffic, chunk.lane, chunk.holder, leaving=landing.leaving, checks=checks, asking=asking, named=named, settling=settling
+                chunk.traffic_for(asked), chunk.lane, chunk.holder, leaving=landing.leaving, checks=checks, asking=asking, named=named, settling=settling
             )
         except LedgerUnavailable:
             chunk.next_permit += len(asked)
@@ -189,9 +189,9 @@ class ChunkWorker:
         """What has landed; what was said of an earlier landing and not answered is said again first, as it was, to get that answer."""
         if chunk.landing is not None:
             return chunk.landing
-        landed, chunk.arrived = chunk.arrived, []
-        landing = landing_of(landed, self._judge, chunk.destination, chunk.lane, self._limits.misconfigured_probe_seconds)
-        chunk.landing = landing if landed else None
+        probe_seconds, is_held_back = self._limits.misconfigured_probe_seconds, self._ledger.accounts.gate_is_open
+        landing = landing_of(chunk.arrived, self._judge, chunk.destination, chunk.lane, probe_seconds, is_held_back)
+        chunk.landing, chunk.arrived = landing if chunk.arrived else None, []
         return landing
 
     def _start(self, chunk: Chunk, asked: Sequence[Task], admission: Admission, read: Records, started_at: float) -> None:
@@ -226,7 +226,7 @@ class ChunkWorker:
             chunk.put_back([task for task, _ in admitted], range(first_permit, chunk.next_permit))
             raise
         to_tell = {task.event.event_id: task for task in told}
-        size = chunk.traffic.batch_size
+        size = chunk.traffic_for([task for task, _ in admitted[:1]]).batch_size
         dropped: list[Task] = []
         idle: list[tuple[int, int]] = []
         for permit, start in enumerate(range(0, len(admitted), size), first_permit):

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.arrivals import Arrivals
 from pipeline.domain import Word
@@ -176,6 +176,10 @@ class Chunk:
             contacts.update(task.contact_keys)
         self.pending.extendleft(reversed(again))
         return asked
+
+    def traffic_for(self, asked: Sequence[Task]) -> Traffic:
+        """The limits for these, of one place: who was refused has a dialogue to himself, or others would be refused with him."""
+        return replace(self.traffic, batch_size=1) if asked and asked[0].was_refused else self.traffic
 
     def sort(self, asked: Sequence[Task], verdicts: Sequence[int]) -> list[tuple[Task, int]]:
         """What was admitted, with the time until which a late write may come; the refused go back to pending, the busy to the ledger."""

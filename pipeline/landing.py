@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -28,11 +28,15 @@ class Flight(Struct, frozen=True, kw_only=True):
 
 
 class Landing(Struct, frozen=True, kw_only=True):
-    """Dialogues that have ended: what came of each task, what is said to the account (None if none has), and what is looked up."""
+    """Dialogues that have ended: what came of each task, what is said to the account (None if none has), and what is looked up.
+
+    `is_refusal_personal`: whoever was not let in is refused for himself, and nothing is wrong with the account.
+    """
 
     results: Sequence[tuple[Task, VendorResult, int, Sequence[Sent]]]
     leaving: Leaving | None
     checked: Sequence[Checked]
+    is_refusal_personal: bool = False
 
     def endings(self, lost: Container[str] = ()) -> list[Ending]:
         """What is to be written down of each task; a withdrawal whose claim had not lasted (`lost` by event id) is told again, since a word told meanwhile may have come after it."""
@@ -41,27 +45,38 @@ class Landing(Struct, frozen=True, kw_only=True):
                 result,
                 retell_at_ms=late or (-1 if task.event.event_id in lost and task.event.state is State.WITHDRAWN else 0),
                 sent=sent,
+                refused_alone=self.is_refusal_personal and result.outcome is Outcome.MISCONFIGURED,
             )
             for task, result, late, sent in self.results
         ]
 
 
-def landing_of(landed: Sequence[tuple[Flight, WorkResult]], judge: Judge, destination: Destination, lane: str, misconfigured_probe_seconds: float) -> Landing:
+def landing_of(
+    landed: Sequence[tuple[Flight, WorkResult]],
+    judge: Judge,
+    destination: Destination,
+    lane: str,
+    misconfigured_probe_seconds: float,
+    is_held_back: Callable[[str], bool],
+) -> Landing:
     """Of dialogues that have landed: permits and claims go back, and the account's gate may move."""
     results = [
         (task, result, late, work.sent)
         for flight, work in landed
         for task, result, late in zip(flight.tasks, results_of(flight, work), flight.late_until_ms, strict=True)
     ]
-    gate, pause_seconds = gate_word([result for _, result, *_ in results], misconfigured_probe_seconds)
+    answers = [(task, result) for task, result, *_ in results]
+    is_personal = may_be_personal(answers) and not is_held_back(destination.account)
+    said = [result for _, result in answers if not (is_personal and result.outcome is Outcome.MISCONFIGURED)]
+    gate, pause_seconds = gate_word(said, misconfigured_probe_seconds)
     leaving = Leaving(
         permits=[(flight.permit, work.calls) for flight, work in landed],
         farewells=[farewell(task, lane, definite=result.definite) for task, result, *_ in results],
         gate=gate,
         pause_ms=int(pause_seconds * 1000),
     )
-    checked = judge.checks(destination, [(task, result) for task, result, *_ in results])
-    return Landing(results=results, leaving=leaving if landed else None, checked=checked)
+    checked = judge.checks(destination, answers)
+    return Landing(results=results, leaving=leaving if landed else None, checked=checked, is_refusal_personal=is_personal)
 
 
 def work_of(destination: Destination, flight: Flight, deadline: float) -> Work:
@@ -88,6 +103,19 @@ def farewell(task: Task, lane: str, *, definite: bool) -> Farewell:
 
 OWN_WAITS = frozenset({"deadline_passed", "next_dialogue", DIFFERS_THERE})
 """Reasons of waits that we chose ourselves: they say nothing about the account, and must not keep its breaker open."""
+
+
+PERSONAL = frozenset({"http_401", "http_403"})
+"""Reasons by which a vendor may refuse one person: a firewall in front of it answers so to a body that it dislikes. Others name what is wrong with our settings."""
+
+
+def may_be_personal(answers: Sequence[tuple[Task, VendorResult]]) -> bool:
+    """Whether some were not let in, each of them not for the first time.
+
+    The first time closed the account's gate, and only somebody who is let in opens it: if it is not closed now, these are refused for themselves.
+    """
+    refused = [(task, result) for task, result in answers if result.outcome is Outcome.MISCONFIGURED]
+    return bool(refused) and all(task.was_refused and result.reason in PERSONAL for task, result in refused)
 
 
 def gate_word(results: Sequence[VendorResult], misconfigured_probe_seconds: float) -> tuple[str, float]:

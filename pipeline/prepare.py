@@ -41,6 +41,11 @@ class Task(Struct, frozen=True, kw_only=True):
     place: str
     asks: bool = False
 
+    @property
+    def was_refused(self) -> bool:
+        """Whether the vendor's last word was that it does not let us in."""
+        return self.leased.row.outcome == Outcome.MISCONFIGURED
+
     def ending(self, result: VendorResult | None, **values: object) -> Ending:
         values["asked"] = ("awaited" if self.leased.row.awaiting else "asked") if self.asks else ""
         return Ending(event=self.event, event_id=self.event.event_id, row=self.leased.row, result=result, contact_keys=self.contact_keys, **values)  # type: ignore[arg-type]
@@ -157,7 +162,8 @@ class Preparer:
         instruction = instruction_of(destination, event)
         asks = destination.adapter.capabilities.reads_back and (leased.row.awaiting or self._is_from(destination, leased, event))
         place = f"ask {event.event_id}" if asks else destination.adapter.place_of(instruction.options)
-        return Task(leased=leased, event=event, instruction=instruction, contact_keys=contact_keys_of(destination, event), place=place, asks=asks)
+        task = Task(leased=leased, event=event, instruction=instruction, contact_keys=contact_keys_of(destination, event), place=place, asks=asks)
+        return structs.replace(task, place=f"refused {place}") if task.was_refused else task
 
     def _is_from(self, destination: Destination, leased: Leased, event: ConsentEvent) -> bool:
         """Whether the destination itself was heard to say this, and has not been asked whether it still does."""

@@ -12,6 +12,8 @@ superseded            superseded                     superseded                 
 unsupported           skipped                        dead, alert                          no
 rejected              dead                           dead, alert                          yes
 misconfigured         waiting, account probed        waiting, account probed, alert       no
+the same, but others  waiting, in the end dead       waiting, in the end alert, tried on  yes
+are let in
 throttled             waiting until then             waiting until then                   no
 unavailable           waiting, in the end dead       waiting, in the end alert, tried on  yes
 """
@@ -21,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Final
 
 from msgspec import Struct, structs
 
@@ -38,6 +41,8 @@ TOLD = frozenset({Outcome.APPLIED, Outcome.UNCHANGED})
 CONFIRMATION_LOOK_SECONDS = 3600.0
 """How often a delivery that awaits confirmation is looked at, where nobody tells us of it."""
 DAY_SECONDS = 86_400.0
+PROBED_LAST: Final = 1.1
+"""How much longer than its account whoever was refused waits: others are to be the next probe, as it may be he alone who is refused."""
 LATENCY_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 
 
@@ -45,7 +50,7 @@ class Ending(Struct, frozen=True, kw_only=True):
     """What came of one leased delivery.
 
     `retell_at_ms`: told, but a late write may still undo it until then. `back_at_ms`: given back untouched, to be looked at again then
-    (negative: that many milliseconds from now).
+    (negative: that many milliseconds from now). `refused_alone`: misconfigured, while the account lets others in.
     """
 
     event: ConsentEvent | None
@@ -58,6 +63,7 @@ class Ending(Struct, frozen=True, kw_only=True):
     back_at_ms: int = 0
     sent: Sequence[Sent] = ()
     asked: str = ""
+    refused_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +102,10 @@ def decide(ending: Ending, destination: Destination, *, now_ms: int, random: Ran
             return _final(ending, row, DeliveryStatus.SKIPPED, now_ms)
         case Outcome.REJECTED:
             return _dead(ending, row, now_ms, alert="withdrawal_dead" if withdrawn else "")
+        case Outcome.MISCONFIGURED if ending.refused_alone:
+            return _failed(ending, row, destination, result, now_ms, random)
         case Outcome.MISCONFIGURED:
-            return _waiting(ending, row, _in(options.misconfigured_probe_seconds), alert="withdrawal_held_up" if withdrawn else "")
+            return _waiting(ending, row, _in(PROBED_LAST * options.misconfigured_probe_seconds), alert="withdrawal_held_up" if withdrawn else "")
         case Outcome.THROTTLED:
             return _waiting(ending, row, _in(result.retry_after_seconds if result.retry_after_seconds is not None else 1.0))
         case Outcome.PENDING_CONFIRMATION | Outcome.UNAVAILABLE if _awaits(ending.row, event.state, result.outcome):
@@ -107,12 +115,16 @@ def decide(ending: Ending, destination: Destination, *, now_ms: int, random: Ran
 
 
 def _failed(ending: Ending, row: Row, destination: Destination, result: VendorResult, now_ms: int, random: Random) -> Decision:
-    """Tell it again on the schedule, until a `given` has failed for too long; a withdrawal raises the alert then, and goes on."""
+    """Tell it again on the schedule, until a `given` has failed for too long; a withdrawal raises the alert then, and goes on.
+
+    Time that passed while the account let in nobody is held against nobody: who is refused alone is tried on the whole schedule first.
+    """
     event, policy = ending.event, destination.retry
     if event is None:
         raise AssertionError("an outcome belongs to an event")
     age_seconds = _age_seconds(ending.row, event, now_ms)
-    if gives_up(policy, event.state, age_seconds):
+    has_been_tried = not ending.refused_alone or row.attempts >= len(policy.waits_seconds)
+    if has_been_tried and gives_up(policy, event.state, age_seconds):
         return _dead(ending, row, now_ms)
     wait = max(wait_seconds(policy, row.attempts, random), result.retry_after_seconds or 0.0)
     overdue = event.state is State.WITHDRAWN and is_overdue(policy, age_seconds)
@@ -139,7 +151,7 @@ def _age_seconds(row: Row, event: ConsentEvent, now_ms: int) -> float:
 
 
 def _row(ending: Ending, event: ConsentEvent, result: VendorResult, now_ms: int) -> Row:
-    counts = result.outcome in {*TOLD, Outcome.PENDING_CONFIRMATION, Outcome.REJECTED, Outcome.UNAVAILABLE}
+    counts = ending.refused_alone or result.outcome in {*TOLD, Outcome.PENDING_CONFIRMATION, Outcome.REJECTED, Outcome.UNAVAILABLE}
     return Row(
         attempts=ending.row.attempts + int(counts and not ending.row.awaiting),  # a look tells nobody
         outcome=result.outcome.value,

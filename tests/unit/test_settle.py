@@ -25,10 +25,21 @@ MAIL = destination("mail", retry=RetryPolicy(waits_seconds=(10.0, 20.0), give_up
 HOUR_MS, PROBE_MS = 3_600_000, 180_000
 
 
-def made(state: str, outcome: str, *, row: Row = FRESH, age_seconds: float = 1, retell_at_ms: int = 0, superseded_by: str = "", **result: Any):
+def made(
+    state: str,
+    outcome: str,
+    *,
+    row: Row = FRESH,
+    age_seconds: float = 1,
+    retell_at_ms: int = 0,
+    superseded_by: str = "",
+    refused_alone: bool = False,
+    **result: Any,
+):
     event = structs.replace(said(state), received_at=BASE_TIME + timedelta(seconds=1 - age_seconds))
     answer = VendorResult(outcome=Outcome(outcome), **result)
-    ending = Ending(event=event, event_id=event.event_id, row=row, result=answer, retell_at_ms=retell_at_ms, superseded_by=superseded_by)
+    said_of_it: dict[str, Any] = {"retell_at_ms": retell_at_ms, "superseded_by": superseded_by, "refused_alone": refused_alone}
+    ending = Ending(event=event, event_id=event.event_id, row=row, result=answer, **said_of_it)
     return decide(ending, MAIL, now_ms=NOW_MS, random=Random(1), options=SettleOptions())
 
 
@@ -76,7 +87,7 @@ def test_row_of_the_table(row, position: int, state: str):
 @pytest.mark.parametrize(
     "outcome, seconds, at_ms",
     [
-        ("misconfigured", None, -PROBE_MS),
+        ("misconfigured", None, -PROBE_MS - PROBE_MS // 10),
         ("throttled", None, -1000),
         ("throttled", 7.5, -7500),
         ("throttled", 0.0, -1),
@@ -84,7 +95,7 @@ def test_row_of_the_table(row, position: int, state: str):
     ],
 )
 def test_when_to_look_again(outcome: str, seconds: float | None, at_ms: int):
-    """Waiting is a time in the ledger: the probe, the vendor's own word, a second if it has none."""
+    """Waiting is a time in the ledger: the probe, when others had the chance to be it, the vendor's own word, a second if it has none."""
     assert made("withdrawn", outcome, retry_after_seconds=seconds).settlement.at_ms == at_ms
 
 
@@ -175,6 +186,25 @@ def test_giving_up(state: str, age: float, status: str, alert: str):
 def test_waiting_for_a_limit_is_never_giving_up(outcome: str):
     """A `given` that waits for a limit or for credentials does not die of it."""
     assert made("given", outcome, age_seconds=10_000).status == "waiting"
+
+
+@pytest.mark.parametrize(
+    "state, attempts, age, status, alert",
+    [
+        ("given", 0, 10_000, "waiting", ""),
+        ("given", 1, 99.9, "waiting", ""),
+        ("given", 1, 100, "dead", ""),
+        ("withdrawn", 0, 99.9, "waiting", ""),
+        ("withdrawn", 50, 10_000, "waiting", "withdrawal_overdue"),
+    ],
+)
+def test_refused_alone(state: str, attempts: int, age: float, status: str, alert: str):
+    """While others are let in it is an attempt as any other, given up once the schedule, which is of two waits, has been gone through as well."""
+    decision = made(state, "misconfigured", reason="http_403", age_seconds=age, row=Row(attempts=attempts), refused_alone=True)
+    assert (decision.status, decision.alert) == (status, alert)
+    row = decision.settlement.row
+    assert (row.outcome, row.reason, row.attempts) == ("misconfigured", "http_403", attempts + 1)
+    assert status == "dead" or -20_000 <= decision.settlement.at_ms <= -200
 
 
 def test_told_while_a_late_write_may_come():
