@@ -14,7 +14,6 @@ from typing import Any, Final
 import orjson
 
 from pipeline import loose_json
-from pipeline.dates import require_past
 from pipeline.domain import IncomingEvent, State, Subject
 from pipeline.errors import FieldError, InvalidInput
 from pipeline.identifiers import normalise_email, normalise_external_id, normalise_phone, readable_texts
@@ -113,11 +112,8 @@ def _word(customer: Mapping[str, Any], held: Mapping[str, Any], purpose: str, re
     subject = _subject(customer, source.country)
     if not subject.identifiers():
         raise ValueError("belongs to a customer without an external id, an e-mail address or a mobile phone that could be read")
-    if STATE[flag] is State.WITHDRAWN:
-        said_at = min(_withdrawn_at(customer, held) or received_at, received_at)
-    else:
-        said_at = _given_at(customer, held)
-        require_past(said_at, received_at, source.allowed_skew_seconds)
+    dated = _given_at(customer, held) if flag else _withdrawn_at(customer, held) or received_at
+    said_at, _ = base.heard_at(STATE[flag], (dated, dated), received_at, source)
     base_part = part(customer, "base")
     profile = readable_texts({ours: base_part.get(theirs) for ours, theirs in NAMES.items()}) if flag else {}
     return IncomingEvent(subject=subject, purpose=purpose, state=STATE[flag], event_time=said_at, profile=profile, profile_is_beside=True)

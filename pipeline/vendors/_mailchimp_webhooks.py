@@ -17,12 +17,12 @@ from typing import Final
 from urllib.parse import parse_qsl
 from zoneinfo import ZoneInfo
 
-from pipeline.dates import require_past, utc_interval
+from pipeline.dates import utc_interval
 from pipeline.domain import IncomingEvent, State, Subject
 from pipeline.errors import FieldError, InvalidInput
 from pipeline.identifiers import normalise_email
 from pipeline.vendors._mailchimp_members import is_address
-from pipeline.vendors.base import Notification, SourceSettings
+from pipeline.vendors.base import Notification, SourceSettings, heard_at
 
 FORM: Final = "application/x-www-form-urlencoded"
 MOST_BYTES: Final = 256 * 1024
@@ -107,16 +107,13 @@ class _Word:
             return None
 
     def _fired_at(self) -> tuple[datetime, datetime]:
-        """The second it happened in. A withdrawal is not refused because clock or zone are ahead: it is taken as said when it came."""
+        """The second it happened in."""
         text = self.form.get("fired_at", "")
         try:
-            earliest, latest = _second(text, self.source.time_zone)
-            if self.state is State.GIVEN:
-                require_past(earliest, self.received_at, self.source.allowed_skew_seconds)
+            return heard_at(self.state, _second(text, self.source.time_zone), self.received_at, self.source)
         except ValueError as error:
             self.errors.append(FieldError("fired_at", str(error) if text else "is required"))
             return self.received_at, self.received_at
-        return (earliest, latest) if earliest <= self.received_at or self.state is State.GIVEN else (self.received_at, self.received_at)
 
     def _evidence(self) -> dict[str, str]:
         """The address from which the person opted in; names are not taken, because merge fields mean what each account makes of them."""

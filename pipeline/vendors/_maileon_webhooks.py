@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from pipeline.dates import parse_source_date, require_past
+from pipeline.dates import parse_source_date
 from pipeline.domain import IncomingEvent, State, utc_from_us
 from pipeline.errors import FieldError, InvalidInput
 from pipeline.identifiers import normalise_subject
-from pipeline.vendors.base import Notification, SourceSettings, VendorResponse
+from pipeline.vendors.base import Notification, SourceSettings, VendorResponse, heard_at
 
 LONGEST_WAY: Final = timedelta(days=1)
 PERMISSION_FIELDS: Final = ("permission", "permission_status")
@@ -33,7 +33,7 @@ def read(notification: Notification, source: SourceSettings) -> Sequence[Incomin
     if not purposes:
         raise InvalidInput([FieldError("event", "is not tied to a purpose by this source's `purposes`")])
     subject = normalise_subject({name: body[name] for name in ("email", "external_id") if body.get(name)}, default_country=source.country)
-    earliest, latest = _said_at(body.get("timestamp"), notification.received_at, source)
+    earliest, latest = _said_at(state, body.get("timestamp"), notification.received_at, source)
     return [IncomingEvent(subject=subject, purpose=purpose, state=state, event_time=earliest, event_time_end=latest) for purpose in purposes]
 
 
@@ -57,12 +57,10 @@ def _interval(text: str, source: SourceSettings) -> tuple[datetime, datetime]:
     return parse_source_date(text, source.date_order, source.time_zone)
 
 
-def _said_at(text: Any, received_at: datetime, source: SourceSettings) -> tuple[datetime, datetime]:
+def _said_at(state: State, text: Any, received_at: datetime, source: SourceSettings) -> tuple[datetime, datetime]:
     if text in (None, ""):
         return received_at - LONGEST_WAY, received_at
     try:
-        earliest, latest = _interval(str(text).strip(), source)
-        require_past(earliest, received_at, source.allowed_skew_seconds)
+        return heard_at(state, _interval(str(text).strip(), source), received_at, source)
     except ValueError as error:
         raise InvalidInput([FieldError("timestamp", str(error))]) from None
-    return earliest, latest

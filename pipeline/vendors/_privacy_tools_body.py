@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import orjson
 
-from pipeline.dates import parse_source_date, require_past
+from pipeline.dates import parse_source_date
 from pipeline.domain import IncomingEvent, State, Subject
 from pipeline.errors import FieldError, InvalidInput
 from pipeline.identifiers import (
@@ -57,10 +58,11 @@ class Body:
         """The event that the body says. Raises InvalidInput with all that is wrong."""
         self._refuse_unknown()
         texts = self._texts()
-        earliest, latest = self._read(texts, "consentDate", self._interval) or (self.received_at, self.received_at)
+        state = self._state()
+        said_at = self._read(texts, "consentDate", lambda text: self._interval(text, state or State.GIVEN))
+        earliest, latest = said_at or (self.received_at, self.received_at)
         purpose = self._required(texts, "templateHash", self._purpose)
         name = self._required(texts, "name", checked_text)
-        state = self._state()
         subject = self._subject(texts)
         evidence = {ours: text for theirs, ours in EVIDENCE.items() if (text := self._read(texts, theirs, checked_text))}
         group = self._read(texts, "groupName", lambda text: checked_text(text, 200))
@@ -112,10 +114,9 @@ class Body:
     def _lacking(self, name: str, otherwise: str = "is required") -> FieldError:
         return FieldError(name, _IS_UNFILLED if name in self.unfilled else otherwise)
 
-    def _interval(self, text: str) -> tuple[Any, Any]:
-        earliest, latest = parse_source_date(text, self.source.date_order, self.source.time_zone)
-        require_past(earliest, self.received_at, self.source.allowed_skew_seconds)
-        return earliest, latest
+    def _interval(self, text: str, state: State) -> tuple[datetime, datetime]:
+        interval = parse_source_date(text, self.source.date_order, self.source.time_zone)
+        return base.heard_at(state, interval, self.received_at, self.source)
 
     def _purpose(self, text: str) -> str:
         if text not in self.source.purposes:

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from pipeline import signatures
+from pipeline.dates import require_past
 from pipeline.domain import EMPTY, IncomingEvent, Instruction, Outcome, Polled, State, Subject, VendorResult
 from pipeline.errors import ConfigurationError, FieldError, InvalidInput
 from pipeline.vendors._http import VendorRequest, VendorResponse, read_seconds, refusal, retry_after, unreadable
@@ -256,6 +257,17 @@ class Adapter:
                 raise ConfigurationError(f"{what} {name!r} must be {option.type.__name__}: {option.description}")
             values[name] = value
         return values
+
+
+def heard_at(state: State, interval: tuple[datetime, datetime], received_at: datetime, source: SourceSettings) -> tuple[datetime, datetime]:
+    """The interval in which a word that was heard may have been said; raises ValueError if it is a consent from the future.
+
+    A withdrawal is not refused because clock or zone are ahead: it is taken as said when it came.
+    """
+    if state is State.WITHDRAWN:
+        return interval if interval[0] <= received_at else (received_at, received_at)
+    require_past(interval[0], received_at, source.allowed_skew_seconds)
+    return interval
 
 
 def missing_identifier() -> VendorResult:

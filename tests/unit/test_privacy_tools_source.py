@@ -103,6 +103,19 @@ def test_a_day_that_has_begun_is_not_the_future():
     assert hear(by_phone(consentDate="10/01/2026"))[0].event_time == datetime(2026, 1, 10, 3, tzinfo=UTC)
 
 
+@pytest.mark.parametrize("text", ["10/01/2026 12:00:00", "2026-01-10T12:00:01.000Z", "11/01/2026"])
+def test_a_withdrawal_ahead_of_the_clock_was_said_when_it_came(text):
+    """A platform that writes UTC at a source of São Paulo is three hours ahead: a consent is refused for it, a withdrawal is not."""
+    (event,) = hear(by_phone(consentDate=text, consentValue=False))
+    assert (event.state, event.event_time, event.event_time_end) == (State.WITHDRAWN, NOW, NOW)
+
+
+def test_a_consent_ahead_of_the_clock_is_refused():
+    """More than clocks may differ; without a readable state, too."""
+    for changes in ({}, {"consentValue": "yes"}):
+        assert refused(by_phone(consentDate="10/01/2026 12:00:00", **changes))["consentDate"] == "must not lie in the future"
+
+
 def test_a_source_without_country_reads_phones_as_brazilian():
     """The vendor's own sample is a Brazilian number without a country code; the subject's country stays unknown."""
     source = Source(name="p", kind="privacy_tools", purposes={"test-hash": "newsletter"})

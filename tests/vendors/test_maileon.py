@@ -457,6 +457,12 @@ class TestHear:
             heard = self.hear(b'{"email": "ana@example.org"}', event)[0]
             assert (heard.state, heard.event_time, heard.event_time_end) == (state, SAID_AT - timedelta(days=1), SAID_AT)
 
+    @pytest.mark.parametrize("said", [b'"2026-01-05 17:00:00"', b'"2026-01-05T16:00:01Z"', b"1767632400000", b'"06/01/2026"'])
+    def test_a_withdrawal_ahead_of_the_clock_was_said_when_it_came(self, said: bytes) -> None:
+        """Whether clock or zone are ahead: an unsubscription is not refused for it, a confirmation is."""
+        body = b'{"email": "ana@example.org", "timestamp": %s}' % said
+        assert [(one.state, one.event_time, one.event_time_end) for one in self.hear(body, "unsubscription")] == [(State.WITHDRAWN, SAID_AT, SAID_AT)] * 2
+
     def test_takes_its_time_and_its_external_id(self) -> None:
         """A timestamp is the event time."""
         for said in (b'"2026-01-05T13:00:00Z"', b'"2026-01-05 13:00:00.0"', b"1767618000", b'"1767618000000"', b'"05/01/2026 13:00:00"'):
