@@ -20,7 +20,8 @@ Recorded = Mapping[tuple[str, str], "Told"]
 def subject_status(ledger: Ledger, hasher: Hasher, subject: Subject, *, source: str | None = None) -> dict[str, Any]:
     """The standings of a person and of whoever is linked to them directly, as `POST /v1/subjects/status` answers.
 
-    `source` shows only purposes whose newest word came from that source; of a word whose event is no longer kept, only somebody who may see all sources learns.
+    `source` shows only purposes whose newest word came from that source, and what was told of its events; of a word whose event is no longer kept, only
+    somebody who may see all sources learns.
     """
     reach = ledger.standings.reach([hasher.identifier_keys(subject).values()])[0]
     words: dict[str, dict[str, Word]] = {}
@@ -28,7 +29,7 @@ def subject_status(ledger: Ledger, hasher: Hasher, subject: Subject, *, source: 
         for record in ring:
             for purpose, word in record.words.items():
                 words.setdefault(purpose, {})[word.event_id] = word
-    shown = _shown(ledger, {event_id for each in words.values() for event_id in each})
+    shown = _shown(ledger, {event_id for each in words.values() for event_id in each}, source)
     purposes = [_purpose(purpose, list(words[purpose].values()), shown) for purpose in sorted(words)]
     return {
         "subject_key": hasher.subject_key(subject),
@@ -51,9 +52,9 @@ def with_recorded(status: dict[str, Any], recorded: Recorded, *, source: str | N
     return status
 
 
-def _shown(ledger: Ledger, event_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-    names = sorted(event_ids)
-    return {stored.event_id: ledger.view(stored) for stored in ledger.events.load(names, payloads=False) if stored is not None}
+def _shown(ledger: Ledger, event_ids: Iterable[str], source: str | None) -> dict[str, dict[str, Any]]:
+    found = ledger.events.load(sorted(event_ids), payloads=False)
+    return {stored.event_id: ledger.view(stored) for stored in found if stored is not None and source in (None, stored.facts.source)}
 
 
 def _purpose(purpose: str, words: Sequence[Word], shown: dict[str, dict[str, Any]]) -> dict[str, Any]:

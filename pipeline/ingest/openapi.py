@@ -167,7 +167,8 @@ def _subject_paths() -> dict[str, dict[str, Json]]:
         {200: _json("Purpose by purpose", "SubjectStatus", examples.SUBJECT_STATUS), **_refusals(400, 401, 403, 408, 413, 415, 422, 429, 503)},
     )
     status["description"] = (
-        "The person is named in the body, never in the address. A key without `all_sources` sees the purposes whose newest word came from its own source."
+        "The person is named in the body, never in the address. A key without `all_sources` sees the purposes whose newest word came from its own source, "
+        "and what destinations were told of that source's events."
     )
     status["requestBody"] = _request({"application/json": ("SubjectRequest", examples.SUBJECT)})
     return {"/v1/subjects/status": {"post": status}}

@@ -12,6 +12,7 @@ from pipeline.desk import Desk
 from pipeline.domain import Subject
 from pipeline.evidence.archive import Archive
 from pipeline.proving import Prover
+from pipeline.routing import Conditions, Source, Trigger
 from tests.support.relay import Relay, destination, routing
 
 ANA = "ana@example.org"
@@ -73,6 +74,20 @@ def test_word_of_a_linked_identifier_counts(relay: Relay):
     relay.drain()
     (purpose,) = status(relay, email=ANA)["purposes"]
     assert (purpose["state"], purpose["event_id"]) == ("withdrawn", withdrawn)
+
+
+def test_what_another_source_had_told_stays_out(client: redis.Redis):
+    """Where the newest word is a source's own, what another's older one made destinations know is shown to somebody who may see all sources, and to nobody else."""
+    triggers = [Trigger(deliver_to=(name,), when=Conditions(source=frozenset({source}))) for source, name in (("web", "mail"), ("clinic", "clinic-crm"))]
+    relay = Relay(client, routing([destination("mail"), destination("clinic-crm")], triggers=triggers, sources=[Source(name="web"), Source(name="clinic")]))
+    at_clinic = relay.event("given", 1, source="clinic", email=ANA, phone="+5551999999999")
+    relay.drain()
+    on_web = relay.event("given", 2, email=ANA)
+    relay.drain()
+    for source, told in (("web", [("mail", on_web)]), (None, [("clinic-crm", at_clinic), ("mail", on_web)])):
+        (purpose,) = status(relay, source, email=ANA)["purposes"]
+        assert [(each["destination"], each["event_id"]) for each in purpose["destinations"]] == told
+    assert status(relay, "clinic", email=ANA)["purposes"] == []
 
 
 def test_other_sources_and_other_people_stay_out(relay: Relay):
