@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from phonenumbers import PhoneNumberFormat, ValidationResult
 
 from pipeline.domain import IDENTIFIER_KINDS, KIND_LETTERS, IncomingEvent, Subject, format_time
-from pipeline.errors import ConfigurationError, FieldError, InvalidInput
+from pipeline.errors import ConfigurationError, FieldError, InvalidInput, shown_name
 
 MAX_IDENTIFIER_LENGTH: Final = 254
 MAX_TEXT_LENGTH: Final = 1_000
@@ -227,7 +227,7 @@ def _texts_of(raw: Mapping[str, Any], prefix: str, errors: list[FieldError]) -> 
     texts = {}
     for name, value in raw.items():
         if name not in IDENTIFIER_KINDS and name != "country":
-            errors.append(FieldError(f"{prefix}.{name}", "unknown field"))
+            errors.append(FieldError(f"{prefix}.{shown_name(name)}", "unknown field"))
         elif value is not None and not isinstance(value, str):
             errors.append(FieldError(f"{prefix}.{name}", "must be a string"))
         elif value is not None and value.strip():

@@ -7,7 +7,7 @@ from typing import Any
 import falcon.asgi
 
 from pipeline.domain import Subject
-from pipeline.errors import FieldError, InvalidInput
+from pipeline.errors import FieldError, InvalidInput, shown_name
 from pipeline.identifiers import normalise_subject
 from pipeline.ingest.body import media_type_of, read_body
 from pipeline.ingest.resources_dead_letters import own_only
@@ -34,7 +34,7 @@ def read_subject(document: Any, default_country: str | None) -> Subject:
     """The person that `{"subject": {...}}` names; raises InvalidInput by path."""
     if not isinstance(document, dict):
         raise InvalidInput([FieldError("", "must be an object")])
-    errors = [FieldError(name, "unknown field") for name in document if name != "subject"]
+    errors = [FieldError(shown_name(name), "unknown field") for name in document if name != "subject"]
     if not isinstance(document.get("subject"), dict):
         errors.append(FieldError("subject", "must be an object with at least one identifier"))
     if errors:

@@ -44,11 +44,15 @@ class Subscriber:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a search; `unreadable` are the places of those that cannot be read, `has_more` says if there is another page."""
+    """One page of a search, with None in the place of whoever cannot be read; `has_more` says if there is another page."""
 
-    subscribers: Sequence[Subscriber]
+    items: Sequence[Subscriber | None]
     has_more: bool
-    unreadable: Sequence[int] = ()
+
+    @property
+    def subscribers(self) -> Sequence[Subscriber]:
+        """Those that can be read."""
+        return [item for item in self.items if item is not None]
 
 
 def place(source_id: int, registration_field: str) -> str:
@@ -71,11 +75,7 @@ def page_of(returned: Any, number: int) -> Page:
     """
     items = [subscriber_of(item) for item in (returned.currentPageItems if returned is not None else None) or [] if item is not None]
     last = getattr(returned, "maxPageNumber", None)
-    return Page(
-        [item for item in items if item is not None],
-        has_more=bool(items) if last is None else number < last,
-        unreadable=[place for place, item in enumerate(items) if item is None],
-    )
+    return Page(items, has_more=bool(items) if last is None else number < last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,23 +96,26 @@ class Reader:
 
     def polled(self, page: Page, number: int) -> Polled:
         """What a page says about the registration fields that the source ties to purposes, and where to go on."""
-        heard = [one for subscriber in page.subscribers for one in self._hear(subscriber)]
-        unreadable = [InvalidInput([FieldError(f"currentPageItems.{place}", "has no identifier that could be read")]) for place in page.unreadable]
+        heard = [one for place, item in enumerate(page.items) for one in self._hear(item, f"currentPageItems.{place}")]
         return Polled(
             position=str(number + 1) if page.has_more else "",
-            events=[*unreadable, *(one for one in heard if not isinstance(one, Sighting))],
+            events=[one for one in heard if not isinstance(one, Sighting)],
             sightings=[one for one in heard if isinstance(one, Sighting)],
             more=page.has_more,
         )
 
-    def _hear(self, subscriber: Subscriber) -> Iterator[Sighting | IncomingEvent | InvalidInput]:
+    def _hear(self, subscriber: Subscriber | None, path: str) -> Iterator[Sighting | IncomingEvent | InvalidInput]:
+        """What one place of a page says; who is there is not named by his number, since the path of what is wrong is logged."""
+        if subscriber is None:
+            yield InvalidInput([FieldError(path, "has no identifier that could be read")])
+            return
         for registration_field, purpose in self.source.purposes.items():
             state = subscriber.state(registration_field)
             if state is None:
                 continue
             subject = self._subject(subscriber)
             if not subject.identifiers():
-                yield InvalidInput([FieldError(f"subscribers.{subscriber.identifier}", "has no address or external id that could be read")])
+                yield InvalidInput([FieldError(path, "has no address or external id that could be read")])
                 return
             said_at = self.changed_at(subscriber, registration_field)
             profile = self._profile(subscriber) if state is State.GIVEN else {}

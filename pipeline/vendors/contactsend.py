@@ -202,7 +202,7 @@ class Adapter(base.Adapter):
                 page = yield from self._page(request, number)
                 if isinstance(page, VendorResult):
                     return page
-                if page.unreadable:
+                if None in page.items:
                     return base.unreadable()  # whoever it is may be the person
                 if any(one.text(key) is None for one in page.subscribers):
                     return UNKNOWN_ATTRIBUTE

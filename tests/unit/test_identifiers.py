@@ -168,6 +168,13 @@ def test_every_wrong_part_of_a_subject_is_named():
     assert caught.value.status == 422
 
 
+def test_an_unknown_name_that_may_be_a_person_is_not_repeated():
+    """Somebody's address where a name should be is a `?`."""
+    with pytest.raises(InvalidInput) as caught:
+        normalise_subject({"ana@example.org": "", "email": "bia@example.org"})
+    assert [(error.path, error.message) for error in caught.value.errors] == [("subject.?", "unknown field")]
+
+
 @pytest.mark.parametrize("raw", [{}, {"email": " "}, {"country": "BR"}])
 def test_subject_without_identifier_is_refused(raw):
     """A country names nobody."""

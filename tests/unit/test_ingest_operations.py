@@ -156,6 +156,8 @@ def test_a_person_is_asked_about_in_the_body():
         ({"subject": {"email": "no address"}}, "subject.email"),
         ({"subject": {"name": "Ana"}}, "subject.name"),
         ({"subject": {"email": "ana@example.com"}, "purpose": "newsletter"}, "purpose"),
+        ({"subject": {"ana@example.com": ""}}, "subject.?"),
+        ({"subject": {"email": "ana@example.com"}, "ana@example.com": ""}, "?"),
     ],
 )
 def test_a_bad_question_about_a_person_is_named_by_path(body, path):
