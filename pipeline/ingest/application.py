@@ -18,7 +18,7 @@ from pipeline.ingest.docs_page import render_page
 from pipeline.ingest.openapi import build_document
 from pipeline.ingest.outcomes import refused
 from pipeline.ingest.ports import Acceptor, IngestLimits, Ledger, Prover, Readiness
-from pipeline.ingest.problems import MEDIA_TYPE, Kind, from_status, problem, write
+from pipeline.ingest.problems import Kind, from_status, problem, write
 from pipeline.ingest.reading import Reader
 from pipeline.ingest.resources_dead_letters import DeadLetters, Replay
 from pipeline.ingest.resources_events import Batch, Event, Events
@@ -27,7 +27,7 @@ from pipeline.ingest.resources_service import Document, Live, Metrics, Ready, Ro
 from pipeline.ingest.resources_sources import SourceAddress, SourceEvents
 from pipeline.ingest.resources_subjects import SubjectStatus
 from pipeline.ingest.services import Services
-from pipeline.ingest.single_posts import PATH, SinglePosts
+from pipeline.ingest.single_posts import PATH, SinglePosts, refuse
 from pipeline.routing import Routing
 
 BATCH_THREADS = 2
@@ -69,10 +69,7 @@ class Application(falcon.asgi.App[Any, Any]):
 
         await super().__call__(scope, receive, answer)
         if not answered:
-            refusal = problem(Kind.UNREADABLE, "the chunks of the body cannot be read")
-            headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
-            await send({"type": "http.response.start", "status": refusal.kind.status, "headers": headers})
-            await send({"type": "http.response.body", "body": orjson.dumps(refusal.as_json())})
+            await refuse(send, problem(Kind.UNREADABLE, "the chunks of the body cannot be read", headers={"Connection": "close"}))
 
 
 def build_application(

@@ -79,7 +79,7 @@ class SinglePosts:
             async with asyncio.timeout(seconds):
                 return await receive()
         except TimeoutError:
-            await _refuse(send, too_slow(seconds))
+            await refuse(send, too_slow(seconds))
             return None
 
     async def _write(self, source: Source, event: IncomingEvent, send: Send) -> None:
@@ -87,12 +87,13 @@ class SinglePosts:
             (outcome,) = await self._services.committer.submit([(source, event)])
             answer = orjson.dumps(single_answer(outcome))
         except Exception as error:  # noqa: BLE001 - as in the framework, where everything that is raised has its refusal
-            await _refuse(send, refused(error, "POST", PATH))
+            await refuse(send, refused(error, "POST", PATH))
         else:
             await _answer(send, 202, b"application/json", answer)
 
 
-async def _refuse(send: Send, refusal: Problem) -> None:
+async def refuse(send: Send, refusal: Problem) -> None:
+    """Answer with a refusal, in the framework's stead."""
     await _answer(send, refusal.kind.status, MEDIA_TYPE.encode(), orjson.dumps(refusal.as_json()), refusal.headers)
 
 
