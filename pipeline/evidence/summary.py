@@ -16,6 +16,7 @@ FIRST_FORM: Final = "consent-relay:proof:1"
 """Documents of earlier releases: every destination is a recipient there, told or not."""
 FORM: Final = "consent-relay:proof:2"
 STATUSES: Final = {"given": "dpv:ConsentGiven", "withdrawn": "dpv:ConsentWithdrawn"}
+UNKNOWN: Final = "dpv:ConsentUnknown"
 ALL_RECORDS: Final = "all records"
 ONE_EVENT: Final = "one event"
 ONE_SOURCE: Final = "one source"
@@ -45,7 +46,7 @@ def summarise(subject_keys: Iterable[str], contents: Iterable[Content], *, stand
     told = None if form == FIRST_FORM else _told(by_event)
     return {
         "pii_principal": {"@type": "dpv:DataSubject", "pii_principal_id": sorted(set(subject_keys))},
-        "pii_processing": {"purposes": _purposes(events, told, stands=stands)},
+        "pii_processing": {"purposes": _purposes(events, told, by_event if stands else None)},
         "party_identification": _parties(events, told),
         "events": events,
     }
@@ -65,7 +66,7 @@ def _event(event_id: str, said: Sequence[Content]) -> dict[str, Any]:
         "event_time": first.get("event_time", first["at"]),
         "order_time": first.get("order_time", first["at"]),
         "event_type": "dpv:ExpressedConsent",
-        "event_state": STATUSES.get(first.get("state", ""), "dpv:ConsentUnknown"),
+        "event_state": STATUSES.get(first.get("state", ""), UNKNOWN),
         "entity_id": first.get("source"),
         "purpose": first.get("purpose"),
         "received_at": _at(said, "received"),
@@ -103,9 +104,8 @@ def _told(by_event: Mapping[str, Sequence[Content]]) -> set[tuple[str, str]]:
     return {(content["event_id"], content["destination"]) for content in contents if "destination" in content and content.get("status") in TOLD}
 
 
-def _purposes(events: Sequence[Mapping[str, Any]], told: set[tuple[str, str]] | None, *, stands: bool) -> list[dict[str, Any]]:
-    """The newest word on each purpose: the consent's status, or else only what these records said."""
-    state, since = ("consent_status", "since") if stands else ("said", "said_at")
+def _purposes(events: Sequence[Mapping[str, Any]], told: set[tuple[str, str]] | None, every: Mapping[str, Sequence[Content]] | None) -> list[dict[str, Any]]:
+    """The newest word on each purpose: the consent's status, by `every` record there is, or else only what these records said."""
     newest: dict[str, Mapping[str, Any]] = {}
     for event in events:
         standing = newest.get(event["purpose"] or "")
@@ -115,13 +115,35 @@ def _purposes(events: Sequence[Mapping[str, Any]], told: set[tuple[str, str]] | 
         {
             "purpose": purpose,
             "lawful_basis": "dpv:Consent",
-            state: event["event_state"],
-            since: event["order_time"],
-            "event_id": event["event_id"],
+            **(_said(event) if every is None else _standing(event, every)),
             **_told_and_not([other for other in events if other["purpose"] == purpose], told),
         }
         for purpose, event in sorted(newest.items())
     ]
+
+
+def _said(event: Mapping[str, Any]) -> dict[str, Any]:
+    return {"said": event["event_state"], "said_at": event["order_time"], "event_id": event["event_id"]}
+
+
+def _standing(event: Mapping[str, Any], every: Mapping[str, Sequence[Content]]) -> dict[str, Any]:
+    """What stands by the newest word on record; unknown where a newer one is named of which nothing is: it came before evidence was kept, or its records were lost."""
+    own = event["event_id"]
+    planned_at = next((sortable(content["at"]) for content in reversed(every[own]) if content["kind"] == "planned"), "")
+    lost = max(
+        (
+            (sortable(content["at"]), content["superseded_by"])
+            for said in every.values()
+            for content in said
+            if content["kind"] == "superseded" and content.get("superseded_by") and content["superseded_by"] not in every
+            # Whoever is planned later, and not overtaken, is newer than what others were overtaken by until then.
+            if content.get("purpose") == event["purpose"] and (content["event_id"] == own or sortable(content["at"]) > planned_at)
+        ),
+        default=None,
+    )
+    if lost is not None:
+        return {"consent_status": UNKNOWN, "since": None, "event_id": lost[1]}
+    return {"consent_status": event["event_state"], "since": event["order_time"], "event_id": own}
 
 
 def _told_and_not(events: Sequence[Mapping[str, Any]], told: set[tuple[str, str]] | None) -> dict[str, Any]:

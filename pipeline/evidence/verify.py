@@ -94,6 +94,17 @@ def _of_summary(document: Mapping[str, Any], keys: Sequence[str], contents: Sequ
         Finding(code="summary", where=name, text=f"the section {name} does not say what the records say")
         for name in SUMMARY
         if name not in made or _canonical(made[name]) != _canonical(document.get(name))
+    ] + _lost(made)
+
+
+def _lost(made: Mapping[str, Any]) -> list[Finding]:
+    """Of which purposes nobody can say what stands, since the records name a newer word and have nothing of it."""
+    shown = {event["event_id"] for event in made.get("events", ())}
+    text = "a newer word exists of which there is no record, so nobody can say here what stands: {}"
+    return [
+        Finding(code="newer_word", where=f"purpose {each['purpose']}", text=text.format(each["event_id"]), is_note=True)
+        for each in made.get("pii_processing", {}).get("purposes", ())
+        if each["event_id"] not in shown
     ]
 
 

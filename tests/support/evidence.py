@@ -57,9 +57,10 @@ def entry(number: int, kind: str = "answered", *, subject_key: str = ANA, event_
 
 
 def one_of_each(subject_key: str = ANA, first: int = 0) -> list[Entry]:
-    """A chain with a record of every kind, each with every field there is."""
-    numbers = itertools.count(first)
-    return [entry(next(numbers), kind, subject_key=subject_key, event_id=f"{subject_key[:2]:v<24}", **EVERY_FIELD) for kind in KINDS]
+    """A chain with a record of every kind, each with every field there is; the newer word that they name is on record."""
+    numbers, event_id = itertools.count(first), f"{subject_key[:2]:v<24}"
+    said = {**EVERY_FIELD, "superseded_by": event_id}
+    return [entry(next(numbers), kind, subject_key=subject_key, event_id=event_id, **said) for kind in KINDS]
 
 
 def proof(archive: Archive, chains: Sequence[str], shown: Callable[[Mapping[str, Any]], bool] | None = None) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -125,6 +127,53 @@ def test_a_withdrawal_by_another_identifier_is_in_the_proof(proofs: Proofs) -> N
         assert len(document["evidence"]["chains"]) == 2
         assert "followed_at_most" not in document["record_metadata"]
         assert [finding for finding in verify(document) if not finding.is_note] == []
+
+
+@pytest.mark.parametrize("late", [3.0, 1.0])
+def test_a_newer_word_whose_records_were_lost_is_not_passed_over(proofs: Proofs, tmp_path: Path, late: float) -> None:
+    """An older copy of the archive knows a consent and not its withdrawal; a consent that comes late, newer than the known one or older, names it: what stands is unknown."""
+    relay, copy, eva = proofs.relay, tmp_path / "copy.sqlite", {"email": "eva@example.org"}
+
+    def archived(archive: Archive) -> None:
+        archiver = Archiver(relay.ledger, archive, ArchiverOptions(), lambda: relay.rules)
+        archiver.accept()
+        archiver.run()
+
+    def proven(archive: Archive) -> dict[str, Any]:
+        prover = Prover(archive, relay.hasher, lambda: relay.rules, lambda: NOW)
+        http = make_relay(ledger=FakeLedger(), routing=make_routing(), prover=prover)
+        return dict(http.post("/v1/subjects/proof", key=KEYS["auditor"], json={"subject": eva}).json)
+
+    relay.event("given", 2, source="web-forms", **eva)
+    relay.drain()
+    archived(proofs.archive)
+    shutil.copy(tmp_path / "evidence.sqlite", copy)
+    withdrawn = relay.event("withdrawn", 4, source="reader", **eva)
+    relay.drain()
+    archived(proofs.archive)
+    with contextlib.closing(Archive(f"sqlite:///{copy}")) as lost:
+        archived(lost)
+        relay.event("given", late, source="web-forms", **eva)
+        relay.drain()
+        archived(lost)
+        document = proven(lost)
+        (purpose,) = document["pii_processing"]["purposes"]
+        assert (purpose["consent_status"], purpose["since"], purpose["event_id"]) == ("dpv:ConsentUnknown", None, withdrawn)
+        (note,) = [finding for finding in verify(document) if finding.code == "newer_word"]
+        assert (note.is_note, note.where, withdrawn in note.text) == (True, "purpose news", True)
+        assert [finding for finding in verify(document) if not finding.is_note] == []
+        page = render(document)
+        assert '<td class="unknown">unknown</td>' in page
+        assert note.text in page
+        (event, *_) = document["events"]
+        stated = {"consent_status": "dpv:ConsentGiven", "since": event["order_time"], "event_id": event["event_id"]}
+        claim = changed(document, lambda it: it["pii_processing"]["purposes"][0].update(stated))
+        assert [(finding.code, finding.where) for finding in verify(claim) if not finding.is_note] == [("summary", "pii_processing")]
+        anew = relay.event("given", 5, source="web-forms", **eva)
+        relay.drain()
+        archived(lost)
+        (purpose,) = proven(lost)["pii_processing"]["purposes"]
+        assert (purpose["consent_status"], purpose["event_id"]) == ("dpv:ConsentGiven", anew)
 
 
 def test_where_too_many_are_named_together_it_is_said(proofs: Proofs, monkeypatch: pytest.MonkeyPatch) -> None:
