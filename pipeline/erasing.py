@@ -1,8 +1,9 @@
 """Erases what is personal of a person, and keeps the fence: keyed hashes, purposes, order times and states, by which an older `given` still loses.
 
 A person's events are found by walking all of them, since not every source may teach links. What a `given` still had to tell ends untold; a withdrawal is told first, or discarded
-by a person. From the first step on nothing said before teaches anything again and no `given` from before is told, whoever is at work at the same time. The erasure
-is noted in the ledger before anything else: what a killed command leaves behind is ended by beat, and every step may be repeated.
+by a person. From the first step on nothing said before teaches anything again and no `given` from before is told, whoever is at work at the same time; what came
+before that step, and after the person was looked for, is found by a second walk. Then the erasure is noted in the ledger: what a killed command leaves behind of it is
+ended by beat, and every step may be repeated.
 """
 
 from __future__ import annotations
@@ -61,11 +62,7 @@ class Erasing:
         """What there is of the person with these identifiers and those linked to them, until now. Raises NotOnePerson."""
         erasure = Erasure(at_us=self._ledger.clock_ms() * 1000 + 999, keys=self._linked(keys) if with_linked else tuple(dict.fromkeys(keys)))
         for _ in range(LOOKS):
-            found, named = Found(erasure=erasure), set[str]()
-            for stored, own in self._walk([erasure], progress):
-                found.events[stored.event_id] = stored.facts.state
-                if with_linked and self._links(stored):
-                    named |= own
+            found, named = self._look(erasure, progress, with_linked=with_linked)
             if named <= set(erasure.keys):
                 break
             erasure = replace(erasure, keys=self._linked([*erasure.keys, *sorted(named)]))
@@ -74,6 +71,17 @@ class Erasing:
         found.untold = [name for stored in self._stored(found.events) if stored.facts.state is State.WITHDRAWN for name in untold(stored)]
         found.is_known = bool(found.events) or any(record.words or record.value or record.links for record in self._records(erasure.keys).values())
         return found
+
+    def close(self, found: Found, *, with_linked: bool = True, progress: Progress = lambda _: None) -> Found:
+        """Let nothing more come of what was said until then, and add what came since it was looked for. Raises NotOnePerson where that names somebody who was not shown.
+
+        What is accepted from now on is erased by whoever plans it; what was planned before is found by one more walk.
+        """
+        self._ledger.erasures.forbid(found.erasure)
+        again, named = self._look(found.erasure, progress, with_linked=with_linked)
+        if not named <= set(found.erasure.keys):
+            raise NotOnePerson("this person was named together with another identifier meanwhile: look at what there is now, and erase again")
+        return replace(found, events=found.events | again.events)
 
     def begin(self, found: Sequence[Found]) -> list[Begun]:
         """Note erasures: from now on they are carried out, by the caller or by beat."""
@@ -136,6 +144,15 @@ class Erasing:
                 f"{MAX_REACH} or more identifiers are linked to this person: they are hardly one person's; name some of them and erase with --only-given"
             )
         return linked
+
+    def _look(self, erasure: Erasure, progress: Progress, *, with_linked: bool) -> tuple[Found, set[str]]:
+        """The events of an erasure, and all identifiers that are linked by them."""
+        found, named = Found(erasure=erasure), set[str]()
+        for stored, own in self._walk([erasure], progress):
+            found.events[stored.event_id] = stored.facts.state
+            if with_linked and self._links(stored):
+                named |= own
+        return found, named
 
     def _walk(self, erasures: Sequence[Erasure], progress: Progress) -> Iterable[tuple[StoredEvent, set[str]]]:
         """Every event that one of the erasures covers, with the identifiers it names."""

@@ -15,7 +15,7 @@ import redis
 from tests.support.stack import ROOT, Stack, running_stack, wait_until
 from tests.support.world import SHORT
 
-ANA, BEN, PHONE = "ana@example.org", "ben@example.org", "+5551900000001"
+ANA, BEN, EVA, PHONE = "ana@example.org", "ben@example.org", "eva@example.org", "+5551900000001"
 ROUTING = """
 version: 1
 sources:
@@ -100,6 +100,26 @@ def erase_when_told(stack: Stack) -> None:
     assert stack.consent("reconcile", "--internal").returncode == 0
 
 
+def erase_while_more_comes(stack: Stack, before: int) -> None:
+    """What the person said earlier, and is posted and told while the command asks, goes too."""
+    stack.wait_complete([stack.accept("given", minute=1, email=EVA)])
+    person = stack.folder / "eva.json"
+    person.write_text(json.dumps({"email": EVA}))
+    command = [sys.executable, "-m", "workers.cli", "erase", str(person)]
+    environment = {**os.environ, **stack.environment}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asking:
+        assert asking.stderr is not None
+        asked = b""
+        while b"Erase?" not in asked:
+            asked += (part := asking.stderr.read1(1000))
+            assert part, asked
+        late = stack.accept("given", minute=2, email=EVA)
+        stack.wait_complete([late])
+        said, failed = asking.communicate(b"y\n", timeout=60)
+    assert (asking.returncode, b"\nerased\n" in said) == (0, True), failed
+    assert (stack.event(late)["status"], sealed(stack)) == ("erased", before)
+
+
 @pytest.mark.timeout(240)
 def test_a_person_is_erased_and_no_backup_brings_anybody_back(tmp_path: Path) -> None:
     """At once, when told, and again in the older ledger that is put back; the list names nobody."""
@@ -109,17 +129,18 @@ def test_a_person_is_erased_and_no_backup_brings_anybody_back(tmp_path: Path) ->
         unknown, report = erase(stack, {"email": "nobody@example.org"}, "--yes")
         assert (unknown, report["known"]) == (1, False)
         events = erase_told_person(stack)
+        erase_while_more_comes(stack, sealed(stack))
         erase_when_told(stack)
     listed = folder / "erased.ndjson"
     assert listed.stat().st_mode & 0o777 == 0o600
-    assert (len(listed.read_text().splitlines()), "example.org" in listed.read_text()) == (2, False)
+    assert (len(listed.read_text().splitlines()), "example.org" in listed.read_text()) == (3, False)
     (folder / "server").rename(tmp_path / "lost")
     backup = str(folder / "before.resp.gz")
     expired = offline(folder, "restore", backup, "--yes", CONSENT_RETENTION_BACKUP_DAYS="0.00000001")
     assert (expired.returncode, "--even-expired" in expired.stderr) == (2, True), expired.stderr
     restored = offline(folder, "restore", backup, "--yes", "--json")
     assert restored.returncode == 0, restored.stderr
-    assert {name: json.loads(restored.stdout)[name] for name in ("erasures", "erasures_waiting")} == {"erasures": 2, "erasures_waiting": 0}
+    assert {name: json.loads(restored.stdout)[name] for name in ("erasures", "erasures_waiting")} == {"erasures": 3, "erasures_waiting": 0}
     with running_stack(routing=ROUTING, environment=SHORT, folder=folder) as stack:
         assert [stack.event(each)["status"] for each in events] == ["erased"] * 2
         assert sealed(stack) == 0

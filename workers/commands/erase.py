@@ -68,8 +68,9 @@ def erase(file: str | None, *, when_told: bool, only_given: bool, no_rewrite: bo
             sys.exit(0 if found.is_known and (when_told or not found.untold) else common.FAILED)
         if not is_sure:
             click.confirm("Erase? This cannot be undone.", abort=True, err=True)
+        found = _close(parts, found, only_given=only_given)
         left = _carry_out(parts, found)
-        report |= {"erased": not left.event_ids, "waits_for": list(left.event_ids)}
+        report |= {"events": len(found.events), "erased": not left.event_ids, "waits_for": list(left.event_ids)}
         if left.event_ids:  # a backup that is made until then holds it too
             report["backups_readable_until"] = None
         report["append_only_file"] = "left" if no_rewrite else "later" if left.event_ids else _rewrite(parts)
@@ -79,8 +80,21 @@ def erase(file: str | None, *, when_told: bool, only_given: bool, no_rewrite: bo
 def _find(parts: Parts, person: Any, *, only_given: bool) -> Found:
     from workers.erased import erasing
 
-    with click.progressbar(length=parts.ledger.events.counts()["accepted"], label="looking through the events", file=sys.stderr) as bar:
+    with _bar(parts, "looking through the events") as bar:
         return erasing(parts).find(parts.hasher.identifier_keys(person).values(), with_linked=not only_given, progress=bar.update)
+
+
+def _close(parts: Parts, found: Found, *, only_given: bool) -> Found:
+    """Write it down, and look for what came while the person was looked for and somebody was asked."""
+    from workers.erased import erasing, list_of
+
+    list_of(parts).append(found.erasure)
+    with _bar(parts, "looking for what came meanwhile") as bar:
+        return erasing(parts).close(found, with_linked=not only_given, progress=bar.update)
+
+
+def _bar(parts: Parts, label: str) -> Any:
+    return click.progressbar(length=parts.ledger.events.counts()["accepted"], label=label, file=sys.stderr)
 
 
 def _report(parts: Parts, found: Found) -> dict[str, Any]:
@@ -116,11 +130,10 @@ def _under_way(parts: Parts, found: Found) -> dict[str, Any] | None:
 
 
 def _carry_out(parts: Parts, found: Found) -> Begun:
-    """Write it down, begin, and wait for vendors that are being told a consent right now."""
+    """Begin, and wait for vendors that are being told a consent right now."""
     from pipeline.domain import State
-    from workers.erased import erasing, list_of
+    from workers.erased import erasing
 
-    list_of(parts).append(found.erasure)
     (begun,) = erasing(parts).begin([found])
     until = time.monotonic() + HAND_SECONDS
     while True:
