@@ -81,5 +81,9 @@ class ArchiveMismatch(ConsentRelayError):
     """The evidence archive lacks records that the ledger knows to be archived: it is empty, older, or another one."""
 
 
+class BackupFailed(ConsentRelayError):
+    """A backup could not be made or read; nothing of it is left, or nothing was changed."""
+
+
 class PayloadUnreadable(ConsentRelayError):
     """A sealed payload cannot be opened: its vault key is missing or the bytes were changed."""

@@ -10,10 +10,8 @@ import gzip
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -25,10 +23,11 @@ import hiredis
 import redis
 
 from pipeline.domain import format_time, utc_from_us
-from pipeline.errors import ConsentRelayError, LedgerUnavailable
+from pipeline.errors import BackupFailed, ConsentRelayError, LedgerUnavailable
 from pipeline.ledger import snapshot
 from pipeline.ledger.snapshot import Command
 from workers.embedded import server_binary
+from workers.private_folder import private_folder
 from workers.process import die_with_parent
 
 VERSION: Final = 1
@@ -36,10 +35,6 @@ SUFFIX: Final = ".resp.gz"
 LOAD_SECONDS: Final = 600.0
 CUTS: Final = 3
 """How often a snapshot is asked for if the server hands out one that it had begun for somebody else."""
-
-
-class BackupFailed(ConsentRelayError):
-    """A backup could not be made or read; nothing of it is left, or nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +78,7 @@ def back_up(client: Any, database: int, path: Path, progress: Progress, *, rdb: 
     for each in (path, manifest_path(path)):
         if each.exists():
             raise BackupFailed(f"{each} is there already, and nothing is overwritten")
-    with _private_folder(path.parent) as folder:
+    with private_folder(path.parent) as folder:
         if rdb is not None:
             taken_ms = _time_of(rdb)
             shutil.copyfile(rdb, folder / "snapshot.rdb")
@@ -246,22 +241,6 @@ def _wait_loaded(process: subprocess.Popen[bytes], client: Any, folder: Path) ->
             raise BackupFailed("the server that comes along cannot read the snapshot: " + " / ".join(line.partition("# ")[2] or line for line in said))
         time.sleep(0.02)
     raise BackupFailed("the snapshot was not read in time")
-
-
-@contextlib.contextmanager
-def _private_folder(beside: Path) -> Iterator[Path]:
-    """A folder for the owner only, on the disk of the backup, but with a short name: the path of a socket may have 100 characters."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=".consent-backup-", dir=beside))
-    except OSError as error:
-        raise BackupFailed(f"{beside} cannot be written ({error.strerror})") from error
-    short = Path(tempfile.gettempdir()) / f"consent-{secrets.token_hex(6)}"
-    try:
-        short.symlink_to(folder.resolve())
-        yield short
-    finally:
-        short.unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _time_of(rdb: Path) -> int:

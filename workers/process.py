@@ -10,8 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from config.settings import CHECKOUT
@@ -64,6 +65,26 @@ def die_with_parent(parent: int) -> Callable[[], None]:
                 os._exit(1)
 
     return prepare
+
+
+@contextlib.contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP leave the block as Ctrl-C does, by an exception, so that what has to be tidied up is; Python would end at once. Main thread only."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)  # whoever is impatient does not cut the tidying short
+        sys.exit(128 + number)
+
+    # One that is ignored stays so: that is what nohup asks for.
+    before = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in before:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in before:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def start(command: Sequence[str], environment: Mapping[str, str], log: Path | None) -> subprocess.Popen[bytes]:

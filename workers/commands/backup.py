@@ -33,8 +33,9 @@ def backup(target: Path, rdb: Path | None, *, as_json: bool) -> None:
     """
     from workers.backups import back_up, default_name
     from workers.borrowed import database_of, opened_anywhere
+    from workers.process import ending_in_order
 
-    with opened_anywhere("backup") as parts:
+    with ending_in_order(), opened_anywhere("backup") as parts:
         ledger_id = parts.ledger.identity.ledger_id
         path = target / default_name(ledger_id, parts.ledger.now()) if target.is_dir() else target
         with _Bars("snapshot (bytes)", "keys") as progress:
