@@ -45,3 +45,16 @@ def test_prose_is_wrapped_between_words() -> None:
     Console(file=out, width=70, highlight=False).print(common.table("", ("event", "reason"), rows))
     assert "│" in out.getvalue()
     assert out.getvalue().count(IDS[0]) == 2
+
+
+@pytest.mark.parametrize("width", range(120, 260, 5))
+def test_wide_cells_take_nothing_from_others(width: int) -> None:
+    """Where several columns hold sentences, every line still ends with the table's border, so nothing was cut there."""
+    prose = "a reason that has a good many words, each of them short, and goes on for longer than most do"
+    rows = [["audience", "given", ROWS[0][2], IDS[0], "awaits the person's word by mail", prose, IDS[1]], ["crm", "", "", IDS[1], "dead", IDS[0] + IDS[1], ""]]
+    out = io.StringIO()
+    Console(file=out, width=width, highlight=False).print(common.table("", COLUMNS, rows))
+    text = out.getvalue()
+    assert {word for row in rows for cell in row for word in cell.split() if word not in text} == set()
+    assert max(map(len, text.splitlines())) <= width
+    assert "│" not in text or {line[-1] for line in text.splitlines()} <= set("┓┃┩│┘")

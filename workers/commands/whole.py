@@ -20,7 +20,7 @@ class WholeTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.room() <= options.max_width:
-            yield self._as_table()
+            yield self._as_table(options.max_width)
         else:
             yield from self._as_lines()
 
@@ -31,13 +31,25 @@ class WholeTable:
     def _by_column(self) -> list[tuple[str, list[Text]]]:
         return [(column, [Text.from_markup(row[place]) for row in self.rows]) for place, column in enumerate(self.columns)]
 
-    def _as_table(self) -> Table:
+    def _as_table(self, max_width: int) -> Table:
         built = Table(title=self.title, title_justify="left", header_style="bold")
-        for column, cells in self._by_column():
-            built.add_column(column, overflow="fold", no_wrap=all(" " not in cell.plain for cell in cells), min_width=_longest([column, *cells]))
+        for column, width in zip(self.columns, self._widths(max_width), strict=True):
+            built.add_column(column, overflow="fold", width=width)
         for row in self.rows:
             built.add_row(*row)
         return built
+
+    def _widths(self, max_width: int) -> list[int]:
+        """The width of each column: its longest word and a fair share of what is over; rich's own choice may be wider than the terminal, and is cut there."""
+        texts = [[Text(column), *cells] for column, cells in self._by_column()]
+        widths = [_longest(each) for each in texts]
+        wanted = [max(text.cell_len for text in each) - width for each, width in zip(texts, widths, strict=True)]
+        spare = max_width - self.room()
+        for done, place in enumerate(sorted(range(len(widths)), key=wanted.__getitem__)):
+            share = min(wanted[place], spare // (len(widths) - done))
+            widths[place] += share
+            spare -= share
+        return widths
 
     def _as_lines(self) -> Iterable[Text]:
         if self.title:
