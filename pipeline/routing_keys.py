@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
 import yaml
 
-from pipeline.yaml_lines import LineReader
+from pipeline.yaml_lines import VARIABLE, LineReader
 
 _KEY: Final = re.compile(r"sha256:([0-9a-f]{64})(?: +until +(\S+))?", re.IGNORECASE)
+_WRITTEN: Final = re.compile(r"sha256:([0-9a-f]{64})(?![0-9a-f])", re.IGNORECASE)
+_HELD: Final = re.compile(r"(?:sha256:)?\b([0-9a-f]{64})\b", re.IGNORECASE)
+"""In a variable; `sha256:` may stand before it in the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPlace:
+    """Where the hash of a key stands: in a line of the file, or in the `variable` that the line names."""
+
+    line: int
+    key: str
+    variable: str | None = None
+
+
+def key_places(text: str, environment: Mapping[str, str]) -> Iterator[KeyPlace]:
+    """Every hash of a key in a routing file, whether or not the file is good."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        yield from (KeyPlace(line=number, key=key.lower()) for key in _WRITTEN.findall(line))
+        for variable in (match[1] for match in VARIABLE.finditer(line)):
+            yield from (KeyPlace(line=number, key=key.lower(), variable=variable) for key in _HELD.findall(environment.get(variable, "")))
+
+
+def is_key_hash(text: str) -> bool:
+    """Whether a text is the hash of a key, which is no secret."""
+    return bool(_KEY.fullmatch(text))
 
 
 class KeyReader:

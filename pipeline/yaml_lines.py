@@ -17,7 +17,7 @@ import yaml
 
 from pipeline.errors import ConfigurationError
 
-_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\}")
+VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\}")
 _TAG: Final = "tag:yaml.org,2002:"
 _WHOLE: Final = re.compile(r"-?[0-9]{1,15}")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,15}([.][0-9]{1,9})?")
@@ -197,12 +197,12 @@ class LineReader:
         for name in self._unset_in(text):
             self.complain(node, f"the environment variable {name} is not set; set it or write ${{{name}:-default}}")
             self._unset.add(self.complaints[-1])
-        if "${" in _VARIABLE.sub("", text):
+        if "${" in VARIABLE.sub("", text):
             self.complain(node, "has ${ that does not begin a variable; expected ${NAME} or ${NAME:-default}")
-        return _VARIABLE.sub(lambda match: self._environment.get(match[1]) or match[3] or "", text)
+        return VARIABLE.sub(lambda match: self._environment.get(match[1]) or match[3] or "", text)
 
     def _unset_in(self, text: str) -> Iterator[str]:
-        return (match[1] for match in _VARIABLE.finditer(text) if match[2] is None and match[1] not in self._environment)
+        return (match[1] for match in VARIABLE.finditer(text) if match[2] is None and match[1] not in self._environment)
 
 
 def suggestion(name: str, known: Collection[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from config.settings import SettingsError
+from pipeline.routing_keys import is_key_hash
 from workers.embedded import write_private
 
 ENVIRONMENT_FILE: Final = "environment.json"
-"""What a running `consent up` tells other commands of the same user: addresses and secrets."""
+"""What a running `consent up` tells other commands of the same user: addresses, secrets of its own, hashes of keys."""
 LEDGER_FILE: Final = "ledger_id"
 """The id of the ledger that this folder worked with."""
 LARGEST_LOG_BYTES: Final = 20_000_000
@@ -85,6 +87,11 @@ class StateFolder:
     def remember(self, name: str, value: str) -> None:
         """Keep a value for the next start and for commands that look in here."""
         write_private(self.path / name, value)
+
+    def remember_environment(self, environment: Mapping[str, str]) -> None:
+        """Keep what other commands need to look at the relay: our own settings and the hashes of keys, but no secret of a vendor."""
+        told = {name: value for name, value in environment.items() if name.startswith("CONSENT_") or is_key_hash(value)}
+        self.remember(ENVIRONMENT_FILE, json.dumps(told))
 
     def recall(self, name: str) -> str:
         """A remembered value, empty if there is none."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import logging
 import signal
 import time
@@ -16,7 +15,7 @@ from config.logging import setup_logging
 from config.settings import Settings, SettingsError, check_invariants, load_settings
 from workers.embedded import EmbeddedServer, free_port, is_free, server_environment
 from workers.process import python
-from workers.state import ENVIRONMENT_FILE, LEDGER_FILE, StateFolder
+from workers.state import LEDGER_FILE, StateFolder
 from workers.supervisor import Child, Service, Supervisor
 from workers.wiring import Parts
 
@@ -73,7 +72,7 @@ class Relay:
             self.parts.ledger.upkeep.migrate()  # nobody but us works with it
         self.parts.refuse_orphans(self.parts.routing)  # what every process would refuse is refused here, in plain words and before any of them starts
         self._remember_ledger()
-        self.state.remember(ENVIRONMENT_FILE, json.dumps({name: value for name, value in self.environment.items() if name.startswith("CONSENT_")}))
+        self.state.remember_environment(self.environment)
         first = [self._started(self._sandbox())] if self.sandbox else []
         workers = [self._started(self._worker(number)) for number in range(1, self.settings.worker.processes + 1)]
         others = [self._started(self._ours("beat", BEAT)), self._started(self._ours("ingest", INGEST, "serve", ready=self._answers_ready))]

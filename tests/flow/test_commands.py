@@ -365,7 +365,7 @@ def test_a_key_is_revoked_by_its_hash_or_a_clear_beginning_of_it(tmp_path):
     assert revoke("EFEFEFEF")[1].startswith(f"take it out of {routing}, line 4,")
     assert [revoke(digits)[0] for digits in ("a", "keys", "efefefe", one + "0")] == [2] * 4
     assert revoke("abababab") == (1, f"Error: the hashes of 2 keys in {routing} begin with abababab, at lines 2, 3: give more of it\n")
-    assert revoke("00000000") == (1, f"Error: no key 00000000 in {routing}\n")
+    assert revoke("00000000") == (1, f"Error: no key 00000000 in {routing}, nor in a variable that it names and that is set here\n")
     assert revoke("00000000", tmp_path / "none.yaml") == (
         2,
         f"consent: {tmp_path / 'none.yaml'}: the routing file cannot be read (No such file or directory); CONSENT_CONFIG names another\n",

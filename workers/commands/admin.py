@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from workers.commands import common
 from workers.counting import counted
+
+if TYPE_CHECKING:
+    from pipeline.routing_keys import KeyPlace
 
 
 @click.command()
@@ -65,25 +70,36 @@ def _warn_of_unknown_source(name: str) -> None:
 @keys.command("revoke")
 @click.argument("key_hash", metavar="SHA256")
 def keys_revoke(key_hash: str) -> None:
-    """Say where in the routing file the key with this hash stands; without its line, and after SIGHUP, it opens nothing.
+    """Say where the key with this hash stands, in the routing file or in a variable that it names; taken out there, it opens nothing.
 
     The first 8 digits of the hash or more will do, if no other key's begins with them.
     """
     from config.settings import load_settings
+    from pipeline.routing_keys import key_places
     from workers.options import routing_text
 
     digits = key_hash.lower().removeprefix("sha256:")
     if not re.fullmatch("[0-9a-f]{8,64}", digits):
         raise click.UsageError("the key's hash was expected, or at least its first 8 hex digits")
-    path = load_settings(common.environment(of_running=True)).routing_path()
-    lines = enumerate(routing_text(path).lower().splitlines(), start=1)
-    found = [(number, each) for number, line in lines for each in re.findall("sha256:([0-9a-f]{64})", line) if each.startswith(digits)]
-    places = ", ".join(str(number) for number, _ in found)
+    environment = common.environment(of_running=True)
+    path = load_settings(environment).routing_path()
+    found = [place for place in key_places(routing_text(path), environment) if place.key.startswith(digits)]
     if not found:
-        raise click.ClickException(f"no key {key_hash} in {path}")
-    if (count := len({each for _, each in found})) > 1:
-        raise click.ClickException(f"the hashes of {count} keys in {path} begin with {digits}, at lines {places}: give more of it")
-    click.echo(f"take it out of {path}, line {places}, then send SIGHUP to the running relay")
+        raise click.ClickException(f"no key {key_hash} in {path}, nor in a variable that it names and that is set here")
+    if (count := len({place.key for place in found})) > 1:
+        raise click.ClickException(f"the hashes of {count} keys in {path} begin with {digits}, at lines {_lines(found)}: give more of it")
+    if written := [place for place in found if place.variable is None]:
+        click.echo(f"take it out of {path}, line {_lines(written)}, then send SIGHUP to the running relay")
+    for place in found:
+        if place.variable is not None:
+            click.echo(
+                f"the key comes from the variable {place.variable} ({path}:{place.line}): take that out of the line, then send SIGHUP to the running relay; "
+                "or change the variable where the relay is started, and start it anew"
+            )
+
+
+def _lines(places: Sequence[KeyPlace]) -> str:
+    return ", ".join(str(place.line) for place in places)
 
 
 @keys.command("secret")
