@@ -81,12 +81,15 @@ class DestinationReader:
         credentials = {key: value for key, value in self._declared(parts.get("credentials"), declared.credentials, "credential", name).items() if value != ""}
         options = self._declared(parts.get("options"), declared.options, "option", name)
         by_purpose = self._options_by_purpose(parts.get("options_by_purpose"), declared, name)
-        base_url = self._base_url(parts.get("base_url"), name)
-        if len(self.lines.complaints) > count_before:
-            return None
-        variants = [options, *({**options, **by_purpose.get(purpose, EMPTY)} for purpose in sorted(routed))]
-        adapter = self._adapter(node, declared, base_url, credentials, variants)
-        if adapter is None:
+        base_url = self.lines.text(parts.get("base_url"), f"base_url of {name}") or None
+        adapter = None
+        if len(self.lines.complaints) == count_before:  # else a vendor would miss what stands there and cannot be read
+            variants = [options, *({**options, **by_purpose.get(purpose, EMPTY)} for purpose in sorted(routed))]
+            adapter = self._adapter(node, declared, base_url, credentials, variants)
+        is_addressed = self._is_addressed(parts.get("base_url"), base_url, name)
+        settings = self._settings(parts, declared, adapter, name)
+        limit_group = self.lines.text(parts.get("limit_group"), f"limit_group of {name}")
+        if adapter is None or not is_addressed:
             return None
         destination = Destination(
             name=name,
@@ -95,22 +98,23 @@ class DestinationReader:
             account=name,
             options={**{key: option.default for key, option in declared.options.items()}, **options},
             options_by_purpose=by_purpose,
-            rate=self._rate(parts.get("rate"), adapter, name),
-            retry=self._retry(parts.get("retry"), name),
-            enabled=self.lines.flag(parts.get("enabled"), f"enabled of {name}", default=True),
-            allow_private_network=self.lines.flag(parts.get("allow_private_network"), f"allow_private_network of {name}", default=False),
-            keep_contact_for=self._keep_contact_for(parts.get("keep_contact_for"), declared, name),
-            confirmation_days=self.lines.number(parts.get("confirmation_days"), f"confirmation_days of {name}") or CONFIRMATION_DAYS,
-            key_expires_on=self.lines.day(parts.get("key_expires_on"), f"key_expires_on of {name}"),
+            **settings,
+        )
+        identity = (vendor, adapter.address, tuple(sorted(credentials.items())))
+        return _Draft(node=node, destination=destination, identity=identity, limit_group=limit_group, has_own_rate="rate" in parts)
+
+    def _settings(self, parts: Mapping[str, yaml.Node], declared: type[Adapter], adapter: Adapter | None, name: str) -> dict[str, Any]:
+        """What is not the vendor's: read, and complained of, also where there is no adapter."""
+        return {
+            "rate": self._rate(parts.get("rate"), declared, adapter, name),
+            "retry": self._retry(parts.get("retry"), name),
+            "enabled": self.lines.flag(parts.get("enabled"), f"enabled of {name}", default=True),
+            "allow_private_network": self.lines.flag(parts.get("allow_private_network"), f"allow_private_network of {name}", default=False),
+            "keep_contact_for": self._keep_contact_for(parts.get("keep_contact_for"), declared, name),
+            "confirmation_days": self.lines.number(parts.get("confirmation_days"), f"confirmation_days of {name}") or CONFIRMATION_DAYS,
+            "key_expires_on": self.lines.day(parts.get("key_expires_on"), f"key_expires_on of {name}"),
             **self._reconcile(parts.get("reconcile"), declared, name),
-        )
-        return _Draft(
-            node=node,
-            destination=destination,
-            identity=(vendor, adapter.address, tuple(sorted(credentials.items()))),
-            limit_group=self.lines.text(parts.get("limit_group"), f"limit_group of {name}"),
-            has_own_rate="rate" in parts,
-        )
+        }
 
     def _vendor(self, name: str, node: yaml.Node, parts: Mapping[str, yaml.Node]) -> str | None:
         vendor = self.lines.text(parts.get("vendor"), f"vendor of {name}")
@@ -157,10 +161,9 @@ class DestinationReader:
             self.lines.complain(node, complaint)
         return next(iter(built.values())) if built and not complaints else None
 
-    def _base_url(self, node: yaml.Node | None, name: str) -> str | None:
-        text = self.lines.text(node, f"base_url of {name}")
-        if node is None or not text:
-            return None
+    def _is_addressed(self, node: yaml.Node | None, text: str | None, name: str) -> bool:
+        if node is None or text is None:
+            return True
         try:
             address = urlsplit(text)
             is_usable = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
@@ -168,18 +171,18 @@ class DestinationReader:
             is_usable = False
         if not is_usable or address.username is not None or address.query or address.fragment or not text.isascii() or " " in text:
             self.lines.complain(node, f"base_url of {name} is not usable; expected http(s)://host[:port][/path] without user, query and fragment")
-            return None
-        return text
+            return False
+        return True
 
-    def _rate(self, node: yaml.Node | None, adapter: Adapter, name: str) -> Rate:
-        declared = adapter.rate
+    def _rate(self, node: yaml.Node | None, vendor: type[Adapter], adapter: Adapter | None, name: str) -> Rate:
+        declared = vendor.rate
         parts = self.lines.mapping(node, f"rate of {name}", _RATE)
         rate = Rate(
             calls=self.lines.whole(parts.get("calls"), f"rate calls of {name}", least=1) or declared.calls,
             per_seconds=self.lines.number(parts.get("per_seconds"), f"rate per_seconds of {name}") or declared.per_seconds,
             concurrent=self.lines.whole(parts.get("concurrent"), f"rate concurrent of {name}", least=1) or declared.concurrent,
         )
-        most_calls = max(adapter.most_calls(state) for state in State)
+        most_calls = max(adapter.most_calls(state) for state in State) if adapter else 0  # how many goes by the credentials
         if node is not None and rate.calls is not None and rate.calls < most_calls:
             self.lines.complain(
                 node, f"rate calls of {name} is less than one dialogue may make; expected {most_calls} or more (a longer per_seconds is slower)"

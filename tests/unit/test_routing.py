@@ -289,6 +289,28 @@ def test_all_problems_come_at_once_in_the_order_of_lines():
     assert [int(re.match(r"consent\.yaml:(\d+): ", line)[1]) for line in complaints(broken)] == [3, 10, 17, 18]
 
 
+@pytest.mark.parametrize("options", ["{list_code: 0010, colour: red}", "{}"])
+def test_a_destination_that_cannot_be_made_hides_none_of_its_other_problems(options):
+    """Neither what it is nor its vendor's demands keep back what is wrong with its other settings, and a wrong address keeps back no demand."""
+    wrong = ["base_url: lists.example.org", "rate: {calls: 0}", "retry: {waits_seconds: [x]}", "key_expires_on: soon", "limit_group: []"]
+    text = (
+        GOOD.replace("vendor: dinamize", "\n    ".join(["vendor: dinamize", *wrong]))
+        .replace("{list_code: 0010}", options)
+        .replace("country: BR", "country: XX")
+    )
+    found = complaints(text.replace(SECRET, "test-short").replace("https://crm.example.org/hook", "crm.example.org"))
+    expected = [
+        "option" if options == "{}" else "unknown key 'colour'",
+        "base_url of lists",
+        "rate calls of lists",
+        "each wait of lists",
+        "key_expires_on of lists",
+    ]
+    expected += ["limit_group of lists", "base_url of crm", "credential 'secret'", "country in when must be"]
+    assert [each for each in expected if not any(each in line for line in found)] == []
+    assert len(found) == len(expected), found
+
+
 @pytest.mark.parametrize(
     "text,line,reason",
     [
