@@ -146,7 +146,10 @@ class _File:
         scopes = self._choices(parts.get("scopes"), f"scopes of {name}", SCOPES)
         poll = self._poll(name, kind, parts["poll"], destinations) if "poll" in parts else None
         self._refuse_deaf(name, node, kind, parts)
-        origin = [*self._references(parts.get("origin"), "destinations", f"origin of {name}"), *([poll.asked.name] if poll else [])]
+        origin = [
+            *self._references(parts.get("origin"), "destinations", f"origin of {name}", instead="leave it out for none, or name some"),
+            *([poll.asked.name] if poll else []),
+        ]
         return Source(
             name=name,
             kind=kind,
@@ -188,7 +191,8 @@ class _File:
         if "destination" not in parts or every_seconds is None:
             self.lines.complain(node, f"poll of {name} needs the destination to ask and every_seconds")
             return None
-        asked = next((destinations[each] for each in self._references(parts["destination"], "destinations", "destination") if each in destinations), None)
+        named = self._references(parts["destination"], "destinations", "destination", instead="name one")
+        asked = next((destinations[each] for each in named if each in destinations), None)
         if asked is None:
             return None
         if asked.vendor != kind or not has_verb(kind, "poll"):
@@ -236,13 +240,13 @@ class _File:
     def _deliver_to(self, node: yaml.Node, parts: Mapping[str, yaml.Node]) -> list[str]:
         if "deliver_to" not in parts:
             self.lines.complain(node, "a trigger has no deliver_to; expected a list of destinations")
-        return self._references(parts.get("deliver_to"), "destinations", "deliver_to")
+        return self._references(parts.get("deliver_to"), "destinations", "deliver_to", instead="name at least one")
 
-    def _references(self, node: yaml.Node | None, part: str, what: str | None = None) -> list[str]:
+    def _references(self, node: yaml.Node | None, part: str, what: str | None = None, *, instead: str = "leave it out for any, or name some") -> list[str]:
         """Names of purposes, sources or destinations of this file."""
         pairs = self.lines.texts(node, what or part, may_be_single=True)
         if node is not None and not pairs and isinstance(node, yaml.SequenceNode) and not node.value:
-            self.lines.complain(node, f"{what or part} is empty; leave it out for any, or name some")
+            self.lines.complain(node, f"{what or part} is empty; {instead}")
         for item, name in pairs:
             if name not in self.nodes[part]:
                 self.lines.complain(item, f"unknown {part[:-1]} {item.value!r} in {what or part}; {suggestion(name, self.nodes[part])}")
