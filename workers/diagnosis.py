@@ -11,11 +11,11 @@ from kombu.exceptions import OperationalError
 from config.logging import describe, mask
 from config.settings import SettingsError
 from pipeline.domain import Outcome, State
-from pipeline.errors import ConsentRelayError
+from pipeline.errors import ConfigurationError, ConsentRelayError
 from pipeline.expiry import NOTICE_DAYS, key_expiries
 from pipeline.figures import last_heard_seconds
 from pipeline.probing import Probed
-from pipeline.routing import Source
+from pipeline.routing import Routing, Source
 from workers.counting import counted
 from workers.queues import queue_names
 from workers.wiring import Parts
@@ -56,15 +56,17 @@ Check = Callable[[Parts], str]
 def examine(parts: Parts, what: str | None = None, *, ask_vendors: bool = False) -> list[Finding]:
     """All findings, or those for the health check of one kind of process; vendors are asked only where it is wanted."""
     running: dict[str, Check] = {"worker": _workers, "beat": _beat}
+    routing = _finding("routing", _routing, parts)
     if what:
         return [_finding(what, running[what], parts)]
-    found = [Finding("settings", good=True, text="good"), Finding("routing", good=True, text=str(parts.settings.routing_path()))]
-    found += _findings(parts, {"secrets": _secrets, "ledger": _ledger, "broker": _broker, **running})
+    found = [Finding("settings", good=True, text="good"), routing, *_findings(parts, {"secrets": _secrets, "ledger": _ledger, "broker": _broker, **running})]
+    by_routing: dict[str, Check] = {"accounts": _accounts, "overdue": _overdue, "sources": _sources, "keys": _keys}
     if all(finding.good for finding in found if finding.name in ("secrets", "ledger")):
-        found += _findings(parts, {"dead letters": _dead_letters, "accounts": _accounts, "paused": _paused, "overdue": _overdue, "sources": _sources})
-        found += _findings(parts, {"keys": _keys, "evidence": _evidence})
-        if ask_vendors:
+        found += _findings(parts, {"dead letters": _dead_letters, "paused": _paused, "evidence": _evidence, **(by_routing if routing.good else {})})
+        if ask_vendors and routing.good:
             return [*found, *vendor_findings(parts.prober.run())]
+    if not routing.good:
+        return [*found, Finding(", ".join((*by_routing, "vendors")), good=True, text="not looked at, as the routing file is wrong", note=True)]
     why = "their limits are kept in the ledger" if ask_vendors else "`consent doctor --vendors` asks them"
     return [*found, Finding("vendors", good=True, text=f"not asked ({why})", note=True)]
 
@@ -122,10 +124,20 @@ def _finding(name: str, check: Check, parts: Parts) -> Finding:
 def _in_words(error: Exception) -> str:
     """What an operator reads of a failure; somebody else's text may quote what it was given and is left out."""
     if isinstance(error, NotWell | SettingsError | ConsentRelayError):
-        return mask(str(error))
+        return mask("; ".join(str(error).splitlines()))
     if isinstance(error, OperationalError | OSError):
         return "the broker cannot be reached (CONSENT_BROKER_URL; by default the server of CONSENT_REDIS_URL)"
     return f"could not be looked at: {describe(error)}"
+
+
+def _routing(parts: Parts) -> str:
+    """Where the file is wrong the relay may run on by the old one, which nobody else knows: the other checks go by none."""
+    try:
+        parts.routing = parts.read_routing()
+    except ConfigurationError:
+        parts.routing = Routing(version_hash="", sources={}, purposes={}, destinations={}, triggers=())
+        raise
+    return str(parts.settings.routing_path())
 
 
 def _secrets(parts: Parts) -> str:
@@ -149,6 +161,8 @@ def _ledger(parts: Parts) -> str:
 def _broker(parts: Parts) -> str:
     with parts.app.connection_for_read(connect_timeout=3) as connection:
         connection.ensure_connection(max_retries=1, timeout=3)
+    if not parts.routing.destinations:
+        return "answers"
     waiting = {name: depth for name in queue_names(parts.routing.destinations) if (depth := parts.publisher.queue_depth(name))}
     return f"answers; waiting: {_counted(waiting) or 'nothing'}"
 

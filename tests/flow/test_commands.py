@@ -136,6 +136,10 @@ def test_operators_commands_look_at_what_runs(up):
     assert consent("dead", "discard", *(each["delivery_id"] for each in dead["items"]), "--reason", "removed by hand", **mine).returncode == 0
     found = consent("doctor", **mine)
     assert (found.returncode, found.stdout.count("ok  ")) == (0, 14), found.stdout
+    (state / "wrong.yaml").write_text("version: 2\n")
+    wrong = consent("doctor", CONSENT_CONFIG=str(state / "wrong.yaml"), **mine)
+    assert (wrong.returncode, "FAIL routing: " in wrong.stdout, wrong.stdout.count("ok  ")) == (1, True, 9), wrong.stdout
+    assert consent("doctor", "--worker", CONSENT_CONFIG=str(state / "wrong.yaml"), **mine).returncode == 0
     assert json.loads(consent("dead", "list", "--json", **mine).stdout) == {"items": [], "groups": [], "next_cursor": None}
     assert consent("destination", "pause", "crm-webhook", **mine).returncode == 0
     assert "note paused: deliveries wait at paused or disabled destinations: crm-webhook 0" in consent("doctor", **mine).stdout

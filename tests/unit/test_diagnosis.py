@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 
 from config.settings import SettingsError
 from pipeline.desk import Desk
+from pipeline.errors import ConfigurationError
 from pipeline.routing import Pair, Poll, Source
 from tests.support.relay import Relay, destination, routing
 from workers import diagnosis
@@ -141,3 +142,28 @@ def test_sources_that_cannot_be_heard_fail(client: redis.Redis):
     assert look(relay, diagnosis._sources) == ("FAIL", "cannot be heard: hub-changes (not for 90 seconds); the log says why (`source_not_heard`, `not_heard`)")
     relay.rules = replace(relay.rules, pairs={"both": Pair(name="both", contacthub="hub", contactsend="send", enabled=False)})
     assert look(relay, diagnosis._sources) == ("note", "not polled, as a pair of theirs is not enabled: hub-changes")
+
+
+def examined(relay: Relay, read_routing: Any) -> dict[str, tuple[str, str]]:
+    """Mark and text by name of everything that is looked at, by the checks that need neither broker nor workers."""
+    desk = Desk(relay.ledger, relay.vault, lambda: parts.routing, relay.hasher)
+    settings = SimpleNamespace(routing_path=lambda: "routing.yaml", pepper=lambda: "", keys_of_vault=lambda: ["one"], evidence_url=lambda: None)
+    parts = SimpleNamespace(ledger=relay.ledger, desk=desk, settings=settings, read_routing=read_routing)
+    with patch.object(diagnosis, "_broker", lambda _: "answers"), patch.object(diagnosis, "_workers", lambda _: "one"):
+        return {each.name: (each.mark, each.text) for each in diagnosis.examine(parts, ask_vendors=True)}
+
+
+def test_a_wrong_routing_file_keeps_back_no_check_that_can_do_without(relay: Relay) -> None:
+    """The relay may run on by the old file, and just then something may be wrong; what goes by the file is named."""
+    relay.vendors["mail"].answers = [400]
+    relay.event("withdrawn", 1, email="ana@example.org")
+    relay.drain()
+
+    def wrong() -> Any:
+        raise ConfigurationError("routing.yaml:3: is wrong\nrouting.yaml:7: too")
+
+    found = examined(relay, wrong)
+    assert found["routing"] == ("FAIL", "routing.yaml:3: is wrong; routing.yaml:7: too")
+    assert found["dead letters"] == ("FAIL", "withdrawals that nobody will tell unless you act: mail 1 (`consent dead list --state withdrawn`)")
+    assert found["accounts, overdue, sources, keys, vendors"] == ("note", "not looked at, as the routing file is wrong")
+    assert set(found) >= {"settings", "secrets", "ledger", "broker", "worker", "beat", "paused", "evidence"}

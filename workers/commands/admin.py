@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 @click.option("--beat", "what", flag_value="beat", help="Only whether beat's work is being done (for health checks).")
 @click.option("--vendors", "ask_vendors", is_flag=True, help="Also ask each vendor by requests that change nothing: credentials, rights, lists.")
 def doctor(what: str | None, *, ask_vendors: bool) -> None:
-    """Look for what stands in the way: settings, secrets, ledger, broker, workers, beat, dead withdrawals, refused credentials, expired keys, overdue work.
+    """Look for what stands in the way: settings, routing file, secrets, ledger, broker, workers, beat, dead withdrawals, refused credentials, expired keys, overdue work.
 
     Exits 1 if anything does. Paused destinations, open breakers, keys with 30 days left and a dead `given` are only noted.
     """
     from workers.diagnosis import examine
 
-    with common.opened("doctor") as parts:
+    with common.opened("doctor", looks_only=True) as parts:
         findings = examine(parts, what, ask_vendors=ask_vendors)
     for finding in findings:
         click.echo(f"{finding.mark:4} {finding.name}: {finding.text}")
