@@ -23,6 +23,7 @@ DESCRIPTION: Final = """\
 Post consent events here; every destination they concern is told, withdrawals first, and a `202` means that the event is durable.
 The same event may be sent again at any time: it is recognised and answered `duplicate`.
 Every refusal is a problem document (RFC 9457) whose `errors` name each wrong field, parameter or header by its path.
+Whatever needs no key answers `HEAD` as it answers `GET`.
 """
 READ: Final = {"Bearer": ["read"]}
 INGEST: Final = {"Bearer": ["ingest"]}

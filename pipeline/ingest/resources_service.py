@@ -17,8 +17,10 @@ class Root:
     """`GET /`: whoever opens the address in a browser is shown the documentation."""
 
     async def on_get(self, _request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
-        response.status = 303
+        answer_bytes(response, 303, b"see /docs\n", "text/plain; charset=utf-8")
         response.set_header("Location", "/docs")
+
+    on_head = on_get
 
 
 class Live:
@@ -53,6 +55,8 @@ class Metrics:
     async def on_get(self, _request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
         answer_bytes(response, 200, await self._services.probes.shared(self._render), CONTENT_TYPE)
 
+    on_head = on_get
+
     def _render(self) -> bytes:
         gauges = self._services.ledger.gauges()
         snapshot = MetricsSnapshot(**gauges) if isinstance(gauges, Mapping) else gauges
@@ -69,3 +73,5 @@ class Document:
     async def on_get(self, _request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
         answer_bytes(response, 200, self._body, self._content_type)
         response.set_header("Content-Security-Policy", PAGE_POLICY)
+
+    on_head = on_get

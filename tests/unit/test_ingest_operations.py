@@ -204,6 +204,15 @@ def test_health_can_be_asked_by_head(path):
     assert (answer.status_code, answer.content) == (200 if path == "/health/live" else 503, b"")
 
 
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/metrics", "/health/live", "/health/ready"])
+def test_what_is_open_answers_head_as_it_answers_get(path):
+    """The same status and headers without the body (RFC 9110, 9.3.2), and a refusal names both methods."""
+    relay = make_relay()
+    got, asked = relay.get(path, key=None), relay.call("HEAD", path, key=None)
+    assert (asked.status_code, dict(asked.headers), asked.content) == (got.status_code, dict(got.headers), b"")
+    assert relay.call("DELETE", path, key=None).headers["allow"] == "GET, HEAD, OPTIONS"
+
+
 def test_metrics_are_the_ledgers():
     """Given the ledger's snapshot, the text format carries it."""
     answer = make_relay().get("/metrics", key=None)
@@ -347,7 +356,8 @@ def test_replays_are_refused_in_the_words_of_events(body, path, message):
 def test_the_root_address_leads_to_the_page():
     """A browser that is given the bare address finds the documentation."""
     answer = make_relay().get("/", key=None)
-    assert (answer.status_code, answer.headers["location"]) == (303, "/docs")
+    found = (answer.status_code, answer.headers["location"], answer.headers["content-type"], answer.text)
+    assert found == (303, "/docs", "text/plain; charset=utf-8", "see /docs\n")
 
 
 def test_the_page_loads_nothing_and_is_well_formed():
