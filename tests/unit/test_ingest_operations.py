@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html.parser
+import json
+import re
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -296,6 +298,21 @@ def test_the_posted_example_is_accepted_and_answers_fit_their_schemas():
     answer = relay.post("/v1/consent-events/batch", body=examples.NDJSON, headers={"Content-Type": "application/x-ndjson"})
     assert not BatchSchema().validate(answer.json)
     assert (answer.json["duplicates"], answer.json["accepted"]) == (1, 1)
+
+
+def test_the_examples_of_the_manual_are_what_the_document_says():
+    """Each call of docs/http-api.md goes to a documented address with a body that fits, and its answer is of that call's form."""
+    document = build_document()
+    text = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
+    shown = re.findall(r"^[$] curl -s \"?http://127.0.0.1:8080([^ ?\"]+)(.*?)(?:-d '(.*?)')?\n(\{.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(shown) == text.count("$ curl") == 6
+    for path, _, body, answer in shown:
+        known = document["paths"][path if path in document["paths"] else "/v1/consent-events/{event_id}"]["post" if body else "get"]
+        status = "207" if '"rejected":1' in answer else "202" if "202" in known["responses"] else "200"
+        said = [(answer, known["responses"][status])] + ([(body, known["requestBody"])] if body else [])
+        for material, where in said:
+            schema = {**where["content"]["application/json"]["schema"], "components": document["components"]}
+            Draft202012Validator(schema).validate(json.loads(material))
 
 
 def test_every_route_is_documented():
