@@ -91,7 +91,7 @@ class Sender:
             else:
                 if response.ok or response.status_code in refusals:
                     return response
-                problem = f"{self._url}{path} answered {response.status_code} {response.reason}"
+                problem = f"{self._url}{path} answered {response.status_code} {response.reason}{_words(response)}"
                 if response.status_code not in BUSY:
                     break
                 asked = response.headers.get("Retry-After", "")
@@ -99,6 +99,17 @@ class Sender:
             if attempt < ATTEMPTS:
                 self._sleep(wait)
         raise SendingFailed(problem)
+
+
+def _words(response: requests.Response) -> str:
+    """Why the relay refuses a request as a whole, and what to look at; the words of anything between it and us are left out."""
+    said = ""
+    if response.headers.get("Content-Type") == "application/problem+json":
+        answer = response.json()
+        said = "; ".join(f"{error['path']}: {error['message']}".removeprefix(": ") for error in answer["errors"]) or answer["title"]
+    asked = "is CONSENT_KEY a key of the source that these events come from, with the scope `ingest`?" if response.status_code in (401, 403) else ""
+    words = "; ".join(filter(None, (said, asked)))
+    return f": {words}" if words else ""
 
 
 def _count(result: SendResult, item: Mapping[str, Any], index: int) -> None:

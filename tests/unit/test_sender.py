@@ -120,3 +120,21 @@ def test_columns_that_contradict_each_other_are_named(tmp_path):
     with pytest.raises(ValueError, match="one column is part of another: subject, email") as caught:
         read_events(str(sheet))
     assert "ana" not in str(caught.value).removeprefix(str(sheet))
+
+
+def test_a_refusal_of_all_has_the_relays_words(relay):
+    """A wrong key is named by the variable that holds it; what a proxy between says is not repeated."""
+    words = {"title": "A valid key is needed", "errors": [{"path": "authorization", "message": "no valid key was given"}]}
+    kind = ("Content-Type", "application/problem+json")
+    asked = "is CONSENT_KEY a key of the source that these events come from, with the scope `ingest`?"
+    answered = f"{relay.url}/v1/consent-events/batch answered"
+    for answer, text in (
+        ((401, words, kind), f"{answered} 401 Unauthorized: authorization: no valid key was given; {asked}"),
+        ((404, {"title": "There is nothing here", "errors": []}, kind), f"{answered} 404 Not Found: There is nothing here"),
+        ((403, {"title": "Go away"}), f"{answered} 403 Forbidden: {asked}"),
+        ((400, words), f"{answered} 400 Bad Request"),
+    ):
+        relay.answers = [answer]
+        with pytest.raises(SendingFailed) as caught:
+            Sender(relay.url, "k").send([1])
+        assert str(caught.value) == text
