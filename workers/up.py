@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -159,6 +160,16 @@ class Relay:
 @contextmanager
 def running(environment: Mapping[str, str], *, sandbox: bool) -> Iterator[Relay]:
     """A started relay; the signals of the main thread stop and reload it, and leaving stops every process in order."""
+    umask = os.umask(0o077)  # the state directory is the owner's, and so is what each process writes there: evidence, logs, the server's files
+    try:
+        with _running(environment, sandbox=sandbox) as relay:
+            yield relay
+    finally:
+        os.umask(umask)
+
+
+@contextmanager
+def _running(environment: Mapping[str, str], *, sandbox: bool) -> Iterator[Relay]:
     relay = Relay(environment, sandbox=sandbox)
     setup_logging(relay.settings, "up", relay.state.logs / "up.log")
 

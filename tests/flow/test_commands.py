@@ -125,6 +125,14 @@ def test_a_refused_event_is_named_and_fails_the_command(up, tmp_path):
     assert "no-address" not in done.stderr
 
 
+def test_what_is_kept_is_the_owners_alone(up):
+    """Also what the server, the archive and the sandboxes write, and every log; a directory that lets others in would show nothing."""
+    state, _, _ = up
+    kept = {str(file.relative_to(state)): file.stat().st_mode & 0o077 for file in state.rglob("*")}
+    assert {"evidence.sqlite", "sandbox-ready", "logs/up.log", "logs/worker-1.log", "server/appendonlydir"} <= set(kept)
+    assert {name for name, others in kept.items() if others} == set()
+
+
 def test_operators_commands_look_at_what_runs(up):
     """Doctor, dead list, pause and resume, backfill find the running relay by its state directory."""
     state, _, _ = up
