@@ -80,7 +80,7 @@ def restore(file: Path, *, is_sure: bool, dry_run: bool, erased: Path | None, ev
             common.show({**shown, "restored": False}, as_json=as_json, pretty=lambda: click.echo("the backup is good and the database is empty"))
             return
         if not is_sure:
-            click.confirm("Restore it?", abort=True, err=True)
+            common.confirm("Restore it?")
         report = {**_restore(parts, file, manifest), **_erase_again(parts, erased)}
     common.show({**shown, "restored": True, **report}, as_json=as_json, pretty=lambda: _print_restored(report))
 

@@ -146,6 +146,21 @@ def refuse_unknown_destination(name: str, known: Iterable[str]) -> None:
         raise click.UsageError(f"no destination {name!r}; there is {', '.join(names) or 'none'}")
 
 
+def is_sure(question: str) -> bool:
+    """Whether a person says yes. Raises Abort where nobody can answer; the question's line ends before that is said."""
+    try:
+        return click.confirm(question, err=True)
+    except (click.Abort, RuntimeError):  # the latter without any standard input
+        click.echo(err=True)
+        raise click.Abort from None
+
+
+def confirm(question: str) -> None:
+    """Go on only with a yes. Raises Abort."""
+    if not is_sure(question):
+        raise click.Abort
+
+
 def as_dict(value: Any) -> Any:
     """A report as plain values, whether it is a mapping, a dataclass or knows how to say itself."""
     if hasattr(value, "as_json"):

@@ -67,7 +67,7 @@ def erase(file: str | None, *, when_told: bool, only_given: bool, no_rewrite: bo
             common.show(report, as_json=as_json, pretty=lambda: _print_refused(report, when_told=when_told))
             sys.exit(0 if found.is_known and (when_told or not found.untold) else common.FAILED)
         if not is_sure:
-            click.confirm("Erase? This cannot be undone.", abort=True, err=True)
+            common.confirm("Erase? This cannot be undone.")
         found = _close(parts, found, only_given=only_given)
         left = _carry_out(parts, found)
         report |= {"events": len(found.events), "erased": not left.event_ids, "waits_for": list(left.event_ids)}

@@ -60,7 +60,7 @@ def bring_forward(until: str | None, *, is_sure: bool, dry_run: bool, as_json: b
             common.show({**plan, "lifted": False}, as_json=as_json, pretty=lambda: None)
             return
         if not is_sure:
-            click.confirm("Lift the quarantine?", abort=True, err=True)
+            common.confirm("Lift the quarantine?")
         erased, _ = erase_again(parts, None, lambda _: None)  # a ledger that came back by itself was not restored by us
         lifted = parts.ledger.lift(found, until_ms)
     common.show(
@@ -88,7 +88,7 @@ def ledger_quarantine(since: str, *, is_sure: bool) -> None:
         if since_ms > parts.ledger.now_ms():
             raise click.BadParameter("--from: this time has not come yet")
         if not is_sure:
-            click.confirm(f"Have every `given` wait, since words may be missing from {time_of(since_ms)}?", abort=True, err=True)
+            common.confirm(f"Have every `given` wait, since words may be missing from {time_of(since_ms)}?")
         found = parts.ledger.quarantine_by_hand(since_ms)
     click.echo(f"quarantined: words may be missing from {time_of(found.from_ms)}; `consent ledger bring-forward` says what to do")
 
@@ -129,7 +129,7 @@ def ledger_migrate(*, dry_run: bool, is_sure: bool) -> None:
         if dry_run:
             return
         if not is_sure:
-            click.confirm("Migrate?", abort=True, err=True)
+            common.confirm("Migrate?")
         schema_version = parts.ledger.upkeep.migrate(older, lambda _: click.echo(".", nl=False, err=True))
     click.echo(f"the ledger has schema {schema_version}")
 

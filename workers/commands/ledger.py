@@ -45,7 +45,7 @@ def ledger_accept(instead_of: tuple[str, ...], *, yes: bool) -> None:
             click.echo("no ledger is known to be missed: if processes refuse this one, give the id that their reason names with --instead-of", err=True)
         click.echo(LOST)
         question = "Begin with an empty ledger?" if found.ledger is None else f"Work with ledger {found.ledger.ledger_id}?"
-        if not yes and not click.confirm(question):
+        if not yes and not common.is_sure(question):
             raise click.ClickException("nothing was changed")
         taken = looked.accept()
     replaced = f" in the place of {', '.join(taken.replaces)}" if taken.replaces else ""

@@ -85,6 +85,6 @@ def vault_forget(key_ids: Sequence[str], yes: bool) -> None:
             if key_id not in known:
                 raise click.UsageError(f"{key_id} is no key of this ledger (`consent vault status`)")
         if not yes:
-            click.confirm(f"What {', '.join(key_ids)} sealed cannot be read any more. Go on?", abort=True)
+            common.confirm(f"What {', '.join(key_ids)} sealed cannot be read any more. Go on?")
         parts.ledger.seals.forget(key_ids)
     click.echo(f"forgotten: {', '.join(key_ids)}")
