@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.routing_keys import KeyPlace
 
 
-@click.command()
+@click.command(short_help="Look for what stands in the way.")
 @click.option("--worker", "what", flag_value="worker", help="Only whether workers answer (for health checks).")
 @click.option("--beat", "what", flag_value="beat", help="Only whether beat's work is being done (for health checks).")
 @click.option("--vendors", "ask_vendors", is_flag=True, help="Also ask each vendor by requests that change nothing: credentials, rights, lists.")
@@ -34,12 +34,12 @@ def doctor(what: str | None, *, ask_vendors: bool) -> None:
     sys.exit(0 if all(finding.good for finding in findings) else common.FAILED)
 
 
-@click.group()
+@click.group(short_help="Make and revoke keys of sources, make the relay's secrets.")
 def keys() -> None:
     """Make and withdraw the keys with which sources send, and the relay's own secrets."""
 
 
-@keys.command("new")
+@keys.command("new", short_help="Make a key for a source.")
 @click.argument("source")
 def keys_new(source: str) -> None:
     """Make a key for SOURCE: the key goes to whoever sends, its hash into the routing file. It is shown once and kept nowhere."""
@@ -67,7 +67,7 @@ def _warn_of_unknown_source(name: str) -> None:
         click.echo(f"warning: {built.settings.routing_path()} has no source {name!r} (it has {known}): the key opens nothing until it has", err=True)
 
 
-@keys.command("revoke")
+@keys.command("revoke", short_help="Say where the key with this hash is taken out.")
 @click.argument("key_hash", metavar="SHA256")
 def keys_revoke(key_hash: str) -> None:
     """Say where the key with this hash stands, in the routing file or in a variable that it names; taken out there, it opens nothing.
@@ -102,7 +102,7 @@ def _lines(places: Sequence[KeyPlace]) -> str:
     return ", ".join(str(place.line) for place in places)
 
 
-@keys.command("secret")
+@keys.command("secret", short_help="Print a new pepper and a new vault key.")
 def keys_secret() -> None:
     """Print a new pepper and a new vault key, as lines for an environment file."""
     from workers.state import new_pepper, new_vault_key
@@ -110,7 +110,7 @@ def keys_secret() -> None:
     click.echo(f"CONSENT_SUBJECT_PEPPER={new_pepper()}\nCONSENT_VAULT_KEYS={new_vault_key()}")
 
 
-@click.group()
+@click.group(short_help="Pause and resume the deliveries of a destination.")
 def destination() -> None:
     """Pause and resume the deliveries of a destination; what is accepted meanwhile waits."""
 
@@ -135,7 +135,7 @@ def destination_resume(name: str) -> None:
     click.echo(f"{name} is resumed")
 
 
-@click.command()
+@click.command(short_help="Tell a new destination the current standings.")
 @click.argument("destination")
 @click.option("--dry-run", is_flag=True, help="Only count what would be told.")
 def backfill(destination: str, dry_run: bool) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from workers.wiring import Parts
 
 
-@click.command()
+@click.command(short_help="Write a backup of the ledger, while everything runs.")
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
     "--rdb", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Make it from this snapshot file (BGSAVE, or a managed service's own)."

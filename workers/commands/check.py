@@ -53,7 +53,7 @@ variable of its own. A variable of FILE that is not set makes all of its destina
 """
 
 
-@click.command(help=HELP)
+@click.command(help=HELP, short_help="Check settings and routing file, and say what it does.")
 @click.option("--previous", metavar="FILE", type=click.Path(path_type=Path), help="The routing file that is in force now: may its pairs be changed so?")
 @click.option("--holds", multiple=True, type=click.Choice(CONDITIONS), help="With --previous: a condition that you have made sure of. May be repeated.")
 def check(previous: Path | None, holds: Sequence[str]) -> None:

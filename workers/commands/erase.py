@@ -33,7 +33,7 @@ LOG_WORDS: Final = {
 }
 
 
-@click.command("erase")
+@click.command("erase", short_help="Erase what is personal of a person.")
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--when-told", is_flag=True, help="Where withdrawals are still to be told: erase as soon as the last one is.")
 @click.option("--only-given", is_flag=True, help="Only the identifiers that are given, not those linked to them.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 STYLES = {"delivered": "green", "dead": "bold red", "waiting": "yellow", "sending": "yellow", "awaiting_confirmation": "cyan"}
 
 
-@click.command()
+@click.command(short_help="Send events from a file, or test one destination.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--url", help="Where the relay is; by default CONSENT_INGEST_HOST and _PORT, or the running `consent up`.")
 @click.option("--source", help="Post each item as this source's own body (/v1/sources/<source>) instead of as our own events.")
@@ -195,7 +195,7 @@ def dead_show(delivery_id: str) -> None:
     _show_event(view)
 
 
-@dead.command("replay")
+@dead.command("replay", short_help="Tell dead deliveries again, by id or by filter.")
 @click.argument("delivery_ids", nargs=-1)
 @click.option("--destination", help="All of this destination.")
 @click.option("--reason", help="All with this reason.")

@@ -48,7 +48,7 @@ class RemovalCommands(click.Group):
         return _command(cmd_name, cmd_name.removesuffix(_SUFFIX).replace("-", "_"))
 
 
-@click.group(cls=RemovalCommands)
+@click.group(cls=RemovalCommands, short_help="Write files of people to remove at vendors that take files.")
 def export() -> None:
     """Write files for vendors that take people to remove by a file, and confirm that they took them."""
 
@@ -68,7 +68,7 @@ def _command(name: str, vendor: str) -> click.Command:
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON for programs."),
     ]
     title = adapter_class(vendor).title
-    short = f"Write, and later confirm, the file of people to remove at {title}."
+    short = f"Write or confirm the file of removals at {title}."
     return click.Command(name, params=list(options), callback=_callback(vendor), help=_HELP.format(title=title, command=name), short_help=short)
 
 

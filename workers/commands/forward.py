@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from workers.wiring import Parts
 
 
-@click.command("show")
+@click.command("show", short_help="Show id, schema, durability and quarantine.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def ledger_show(*, as_json: bool) -> None:
     """Show what the ledger is: id, schema, durability, and whether it is quarantined."""
@@ -26,7 +26,7 @@ def ledger_show(*, as_json: bool) -> None:
     common.show(shown, as_json=as_json, pretty=lambda: _print(shown))
 
 
-@click.command("bring-forward")
+@click.command("bring-forward", short_help="Lift the quarantine of a ledger that is older than it was.")
 @click.option(
     "--until", "until", help="Everything said until this time was posted again, such as 2026-01-05T13:00:00Z; without it, only show what is to be done."
 )
@@ -73,7 +73,7 @@ def bring_forward(until: str | None, *, is_sure: bool, dry_run: bool, as_json: b
         sys.exit(common.FAILED)
 
 
-@click.command("quarantine")
+@click.command("quarantine", short_help="Say that the ledger may have forgotten withdrawals.")
 @click.option("--from", "since", required=True, help="Words may be missing from this time on, such as the time of the copy: 2026-01-05T13:00:00Z.")
 @click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
 def ledger_quarantine(since: str, *, is_sure: bool) -> None:
@@ -104,7 +104,7 @@ def _time_ms(text: str, option: str) -> int:
     return int(found.timestamp() * 1000)
 
 
-@click.command("migrate")
+@click.command("migrate", short_help="Bring the ledger to this release's schema.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
 def ledger_migrate(*, dry_run: bool, is_sure: bool) -> None:

@@ -19,12 +19,12 @@ LOST = (
 )
 
 
-@click.group()
+@click.group(short_help="Look after the ledger as a whole.")
 def ledger() -> None:
     """The ledger as a whole."""
 
 
-@ledger.command("accept")
+@ledger.command("accept", short_help="Take what the server holds for the ledger from now on.")
 @click.option("--instead-of", "instead_of", multiple=True, metavar="ID", help="A ledger that is missed; the reason in /health/ready names it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def ledger_accept(instead_of: tuple[str, ...], *, yes: bool) -> None:

@@ -12,7 +12,7 @@ import click
 from workers.commands import common
 
 
-@click.command()
+@click.command(short_help="Run everything on this machine, under one supervisor.")
 @click.option("--sandbox", is_flag=True, help="Run the vendor sandboxes as well.")
 def up(sandbox: bool) -> None:
     """Run everything on this machine: server, ingest, workers, beat, Flower.
@@ -80,7 +80,7 @@ def worker(single: bool, name: str) -> None:
     run_group(built, "worker", ["worker", "--single"], section.processes, section.stop_seconds)
 
 
-@click.command()
+@click.command(short_help="Run beat, which has the workers release what is due.")
 def beat() -> None:
     """Run beat, which every second has the workers release what is due.
 
@@ -106,7 +106,7 @@ def flower() -> None:
     run_flower(found)
 
 
-@click.command()
+@click.command(short_help="Run the vendor sandboxes.")
 @click.option("--ready-file", help="Is written once requests are taken.")
 def sandbox(ready_file: str | None) -> None:
     """Run the vendor sandboxes on CONSENT_SANDBOX_PORT (8090), each under /<vendor>.
@@ -119,7 +119,7 @@ def sandbox(ready_file: str | None) -> None:
     os.execve(command[0], command, with_checkout(os.environ))  # noqa: S606 - our own module
 
 
-@click.command()
+@click.command(short_help="Run everything with sandboxes and sample events.")
 @click.option("--stay", is_flag=True, help="Stay up after the table, until Ctrl-C.")
 def demo(stay: bool) -> None:
     """Run everything with the sandboxes, send the sample events and show what came of them.

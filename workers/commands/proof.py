@@ -21,7 +21,7 @@ NOT_HELD = common.FAILED
 """Exit code of a proof that does not hold."""
 
 
-@click.command()
+@click.command(short_help="Prove what was done with an event, or for a person.")
 @click.option("--event", "event_id", metavar="EVENT_ID", help="Prove what was done with this event.")
 @click.option(
     "--subject",
@@ -76,7 +76,7 @@ def _read_json(file: str) -> Any:
         raise click.UsageError("that is no JSON") from error
 
 
-@click.command()
+@click.command(short_help="Check a proof offline.")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
 @click.option(
     "--root",
@@ -128,7 +128,7 @@ def evidence() -> None:
     """Look after the archive of evidence (CONSENT_EVIDENCE_URL). Its tables are made, and brought to a newer release's form, by whoever opens it."""
 
 
-@evidence.command("status")
+@evidence.command("status", short_help="Show what is archived, what waits, and the day roots.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def evidence_status(as_json: bool) -> None:
     """Show what is archived, what still waits in the ledger, and the day roots."""
@@ -162,7 +162,7 @@ def evidence_status(as_json: bool) -> None:
     common.show(found, as_json=as_json, pretty=pretty)
 
 
-@evidence.command("archive")
+@evidence.command("archive", short_help="Archive now what waits in the ledger.")
 def evidence_archive() -> None:
     """Archive now what waits in the ledger; beat has it done every few seconds."""
     with common.opened("evidence", looks_only=True) as parts:
@@ -172,7 +172,7 @@ def evidence_archive() -> None:
     click.echo(f"{counted(added, 'record')} archived, {counted(left, 'entry', 'entries')} left waiting")
 
 
-@evidence.command("anchor")
+@evidence.command("anchor", short_help="Make a root over all chains now.")
 def evidence_anchor() -> None:
     """Make a root over all chains now, besides those that are made each day."""
     from pipeline.evidence.anchors import name_of
@@ -187,7 +187,7 @@ def evidence_anchor() -> None:
     click.echo(f"{root.day}={root.hash()}")
 
 
-@evidence.command("accept")
+@evidence.command("accept", short_help="Go on with this archive instead of a former one.")
 def evidence_accept() -> None:
     """Go on with this archive although the ledger has written to another one, or to a newer copy: what is missing in it stays missing."""
     with common.opened("evidence", looks_only=True) as parts:

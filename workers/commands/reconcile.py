@@ -21,7 +21,7 @@ SHOWN: Final = 20
 """Findings of one kind that are printed for people; JSON has more."""
 
 
-@click.command()
+@click.command(short_help="Compare what vendors hold with the standings, and repair.")
 @click.option("--internal", is_flag=True, help="Only the ledger's own books: every event and delivery, what is stuck, late, dead, or does not add up.")
 @click.option("--destination", "names", multiple=True, help="Only this destination; may be repeated. By default every one whose vendor can be asked.")
 @click.option(

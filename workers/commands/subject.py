@@ -18,7 +18,7 @@ PROMPTS = (("external_id", "external id"), ("email", "e-mail"), ("phone", "phone
 COLUMNS = ("destination", "told", "at", "event", "newest word there", "reason", "next attempt")
 
 
-@click.command("subject")
+@click.command("subject", short_help="Show what a person said, and what was told of it.")
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def subject(file: str | None, *, as_json: bool) -> None:

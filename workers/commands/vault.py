@@ -25,7 +25,7 @@ def vault() -> None:
     """  # noqa: D301 - click reads the backspace
 
 
-@vault.command("status")
+@vault.command("status", short_help="List the keys, and which may be removed.")
 def vault_status() -> None:
     """List the keys: which seals, which may have sealed something, which may be removed. Exits 1 if one is missing that is needed."""
     with common.opened("vault", looks_only=True) as parts:
@@ -42,7 +42,7 @@ def vault_status() -> None:
     sys.exit(common.FAILED if missing else 0)
 
 
-@vault.command("reseal")
+@vault.command("reseal", short_help="Seal with the newest key what older ones sealed.")
 def vault_reseal() -> None:
     """Seal with the newest key what older ones sealed, while everything runs, and say which may be removed. May be run again.
 
@@ -68,7 +68,7 @@ def vault_reseal() -> None:
         raise click.ClickException("\n".join(left))
 
 
-@vault.command("forget")
+@vault.command("forget", short_help="Give up what a lost key sealed.")
 @click.argument("key_ids", metavar="KEY_ID...", nargs=-1, required=True)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def vault_forget(key_ids: Sequence[str], yes: bool) -> None:

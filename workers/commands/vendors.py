@@ -18,7 +18,7 @@ def _read_options(_context: click.Context, _option: click.Parameter, pairs: tupl
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-@click.command()
+@click.command(short_help="Get the token of an account whose owner must approve.")
 @click.argument("vendor")
 @click.option("--url", help="Address that takes the request for approval, from <VENDOR>_AUTHORIZATION_URL if left out. It has no default: it is not public.")
 @click.option("--redirect-url", help="Page to which the account's owner returns after approving, from <VENDOR>_REDIRECT_URL if left out.")
