@@ -69,11 +69,12 @@ def die_with_parent(parent: int) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP leave the block as Ctrl-C does, by an exception, so that what has to be tidied up is; Python would end at once. Main thread only."""
+    """Have SIGTERM and SIGHUP leave the block as Ctrl-C does, by an exception, so that what has to be tidied up is. Main thread only.
+
+    As with Ctrl-C one that comes just while a child is forked is lost: Python drops what its own hooks raise.
+    """
 
     def leave(number: int, _frame: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)  # whoever is impatient does not cut the tidying short
         sys.exit(128 + number)
 
     # One that is ignored stays so: that is what nohup asks for.

@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from pipeline import archiving
-from pipeline.archiving import Archiver, ArchiverOptions
+from pipeline.archiving import Archiver, ArchiverOptions, _in_order
 from pipeline.domain import DeliveryStatus, Outcome, State, Subject, format_time, utc_from_us
 from pipeline.erasing import Erasing
 from pipeline.errors import ArchiveMismatch
@@ -545,6 +545,13 @@ def test_an_erasure_is_recorded_although_the_payload_had_gone_by_itself(case: Ca
     for _ in range(2):
         case.relay.ledger.erasures.erase_events([(event_id, True)], case.relay.ledger.clock_ms() * 1000)
     assert case.kinds(event_id).count("erased") == 1
+
+
+def test_steps_of_one_millisecond_are_recorded_in_the_order_in_which_they_follow() -> None:
+    """The ledger keeps them in several streams, which are read one after the other."""
+    kinds = ("erased", "completed", "received", "told")
+    made = [Entry(id=kind, subject_key="e1", event_id="1", at_ms=5, content={"kind": kind}) for kind in kinds]
+    assert [entry.id for entry in _in_order(made)] == ["received", "told", "completed", "erased"]
 
 
 def test_an_erasure_that_waits_for_a_withdrawal_is_recorded_when_it_is_done(case: Case) -> None:
