@@ -31,8 +31,8 @@ MOST_STEPS = 5
 """And so with steps through what is old."""
 SENT_KINDS = ("told", "asked")
 """Records whose time is that of the process that called."""
-WITHIN_A_MILLISECOND = {"completed": 1, "erased": 2}
-"""What comes last of an event within a millisecond."""
+LAST_KINDS = ("completed", "erased")
+"""What comes last of an event within a millisecond; these two are of one stream, which has them in order."""
 GRACE = timedelta(minutes=1)
 """How far the clock of a process may be behind that of the ledger, and how long a request may be on its way to the ledger."""
 
@@ -171,16 +171,16 @@ class Archiver:
 
 
 def _in_order(made: Sequence[Entry]) -> list[Entry]:
-    """By time; what completes an event comes after what its destinations did, its erasing after both, and nobody is told before the event is planned, whatever a process's clock says."""
+    """By time; what completes or erases an event comes after what its destinations did, and nobody is told before the event is planned, whatever a process's clock says."""
     planned_ms: dict[str, int] = {}
     for entry in made:
         if entry.content["kind"] == "planned":
             planned_ms.setdefault(entry.event_id, entry.at_ms)
 
-    def place(entry: Entry) -> tuple[int, int]:
+    def place(entry: Entry) -> tuple[int, bool]:
         kind = entry.content["kind"]
         not_before = planned_ms.get(entry.event_id, 0) if kind in SENT_KINDS else 0
-        return max(entry.at_ms, not_before), WITHIN_A_MILLISECOND.get(kind, 0)
+        return max(entry.at_ms, not_before), kind in LAST_KINDS
 
     return sorted(made, key=place)
 

@@ -25,7 +25,7 @@ from pipeline.evidence.archive import Archive, Writer
 from pipeline.evidence.engine import writing
 from pipeline.evidence.merkle import DayRoot
 from pipeline.evidence.reader import Reader
-from pipeline.evidence.records import FIELDS, KINDS
+from pipeline.evidence.records import FIELDS, KINDS, Entry
 from pipeline.evidence.tables import METADATA, RECORDS
 from pipeline.evidence.verify import verify
 from pipeline.ledger.deliveries import Row, Settlement, Verb
@@ -549,7 +549,7 @@ def test_an_erasure_is_recorded_although_the_payload_had_gone_by_itself(case: Ca
 
 def test_steps_of_one_millisecond_are_recorded_in_the_order_in_which_they_follow() -> None:
     """The ledger keeps them in several streams, which are read one after the other."""
-    kinds = ("erased", "completed", "received", "told")
+    kinds = ("completed", "erased", "received", "told")
     made = [Entry(id=kind, subject_key="e1", event_id="1", at_ms=5, content={"kind": kind}) for kind in kinds]
     assert [entry.id for entry in _in_order(made)] == ["received", "told", "completed", "erased"]
 
