@@ -92,6 +92,12 @@ def cpu_seconds(pid: int) -> float:
     return sum(sum(map(int, _stat(one)[11:15])) for one in tree(pid)) / TICKS
 
 
+def peak_megabytes(pid: int) -> float:
+    """The highest resident memory of any process of a tree so far."""
+    texts = [_line(f"/proc/{one}/status", "VmHWM") for one in tree(pid)]
+    return max((round(int(text.split()[0]) / 1024, 1) for text in texts if text), default=0.0)
+
+
 def busy_seconds() -> float:
     """CPU time of the whole machine that was not idle since it started."""
     with Path("/proc/stat").open() as file:

@@ -53,7 +53,7 @@ def run(context: Context) -> Figures:
             _settle(relay, client, lambda: planned(client) == 0)
             time.sleep(1.0)
             add(figures, FINISHED, per_event(families(client), empty, count, expire=expiring(client)))
-            peaks = {name: peak(process.pid) for name, process in relay.processes.items()}
+            peaks = {name: machine.peak_megabytes(process.pid) for name, process in relay.processes.items()}
             add(figures, PEAKS, {f"{name}_megabytes": value for name, value in peaks.items()})
     return figures
 
@@ -100,11 +100,6 @@ def expiring(client: Any) -> list[str]:
         if client.pttl(name) < 0:
             raise Failed("a payload of a finished event has no expiry")
     return ["payloads"]
-
-
-def peak(pid: int) -> float:
-    """Peak memory of the largest process of a tree."""
-    return max(machine.peak_megabytes(pid).values(), default=0.0)
 
 
 def _tell_all(stub: Stub, relay: Relay, count: int) -> None:
