@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from benchmarks.peers.catalogue import ENVIRONMENT, PACKAGES, SAQ_ENVIRONMENT, d
 from benchmarks.processes import Failed, python_of
 from benchmarks.relay import load
 from benchmarks.stub import running_stub
+from workers.process import ending_in_order
 
 OURS: Final = (
     "`consent serve`, `worker` and `beat` with default settings, 2 worker processes, 3 webhook destinations with 64 connections each (B: 500 events a call; "
@@ -53,19 +53,19 @@ def run(jobs: str, rounds: int | None, seconds: float | None, quick: bool, keep:
     def say(text: str) -> None:
         console.print(f"[{time.monotonic() - begun_at:6.1f} s] {text}", markup=False, highlight=False)
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that processes and files go as on Ctrl-C
     context = Context(folder=folder, rounds=rounds or (1 if quick else 3), seconds=seconds or (1.5 if quick else 4.0), is_quick=quick, say=say)
     try:
-        code = machine.code()
-        results = first_facts(context, code, kept(report.stored(), jobs.upper(), is_quick=quick) if keep else {})
-        for letter in jobs.upper():
-            results["jobs"][letter] = {"run": results["date"], "figures": measure(context, letter), "notes": list(context.notes)}
-        if missing := sorted(JOBS.keys() - results["jobs"].keys()):
-            results["notes"].append(f"Not measured: {', '.join(missing)}.")
-        if machine.code() != code:
-            results["notes"].append("The code was changed while it was measured: rounds differ in what ran.")
-        results["took_minutes"] = round((time.monotonic() - begun_at) / 60, 1)
-        report.write(report.finish(results))
+        with ending_in_order():
+            code = machine.code()
+            results = first_facts(context, code, kept(report.stored(), jobs.upper(), is_quick=quick) if keep else {})
+            for letter in jobs.upper():
+                results["jobs"][letter] = {"run": results["date"], "figures": measure(context, letter), "notes": list(context.notes)}
+            if missing := sorted(JOBS.keys() - results["jobs"].keys()):
+                results["notes"].append(f"Not measured: {', '.join(missing)}.")
+            if machine.code() != code:
+                results["notes"].append("The code was changed while it was measured: rounds differ in what ran.")
+            results["took_minutes"] = round((time.monotonic() - begun_at) / 60, 1)
+            report.write(report.finish(results))
     except Failed as error:
         console.print(f"benchmarks: {error}", markup=False, highlight=False)
         sys.exit(1)

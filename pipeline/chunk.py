@@ -48,14 +48,7 @@ class ChunkWorker:
     """
 
     def __init__(
-        self,
-        ledger: Ledger,
-        exchange: Exchange,
-        judge: Judge,
-        settler: Settler,
-        limits: LimitOptions,
-        options: DeliverOptions,
-        is_stopping: Callable[[], bool] = lambda: False,
+        self, ledger: Ledger, exchange: Exchange, judge: Judge, settler: Settler, limits: LimitOptions, options: DeliverOptions, is_stopping: Callable[[], bool]
     ) -> None:
         self._ledger, self._exchange, self._judge, self._settler = ledger, exchange, judge, settler
         self._limits, self._options, self._is_stopping = limits, options, is_stopping
@@ -101,11 +94,15 @@ class ChunkWorker:
 
     def _refill(self, chunk: Chunk) -> bool:
         """Take in more before the last dialogues end, so that no connection waits for the next lease; whether there is more to start."""
-        if len(chunk.pending) >= chunk.most or time.monotonic() >= chunk.stop_at or self._is_stopping():
+        if len(chunk.pending) >= chunk.most or self._is_over(chunk):
             return False
         before = len(chunk.pending)
         chunk.add(*chunk.more.take(chunk.most_taken))
         return len(chunk.pending) > before and len(chunk.flying) < chunk.most_dialogues
+
+    def _is_over(self, chunk: Chunk) -> bool:
+        """Whether nothing more is started: its time is up, or that of this process."""
+        return time.monotonic() >= chunk.stop_at or self._is_stopping()
 
     def _chunk(self, destination: Destination, lane: str, token: str, more: Brought) -> Chunk:
         now = time.monotonic()
@@ -137,7 +134,7 @@ class ChunkWorker:
 
     def _turn(self, chunk: Chunk) -> None:
         """End what has landed, write it down if it is time to, and start as many pending deliveries as there is room for, in one round trip."""
-        if time.monotonic() >= chunk.stop_at or self._ledger.holds(chunk.lane) or self._is_stopping():
+        if self._is_over(chunk) or self._ledger.holds(chunk.lane):
             self._return_pending(chunk, -1)
         self._say_goodbye(chunk)
         landing = self._landing(chunk)
@@ -202,9 +199,8 @@ class ChunkWorker:
         if admitted:
             chunk.moved, chunk.patience = True, self._patience
         self._launch(chunk, admitted, first, read, started_at)
-        is_idle = (
-            chunk.pending and not chunk.flying and not admitted and not chunk.is_growing
-        )  # growing: a few are talked about elsewhere, the others were not asked for
+        # One that is growing is not: a few are talked about elsewhere, the others were not asked for.
+        is_idle = chunk.pending and not chunk.flying and not admitted and not chunk.is_growing
         if is_idle and not self._waits_for_connection(chunk, admission):
             self._compact(chunk)
             self._return_pending(chunk, admission.retry_at_ms)

@@ -41,13 +41,14 @@ async def produce_async(enqueue: Callable[[Event], Awaitable[Any]]) -> None:
     events = _events(order)
     _await_word()
     begun_at, begun_at_by_id = time.time(), {}
-    if not order["rate"]:
+    if order["rate"]:
+        for number, one in enumerate(events):
+            await asyncio.sleep(max(0.0, begun_at + number / order["rate"] - time.time()))
+            begun_at_by_id[one["idempotency_key"]] = time.time()
+            await enqueue(one)
+    else:
         left = iter(events)
         await asyncio.gather(*(_one_by_one(left, enqueue) for _ in range(AT_ONCE)))
-    for number, one in enumerate(events if order["rate"] else ()):
-        await asyncio.sleep(max(0.0, begun_at + number / order["rate"] - time.time()))
-        begun_at_by_id[one["idempotency_key"]] = time.time()
-        await enqueue(one)
     _report(begun_at, len(events), begun_at_by_id)
 
 

@@ -55,7 +55,8 @@ class Intake:
         limits = self._services.limits
         calls = self._services.batches if is_proven else self._services.unproven
         declared = declared_length(request)
-        if (not is_proven) if declared is None else declared <= limits.max_body_bytes:
+        is_small = declared <= limits.max_body_bytes if declared is not None else not is_proven
+        if is_small:
             await self._take(response, await self.small_body(request), read, calls)
             return
         if declared is not None and declared > limits.max_batch_bytes:

@@ -82,7 +82,7 @@ def test_others_are_tried_where_a_few_are_talked_about_elsewhere():
     chunk.tried = LEAST_TRIED
     asked = chunk.next_asked(0)
     admission = Admission(dialogues=0, retry_at_ms=0, why="", verdicts=(-1,) * len(asked))
-    worker = ChunkWorker(None, None, None, None, None, SimpleNamespace(patience_seconds=0))
+    worker = ChunkWorker(None, None, None, None, None, SimpleNamespace(patience_seconds=0), lambda: False)
     worker._launch = lambda *_args: None
     worker._start(chunk, asked, admission, {}, 0.0)
     assert (len(chunk.pending), chunk.endings) == (10 - LEAST_TRIED, ["busy"] * LEAST_TRIED)

@@ -44,7 +44,7 @@ def test_what_is_quick_to_write_is_written_soon(monkeypatch, takes, rests):
         written.append(len(endings))
         clock[0] += takes
 
-    worker = ChunkWorker(SimpleNamespace(clock_ms=lambda: 1), None, None, SimpleNamespace(settle=settle), None, None)
+    worker = ChunkWorker(SimpleNamespace(clock_ms=lambda: 1), None, None, SimpleNamespace(settle=settle), None, None, lambda: False)
     times = {"stop_at": 200.0, "renew_at": 200.0, "settle_at": 100.0, "patience": 0}
     chunk = Chunk(destination=None, lane="given", token="t", more=None, traffic=None, pending=deque(), endings=["first"], **times)
     chunk.flying.update(dict.fromkeys(range(FEW_FLYING), "a dialogue"))
@@ -100,7 +100,7 @@ def test_the_first_answer_of_a_chunk_is_written_down_at_once(client: redis.Redis
 
 def test_who_was_let_in_has_patience_again(monkeypatch: pytest.MonkeyPatch):
     """A chunk that has one connection in turn with another waits as long for each of its turns."""
-    worker = ChunkWorker(None, None, None, None, None, DeliverOptions(patience_seconds=0.25))
+    worker = ChunkWorker(None, None, None, None, None, DeliverOptions(patience_seconds=0.25), lambda: False)
     monkeypatch.setattr(worker, "_launch", lambda *_: None)
     times = {"stop_at": 0.0, "renew_at": 0.0, "settle_at": 0.0, "patience": 0}
     chunk = Chunk(destination=None, lane="given", token="t", more=None, traffic=None, pending=deque(), endings=[], **times)
